@@ -1,0 +1,3 @@
+pub mod types;
+mod answer;
+pub use answer::{Answer, Applied};

@@ -1,0 +1,6 @@
+//! The aggregator: from wire to answer.
+//!
+//! Folders are the stages that a reading passes, in that order.
+
+pub mod cluster;
+pub mod state;
