@@ -48,7 +48,9 @@ impl Value {
 
 impl FieldType {
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Float, Self::Int, Self::Bool, Self::Text].into_iter().find(|t| *t as u8 == byte)
+        [Self::Float, Self::Int, Self::Bool, Self::Text]
+            .into_iter()
+            .find(|t| *t as u8 == byte)
     }
 
     pub fn as_str(self) -> &'static str {
