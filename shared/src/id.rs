@@ -62,7 +62,9 @@ impl AgentId {
         if fits && text.bytes().all(allowed) {
             Ok(Self(text.into()))
         } else {
-            Err(BadAgentId { text: text.chars().take(80).collect() })
+            Err(BadAgentId {
+                text: text.chars().take(80).collect(),
+            })
         }
     }
 
@@ -84,6 +86,11 @@ impl Lane {
         Self::ALL.into_iter().find(|lane| *lane as u8 == byte)
     }
 
+    /// The lane of that name; the inverse of [`Lane::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| lane.as_str() == text)
+    }
+
     /// The lane's name as it stands in topics and SQL.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -103,8 +110,28 @@ impl BatchNumber {
     }
 }
 
+impl Epoch {
+    /// Reads what `Display` writes: 16 lower-case hex digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_hex(text).map(Self)
+    }
+}
+
 impl Digest {
     pub const ZERO: Digest = Digest([0; 8]);
+
+    /// Reads what `Display` writes: 16 lower-case hex digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        parse_hex(text).map(|value| Self(value.to_be_bytes()))
+    }
+}
+
+fn parse_hex(text: &str) -> Option<u64> {
+    let plain = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if text.len() != 16 || !text.bytes().all(plain) {
+        return None;
+    }
+    u64::from_str_radix(text, 16).ok()
 }
 
 impl fmt::Display for Epoch {
@@ -124,11 +151,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn hex_is_read_back_and_has_one_form() {
+        for value in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            assert_eq!(Epoch::parse(&Epoch(value).to_string()), Some(Epoch(value)));
+            let digest = Digest(value.to_be_bytes());
+            assert_eq!(Digest::parse(&digest.to_string()), Some(digest));
+        }
+        for bad in [
+            "",
+            "0",
+            "+000000000000001",
+            "000000000000000G",
+            "000000000000000A",
+        ] {
+            assert_eq!(Epoch::parse(bad), None, "{bad:?}");
+        }
+        assert_eq!(Epoch::parse(&"0".repeat(17)), None);
+    }
+
+    #[test]
     fn agent_ids_are_names_and_nothing_else() {
         for good in ["a", "gateway-7", "plant1.line_3", &"x".repeat(64)] {
             assert_eq!(AgentId::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", "a/b", "a+", "#", "a b", "\u{e4}", &"x".repeat(65)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a+",
+            "#",
+            "a b",
+            "\u{e4}",
+            &"x".repeat(65),
+        ] {
             assert!(AgentId::parse(bad).is_err(), "{bad:?}");
         }
     }

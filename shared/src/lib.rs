@@ -6,6 +6,7 @@
 pub mod id;
 pub mod reading;
 pub mod limits;
+pub mod wire;
 pub mod topic;
 pub mod verdict;
 pub mod batch;

@@ -26,6 +26,10 @@ pub const OLDER_EPOCHS_MAX: usize = 1_024;
 /// Bytes of one line-protocol payload on the plain topic.
 pub const LINE_PAYLOAD_BYTES_MAX: usize = 256 << 10;
 
+/// The highest batch number, and every other 64-bit count of the format: it fits a SQL BIGINT, and
+/// adding one to it does not overflow.
+pub const COUNT_MAX: u64 = i64::MAX as u64;
+
 const _: () = {
     assert!(BATCH_BYTES_MAX < PACKET_BYTES_MAX);
     assert!(BATCH_DECODED_BYTES_MAX >= BATCH_VALUES_MAX * 16);

@@ -1,8 +1,28 @@
 //! The batch: what an agent seals, numbers and sends. The same bytes in the agent's RAM and
 //! flash, on the wire and in the Raft log. Byte by byte in `docs/formats.md`.
+//!
+//! What a valid batch is, is decided here and nowhere else: `check` holds the rules, `encode`
+//! refuses to write what breaks them and `decode` refuses to read it. So whoever holds a `Batch`
+//! that `decode` gave need not fear its content; only its place in the stream is left to judge.
+
+pub mod check;
+pub mod decode;
+pub mod encode;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{DecodeError, decode, read_header};
+pub use encode::encode;
+
+pub use crate::reading::Unfit as EncodeError;
 
 use crate::id::{BatchNumber, Digest, Epoch, Lane, LocalSeriesId, TimeNs};
 use crate::reading::FieldType;
+
+/// The version that [`encode`] writes.
+pub const VERSION: u8 = 1;
+/// The first two bytes of every batch.
+pub const MAGIC: [u8; 2] = *b"TB";
 
 /// What every batch says of itself; readable without decoding the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +39,16 @@ pub struct Header {
     pub sealed_at: TimeNs,
     /// Everything this agent sealed before this time was acked when this batch was sealed.
     pub complete_below: TimeNs,
+}
+
+/// What a batch holds, as its header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    Hello = 0,
+    Names = 1,
+    Data = 2,
+    Gap = 3,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -132,4 +162,138 @@ pub enum GapReason {
     Refused = 3,
     /// Acked once, then lost by a cluster restored from an older backup.
     Restored = 4,
+}
+
+/// The next link of a stream's digest chain: xxh3-64 of a batch's bytes, seeded with the link
+/// before.
+pub fn digest(previous: Digest, bytes: &[u8]) -> Digest {
+    let seed = u64::from_be_bytes(previous.0);
+    Digest(twox_hash::XxHash3_64::oneshot_with_seed(seed, bytes).to_be_bytes())
+}
+
+impl Batch {
+    /// The first number it covers: `from` of a gap record, else its own.
+    pub fn first_number(&self) -> BatchNumber {
+        match &self.body {
+            Body::Gap(gap) => gap.from,
+            Body::Hello(_) | Body::Names(_) | Body::Data(_) => self.header.number,
+        }
+    }
+}
+
+impl Body {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Hello(_) => Kind::Hello,
+            Self::Names(_) => Kind::Names,
+            Self::Data(_) => Kind::Data,
+            Self::Gap(_) => Kind::Gap,
+        }
+    }
+}
+
+impl Kind {
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Hello, Self::Names, Self::Data, Self::Gap]
+            .into_iter()
+            .find(|k| *k as u8 == byte)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Names => "names",
+            Self::Data => "data",
+            Self::Gap => "gap",
+        }
+    }
+}
+
+impl GapReason {
+    pub const ALL: [GapReason; 5] = [
+        Self::Overflow,
+        Self::Damaged,
+        Self::Crash,
+        Self::Refused,
+        Self::Restored,
+    ];
+
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == byte)
+    }
+
+    /// The reason as it stands in the SQL table `gaps`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Damaged => "damaged",
+            Self::Crash => "crash",
+            Self::Refused => "refused",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+impl Data {
+    /// Readings: rows of all series together.
+    pub fn rows(&self) -> usize {
+        self.groups
+            .iter()
+            .map(|group| group.times.len() * group.series.len())
+            .sum()
+    }
+
+    /// Values that are present.
+    pub fn values(&self) -> usize {
+        self.columns().map(|column| column.values.len()).sum()
+    }
+
+    /// The least and the greatest time; `None` if there is no row.
+    pub fn time_range(&self) -> Option<(TimeNs, TimeNs)> {
+        let times = || {
+            self.groups
+                .iter()
+                .flat_map(|group| group.times.iter().copied())
+        };
+        Some((TimeNs(times().min()?), TimeNs(times().max()?)))
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &Column> {
+        let series = self.groups.iter().flat_map(|group| &group.series);
+        series.flat_map(|series| &series.columns)
+    }
+}
+
+impl Values {
+    /// A column without values of this type.
+    pub fn empty(field_type: FieldType) -> Self {
+        match field_type {
+            FieldType::Float => Self::Float(Vec::new()),
+            FieldType::Int => Self::Int(Vec::new()),
+            FieldType::Bool => Self::Bool(Vec::new()),
+            FieldType::Text => Self::Text(Vec::new()),
+        }
+    }
+
+    pub fn field_type(&self) -> FieldType {
+        match self {
+            Self::Float(_) => FieldType::Float,
+            Self::Int(_) => FieldType::Int,
+            Self::Bool(_) => FieldType::Bool,
+            Self::Text(_) => FieldType::Text,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Float(values) => values.len(),
+            Self::Int(values) => values.len(),
+            Self::Bool(values) => values.len(),
+            Self::Text(values) => values.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }

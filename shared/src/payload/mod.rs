@@ -1,0 +1,3 @@
+//! What others send, as readings.
+
+pub mod line;

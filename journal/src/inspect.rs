@@ -1,0 +1,120 @@
+//! Describes a file of a journal, for people: `inspect` commands print it. Reads only.
+
+use std::fmt;
+
+use crate::error::JournalError;
+use crate::files::{file_name, parse_name};
+use crate::record::{KIND_FILE, KIND_OPEN, KIND_SEAL, RecordHead};
+use crate::recover;
+use crate::storage::{OpenMode, Storage};
+
+/// One record in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordInfo {
+    pub offset: u32,
+    pub length: u32,
+    pub head: RecordHead,
+    /// The file was known to be synced up to here when the record was written.
+    pub synced: u32,
+    pub crc: u32,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub name: String,
+    pub generation: u64,
+    /// End of the last good record.
+    pub end: u32,
+    /// It ends in a seal: it has, or is about to have, a successor.
+    pub sealed: bool,
+    pub records: u64,
+    /// Openings of the journal so far, as of this file.
+    pub opens: u64,
+    /// The damage, if there is any: `Rot` or a later version.
+    pub damage: Option<String>,
+}
+
+/// Describes one file by its name and shows `visit` every good record in it.
+///
+/// # Errors
+/// `Misuse` for a name that is no journal's; `Io`. Damage is part of the description.
+pub fn describe(
+    storage: &dyn Storage,
+    name: &str,
+    visit: &mut dyn FnMut(RecordInfo),
+) -> Result<Description, JournalError> {
+    let generation = parse_name(name).ok_or(JournalError::Misuse {
+        what: "a journal's file is named <16 hex digits>.journal",
+    })?;
+    let file = storage
+        .open(name, OpenMode::Existing)
+        .map_err(JournalError::io("open a file"))?;
+    let mut records = 0;
+    let scanned = recover::scan(file.as_ref(), generation, None, &mut |seen| {
+        records += 1;
+        visit(RecordInfo {
+            offset: seen.offset,
+            length: seen.header.length,
+            head: seen.header.head,
+            synced: seen.header.synced,
+            crc: seen.header.crc,
+        });
+        Ok(())
+    });
+    let (scanned, damage) = match scanned {
+        Ok(scanned) => (scanned, None),
+        Err(error @ (JournalError::Rot { .. } | JournalError::Version { .. })) => {
+            (recover::Scanned::default(), Some(error.to_string()))
+        }
+        Err(other) => return Err(other),
+    };
+    Ok(Description {
+        name: file_name(generation),
+        generation,
+        end: scanned.end,
+        sealed: scanned.sealed,
+        records,
+        opens: scanned.opens,
+        damage,
+    })
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = if self.sealed { "sealed" } else { "open" };
+        write!(
+            f,
+            "{}: {} records in {} bytes, {end}",
+            self.name, self.records, self.end
+        )?;
+        match &self.damage {
+            Some(damage) => write!(f, "; {damage}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for RecordInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecordInfo {
+            offset,
+            length,
+            head,
+            synced,
+            crc,
+        } = self;
+        let kind = match head.kind {
+            KIND_FILE => "file".to_owned(),
+            KIND_OPEN => "open".to_owned(),
+            KIND_SEAL => "seal".to_owned(),
+            kind => format!("kind {kind}"),
+        };
+        let RecordHead { group, number, .. } = head;
+        write!(
+            f,
+            "{offset:>10} {kind:<8} group {group} number {number}: {length} bytes, "
+        )?;
+        write!(f, "synced to {synced}, crc {crc:08x}")
+    }
+}

@@ -1,0 +1,587 @@
+//! The journal: a run of files with consecutive generations, the newest written to.
+//!
+//! Invariants, which `recover` relies on:
+//! - A file gets a successor only once it ends in a seal and is synced; the successor's name is
+//!   durable before anything is written to it.
+//! - Before `open` returns, a record that no earlier opening wrote is durable behind the last good
+//!   one, so what a power cut left further on never continues the chain of checksums.
+//! - What `sync` has not returned `Ok` for is written again at the next `open`, never believed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::error::JournalError;
+use crate::files::{FileInfo, Files, LiveFile, PREPARED, Position, Reader, file_name, parse_name};
+use crate::record::{
+    self, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, PAYLOAD_BYTES_MAX,
+    RecordHead,
+};
+use crate::recover::{self, Scanned};
+use crate::storage::{OpenMode, Storage, StorageFile};
+
+/// The smallest file that makes sense: first record, opening, seal and something to keep.
+const FILE_BYTES_MIN: u64 = 1 << 10;
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Above this the buffer goes to the file before the next sync asks for it.
+const BUFFER_BYTES_MAX: usize = 8 << 20;
+/// A buffer that grew beyond this is given back after a sync.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+const ZERO_BYTES: usize = 1 << 18;
+const FIRST_BYTES: usize = HEADER_BYTES + 16;
+const OPEN_BYTES: usize = HEADER_BYTES + 8;
+const SEAL_BYTES: usize = HEADER_BYTES;
+
+/// The bounds of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Size of every file, 1 KiB to 1 GiB. A record must fit in one file.
+    pub file_bytes: u64,
+    /// How many files there may be, at least 2.
+    pub files_max: usize,
+}
+
+/// The one writer of a directory of files.
+pub struct Journal {
+    storage: Arc<dyn Storage>,
+    options: Options,
+    files: Arc<Files>,
+    released: VecDeque<(u64, Arc<LiveFile>)>,
+    current: Option<Current>,
+    opens: u64,
+    opens_durable: bool,
+    latched: bool,
+}
+
+/// The newest file.
+struct Current {
+    generation: u64,
+    live: Arc<LiveFile>,
+    /// Records not handed to the file yet; they begin at `written`.
+    buffer: Vec<u8>,
+    written: u32,
+    synced: u32,
+    chain: u32,
+    sealed: bool,
+}
+
+impl Current {
+    fn end(&self) -> u32 {
+        self.written + u32::try_from(self.buffer.len()).expect("a file is below 4 GiB")
+    }
+
+    /// Whether a record fits, with the seal behind it.
+    fn fits(&self, record_bytes: usize) -> bool {
+        let needed = u64::from(self.end()) + (record_bytes + SEAL_BYTES) as u64;
+        !self.sealed && needed <= self.live.file_bytes
+    }
+
+    fn put(&mut self, head: RecordHead, payload: &[u8]) -> Position {
+        let offset = self.end();
+        let generation = self.generation;
+        self.chain = record::encode(
+            &mut self.buffer,
+            generation,
+            head,
+            self.synced,
+            self.chain,
+            payload,
+        );
+        let length = u32::try_from(payload.len()).expect("below PAYLOAD_BYTES_MAX");
+        Position {
+            generation,
+            offset,
+            length,
+        }
+    }
+
+    fn put_own(&mut self, kind: u8, payload: &[u64]) {
+        let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.put(
+            RecordHead {
+                group: 0,
+                kind,
+                number: 0,
+            },
+            &bytes,
+        );
+    }
+
+    fn flush(&mut self) -> Result<(), JournalError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let written = self
+            .live
+            .file
+            .write_at(u64::from(self.written), &self.buffer);
+        written.map_err(JournalError::io("write to a file"))?;
+        self.written = self.end();
+        self.live
+            .written
+            .store(u64::from(self.written), Ordering::Release);
+        self.buffer.clear();
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), JournalError> {
+        self.flush()?;
+        if self.synced < self.written {
+            self.live
+                .file
+                .sync()
+                .map_err(JournalError::io("sync a file"))?;
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+
+    /// Hands the bytes from `synced` on to the file once more: they may be readable and yet never
+    /// have reached the disk.
+    fn write_again(&mut self) -> Result<(), JournalError> {
+        let mut at = u64::from(self.synced);
+        let mut bytes = vec![0; ZERO_BYTES];
+        while at < u64::from(self.written) {
+            let left = usize::try_from(u64::from(self.written) - at).unwrap_or(usize::MAX);
+            let chunk = &mut bytes[..left.min(ZERO_BYTES)];
+            self.live
+                .file
+                .read_at(at, chunk)
+                .map_err(JournalError::io("read the tail"))?;
+            self.live
+                .file
+                .write_at(at, chunk)
+                .map_err(JournalError::io("rewrite the tail"))?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Journal {
+    /// Opens a directory that holds only this journal, and shows `visit` every record in it, in
+    /// order: also those of files that were released and not yet reused.
+    ///
+    /// # Errors
+    /// `Rot` if something that had been synced is damaged or missing; whatever `visit` returns.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<Journal, JournalError> {
+        if !(FILE_BYTES_MIN..=FILE_BYTES_MAX).contains(&options.file_bytes) || options.files_max < 2
+        {
+            return Err(JournalError::Misuse {
+                what: "files of 1 KiB to 1 GiB, at least two",
+            });
+        }
+        let files = Arc::new(RwLock::new(BTreeMap::new()));
+        let mut journal = Journal {
+            storage,
+            options,
+            files,
+            released: VecDeque::new(),
+            current: None,
+            opens: 0,
+            opens_durable: false,
+            latched: false,
+        };
+        if let Some((generation, scanned)) = journal.scan_all(visit)? {
+            journal.settle(generation, scanned)?;
+        }
+        let synced = journal.storage.sync_directory();
+        synced.map_err(JournalError::io("sync the directory"))?;
+        if journal
+            .current
+            .as_ref()
+            .is_none_or(|current| current.sealed)
+        {
+            match journal.rotate() {
+                // The owner releases files first: whatever it appends then rotates.
+                Ok(()) | Err(JournalError::Full) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(journal)
+    }
+
+    /// Scans all files. Returns the newest and what it holds.
+    fn scan_all(
+        &mut self,
+        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<Option<(u64, Scanned)>, JournalError> {
+        let names = self
+            .storage
+            .list()
+            .map_err(JournalError::io("list the directory"))?;
+        if names.iter().any(|name| name == PREPARED) {
+            self.storage
+                .remove(PREPARED)
+                .map_err(JournalError::io("remove an unfinished file"))?;
+        }
+        let generations: Vec<u64> = names.iter().filter_map(|name| parse_name(name)).collect();
+        let mut newest = None;
+        for (nth, generation) in generations.iter().copied().enumerate() {
+            let before: Option<(u64, Scanned)> = newest;
+            if let Some((before, scanned)) = before {
+                self.check_continued(before, scanned, generation)?;
+            }
+            let file = self
+                .storage
+                .open(&file_name(generation), OpenMode::Existing);
+            let file = file.map_err(JournalError::io("open a file"))?;
+            let chain = before.map(|(_, scanned)| scanned.chain);
+            let mut scanned = recover::scan(file.as_ref(), generation, chain, &mut |seen| {
+                let position = Position {
+                    generation,
+                    offset: seen.offset,
+                    length: seen.header.length,
+                };
+                if seen.header.head.kind >= KIND_OWN_MIN {
+                    return Ok(());
+                }
+                visit(position, seen.header.head, seen.payload)
+            })?;
+            let last = nth + 1 == generations.len();
+            if !scanned.begun && !(last && (before.is_some() || generation == 1)) {
+                return Err(rot(generation, "its first record is missing"));
+            }
+            scanned.opens = scanned
+                .opens
+                .max(before.map_or(0, |(_, scanned)| scanned.opens));
+            let file_bytes = file
+                .len()
+                .map_err(JournalError::io("read a file's length"))?;
+            if file_bytes < FILE_BYTES_MIN {
+                return Err(rot(generation, "shorter than a journal's file can be"));
+            }
+            let written = AtomicU64::new(u64::from(scanned.end));
+            self.insert(
+                generation,
+                Arc::new(LiveFile {
+                    file,
+                    file_bytes,
+                    written,
+                }),
+            );
+            newest = Some((generation, scanned));
+        }
+        Ok(newest)
+    }
+
+    fn check_continued(
+        &self,
+        before: u64,
+        scanned: Scanned,
+        next: u64,
+    ) -> Result<(), JournalError> {
+        if next != before + 1 {
+            return Err(rot(before + 1, "the file is missing"));
+        }
+        if !scanned.sealed {
+            return Err(JournalError::Rot {
+                file: file_name(before),
+                offset: u64::from(scanned.end),
+                detail: "it has a successor and no seal",
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes what was found in the newest file durable, and what may follow it distinct.
+    fn settle(&mut self, generation: u64, scanned: Scanned) -> Result<(), JournalError> {
+        let live = self.live(generation).expect("just scanned");
+        let mut current = Current {
+            generation,
+            live,
+            buffer: Vec::new(),
+            written: scanned.end,
+            synced: scanned.synced,
+            chain: scanned.chain,
+            sealed: scanned.sealed,
+        };
+        self.opens = scanned.opens + 1;
+        current.write_again()?;
+        if !scanned.begun {
+            current.put_own(KIND_FILE, &[generation, self.opens]);
+            self.opens_durable = true;
+        } else if current.fits(OPEN_BYTES) {
+            current.put_own(KIND_OPEN, &[self.opens]);
+            self.opens_durable = true;
+        } else if !current.sealed {
+            current.put_own(KIND_SEAL, &[]);
+            current.sealed = true;
+        }
+        current.sync()?;
+        self.current = Some(current);
+        Ok(())
+    }
+
+    fn live(&self, generation: u64) -> Option<Arc<LiveFile>> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.get(&generation).cloned()
+    }
+
+    fn insert(&self, generation: u64, live: Arc<LiveFile>) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.insert(generation, live);
+    }
+
+    fn files_live(&self) -> usize {
+        self.files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    fn usable(&self) -> Result<(), JournalError> {
+        if self.latched {
+            Err(JournalError::Latched)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// After a failure of the disk nothing more is tried: only a new `open` knows what is there.
+    fn latch<T>(&mut self, result: Result<T, JournalError>) -> Result<T, JournalError> {
+        if let Err(error @ JournalError::Io { .. }) = &result {
+            self.latched = true;
+            tracing::error!(%error, "the journal stops here");
+        }
+        result
+    }
+
+    /// Bytes of payload that fit in one record of this journal.
+    pub fn payload_bytes_max(&self) -> usize {
+        let file_bytes = usize::try_from(self.options.file_bytes).unwrap_or(usize::MAX);
+        let room = file_bytes - FIRST_BYTES - SEAL_BYTES - HEADER_BYTES;
+        (room - room % record::ALIGNMENT_BYTES).min(PAYLOAD_BYTES_MAX)
+    }
+
+    /// Adds a record behind the last one. It is durable once a `sync` after it returned `Ok`.
+    ///
+    /// # Errors
+    /// `Full` when a new file is needed and all are in use (not latched: release some); `TooLarge`;
+    /// `Io` latches.
+    pub fn append(&mut self, head: RecordHead, payload: &[u8]) -> Result<Position, JournalError> {
+        self.usable()?;
+        if head.kind >= KIND_OWN_MIN {
+            return Err(JournalError::Misuse {
+                what: "kinds from 0xf0 on are the journal's own",
+            });
+        }
+        if payload.len() > self.payload_bytes_max() {
+            let bytes_max = self.payload_bytes_max();
+            return Err(JournalError::TooLarge {
+                bytes: payload.len(),
+                bytes_max,
+            });
+        }
+        let bytes = record::record_bytes(payload.len());
+        if !self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.fits(bytes))
+        {
+            let rotated = self.rotate();
+            self.latch(rotated)?;
+        }
+        let current = self.current.as_mut().expect("rotate made one");
+        let position = current.put(head, payload);
+        if current.buffer.len() >= BUFFER_BYTES_MAX {
+            let flushed = current.flush();
+            self.latch(flushed)?;
+        }
+        Ok(position)
+    }
+
+    /// Makes every record appended so far durable: one write and one sync.
+    ///
+    /// # Errors
+    /// `Io` latches: then nothing since the last sync may be reported as durable.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.usable()?;
+        let synced = self.current.as_mut().map_or(Ok(()), Current::sync);
+        self.latch(synced)
+    }
+
+    /// Hands what is buffered to the file, so that readers see it, without waiting for the disk.
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        self.usable()?;
+        let flushed = self.current.as_mut().map_or(Ok(()), Current::flush);
+        self.latch(flushed)
+    }
+
+    /// Goes on in another file: a released one, or a new one.
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        let (name, file) = self.next_file()?;
+        let (generation, chain) = match &mut self.current {
+            Some(current) => {
+                if !current.sealed {
+                    current.put_own(KIND_SEAL, &[]);
+                    current.sealed = true;
+                }
+                current.sync()?;
+                (current.generation + 1, current.chain)
+            }
+            None => (1, 0),
+        };
+        let renamed = self.storage.rename(&name, &file_name(generation));
+        renamed.map_err(JournalError::io("rename a file"))?;
+        let synced = self.storage.sync_directory();
+        synced.map_err(JournalError::io("sync the directory"))?;
+        let file_bytes = self.options.file_bytes;
+        let live = Arc::new(LiveFile {
+            file,
+            file_bytes,
+            written: AtomicU64::new(0),
+        });
+        self.insert(generation, Arc::clone(&live));
+        let buffer = self
+            .current
+            .take()
+            .map(|current| current.buffer)
+            .unwrap_or_default();
+        let mut current = Current {
+            generation,
+            live,
+            buffer,
+            written: 0,
+            synced: 0,
+            chain,
+            sealed: false,
+        };
+        current.put_own(KIND_FILE, &[generation, self.opens]);
+        if !self.opens_durable {
+            current.sync()?;
+            self.opens_durable = true;
+        }
+        self.current = Some(current);
+        Ok(())
+    }
+
+    /// A file to go on in, and its present name.
+    fn next_file(&mut self) -> Result<(String, Arc<dyn StorageFile>), JournalError> {
+        while let Some((generation, live)) = self.released.pop_front() {
+            let name = file_name(generation);
+            if live.file_bytes == self.options.file_bytes {
+                return Ok((name, Arc::clone(&live.file)));
+            }
+            self.storage
+                .remove(&name)
+                .map_err(JournalError::io("remove a file"))?;
+        }
+        if self.files_live() >= self.options.files_max {
+            return Err(JournalError::Full);
+        }
+        match self.prepare() {
+            Ok(file) => Ok((PREPARED.to_owned(), file)),
+            // A full disk is full files: nothing was lost, and releasing some helps.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.storage
+                    .remove(PREPARED)
+                    .map_err(JournalError::io("remove a file"))?;
+                Err(JournalError::Full)
+            }
+            Err(error) => Err(JournalError::io("prepare a file")(error)),
+        }
+    }
+
+    /// A file of zeros that are on the disk: later syncs then write data and no metadata.
+    fn prepare(&self) -> io::Result<Arc<dyn StorageFile>> {
+        let file = self.storage.open(PREPARED, OpenMode::Create)?;
+        file.set_len(0)?;
+        let zeros = vec![0; ZERO_BYTES];
+        let mut at = 0;
+        while at < self.options.file_bytes {
+            let left = usize::try_from(self.options.file_bytes - at).unwrap_or(usize::MAX);
+            let chunk = &zeros[..left.min(ZERO_BYTES)];
+            file.write_at(at, chunk)?;
+            at += chunk.len() as u64;
+        }
+        file.sync()?;
+        Ok(file)
+    }
+
+    /// Lets go of the files that hold only records before `before`: readers find them released at
+    /// once, and the journal reuses them. After a crash `open` may show them again.
+    pub fn release(&mut self, before: Position) -> Result<(), JournalError> {
+        self.usable()?;
+        let newest = self
+            .current
+            .as_ref()
+            .map_or(0, |current| current.generation);
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let kept = files.split_off(&before.generation.min(newest));
+        self.released.extend(std::mem::replace(&mut *files, kept));
+        Ok(())
+    }
+
+    /// For reading records back, on any thread.
+    pub fn reader(&self) -> Reader {
+        Reader {
+            files: Arc::clone(&self.files),
+        }
+    }
+
+    /// Bytes of the records in files that are not released.
+    pub fn bytes_used(&self) -> u64 {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let written: u64 = files
+            .values()
+            .map(|live| live.written.load(Ordering::Acquire))
+            .sum();
+        let buffered = self
+            .current
+            .as_ref()
+            .map_or(0, |current| current.buffer.len() as u64);
+        written + buffered
+    }
+
+    pub fn bytes_max(&self) -> u64 {
+        self.options.file_bytes * self.options.files_max as u64
+    }
+
+    /// Bytes that can be appended before `Full`, less what the ends of files waste.
+    pub fn bytes_free(&self) -> u64 {
+        let unused = self.options.files_max.saturating_sub(self.files_live()) as u64;
+        let open = self.current.as_ref().filter(|current| !current.sealed);
+        let rest = open.map_or(0, |open| open.live.file_bytes - u64::from(open.end()));
+        unused * self.options.file_bytes + rest
+    }
+
+    /// All files, oldest first.
+    pub fn files(&self) -> Vec<FileInfo> {
+        let info = |generation: u64, live: &LiveFile, released| FileInfo {
+            name: file_name(generation),
+            generation,
+            file_bytes: live.file_bytes,
+            used_bytes: live.written.load(Ordering::Acquire),
+            released,
+        };
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        let released = self
+            .released
+            .iter()
+            .map(|(generation, live)| info(*generation, live, true));
+        released
+            .chain(
+                files
+                    .iter()
+                    .map(|(generation, live)| info(*generation, live, false)),
+            )
+            .collect()
+    }
+}
+
+fn rot(generation: u64, detail: &'static str) -> JournalError {
+    JournalError::Rot {
+        file: file_name(generation),
+        offset: 0,
+        detail,
+    }
+}

@@ -1,0 +1,202 @@
+//! Reading one file from its start: what is good, where it ends, and whether the end is a torn
+//! tail or rot. `journal` calls it for every file at `open`, `inspect` for people.
+
+use std::io;
+
+use crate::error::JournalError;
+use crate::files::file_name;
+use crate::record::{self, HEADER_BYTES, Header, KIND_FILE, KIND_OPEN, KIND_SEAL};
+use crate::storage::StorageFile;
+
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A good record, as the scan meets it.
+pub(crate) struct Seen<'a> {
+    pub(crate) header: Header,
+    pub(crate) offset: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+/// What a file turned out to hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Scanned {
+    /// The first record is good: the file was in use.
+    pub(crate) begun: bool,
+    /// Nothing follows in this file.
+    pub(crate) sealed: bool,
+    /// End of the last good record.
+    pub(crate) end: u32,
+    /// Its checksum.
+    pub(crate) chain: u32,
+    /// What is before this offset was synced before the last good record was written.
+    pub(crate) synced: u32,
+    /// The last opening that the file tells of.
+    pub(crate) opens: u64,
+}
+
+/// Buffered reads of a file, forward.
+struct Window<'a> {
+    file: &'a dyn StorageFile,
+    file_bytes: u64,
+    generation: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// `length` bytes at `offset`, which the caller checked to lie in the file.
+    fn get(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
+        let loaded = self.start..self.start + self.bytes.len() as u64;
+        if offset < loaded.start || offset + length as u64 > loaded.end {
+            let rest = usize::try_from(self.file_bytes - offset).unwrap_or(usize::MAX);
+            self.bytes.resize(rest.min(length.max(WINDOW_BYTES)), 0);
+            self.start = offset;
+            self.file.read_at(offset, &mut self.bytes)?;
+        }
+        let at = usize::try_from(offset - self.start).expect("within the window");
+        Ok(&self.bytes[at..at + length])
+    }
+
+    /// The header at `offset` if the record it announces lies in the file.
+    fn header(&mut self, offset: u64) -> io::Result<Option<Header>> {
+        if offset + HEADER_BYTES as u64 > self.file_bytes {
+            return Ok(None);
+        }
+        let bytes = self.get(offset, HEADER_BYTES)?;
+        let header = record::decode(bytes.try_into().expect("just that long"));
+        Ok(header.filter(|header| {
+            let end = offset + record::record_bytes(header.length as usize) as u64;
+            end <= self.file_bytes && u64::from(header.synced) <= offset
+        }))
+    }
+
+    /// The record at `offset`, if its checksum is right.
+    fn record(&mut self, offset: u64) -> Result<Option<(Header, &[u8])>, JournalError> {
+        let read = JournalError::io("read a file");
+        let (generation, Some(header)) = (self.generation, self.header(offset).map_err(read)?)
+        else {
+            return Ok(None);
+        };
+        let bytes = self
+            .get(offset, HEADER_BYTES + header.length as usize)
+            .map_err(JournalError::io("read a file"))?;
+        let (raw, payload) = bytes.split_at(HEADER_BYTES);
+        let raw = raw.try_into().expect("just that long");
+        if record::checksum(generation, raw, payload) != header.crc {
+            return Ok(None);
+        }
+        if header.version != record::VERSION {
+            let file = file_name(generation);
+            return Err(JournalError::Version {
+                file,
+                offset,
+                version: header.version,
+            });
+        }
+        Ok(Some((header, payload)))
+    }
+
+    /// Whether a good record stands behind the bad one at `bad` that was written when the bad one
+    /// had already been synced.
+    fn later_sync_behind(&mut self, bad: u64) -> Result<bool, JournalError> {
+        let mut offset = bad + record::ALIGNMENT_BYTES as u64;
+        while offset + HEADER_BYTES as u64 <= self.file_bytes {
+            let header = self
+                .header(offset)
+                .map_err(JournalError::io("read a file"))?;
+            if header.is_some_and(|header| u64::from(header.synced) > bad)
+                && self.record(offset)?.is_some()
+            {
+                return Ok(true);
+            }
+            offset += record::ALIGNMENT_BYTES as u64;
+        }
+        Ok(false)
+    }
+}
+
+fn rot(generation: u64, offset: u64, detail: &'static str) -> JournalError {
+    JournalError::Rot {
+        file: file_name(generation),
+        offset,
+        detail,
+    }
+}
+
+fn u64_in(payload: &[u8], nth: usize) -> Option<u64> {
+    let bytes = payload.get(nth * 8..nth * 8 + 8)?;
+    Some(u64::from_le_bytes(
+        bytes.try_into().expect("just that long"),
+    ))
+}
+
+/// Scans a file. `before` is the checksum of the last record of the file before, where there is
+/// one. `visit` gets every good record, the journal's own too, in order.
+///
+/// # Errors
+/// `Rot` where something that had been synced is bad; `Version`; `Io`; whatever `visit` returns.
+pub(crate) fn scan(
+    file: &dyn StorageFile,
+    generation: u64,
+    before: Option<u32>,
+    visit: &mut dyn FnMut(Seen<'_>) -> Result<(), JournalError>,
+) -> Result<Scanned, JournalError> {
+    let file_bytes = file
+        .len()
+        .map_err(JournalError::io("read a file's length"))?;
+    if file_bytes > u64::from(u32::MAX) {
+        return Err(rot(generation, 0, "longer than a journal's file can be"));
+    }
+    let mut window = Window {
+        file,
+        file_bytes,
+        generation,
+        start: 0,
+        bytes: Vec::new(),
+    };
+    let mut scanned = Scanned {
+        chain: before.unwrap_or(0),
+        ..Scanned::default()
+    };
+    while !scanned.sealed {
+        let offset = u64::from(scanned.end);
+        let first = scanned.end == 0;
+        let Some((header, payload)) = window.record(offset)? else {
+            break;
+        };
+        if first && before.is_some_and(|before| before != header.previous) {
+            return Err(rot(generation, 0, "it does not continue the file before"));
+        }
+        if !first && header.previous != scanned.chain {
+            break;
+        }
+        match header.head.kind {
+            KIND_FILE if first && u64_in(payload, 0) == Some(generation) => {
+                scanned.begun = true;
+                scanned.opens = u64_in(payload, 1).unwrap_or(0);
+            }
+            _ if first => return Err(rot(generation, 0, "its first record is not a file's first")),
+            KIND_OPEN => scanned.opens = u64_in(payload, 0).unwrap_or(0),
+            KIND_SEAL => scanned.sealed = true,
+            _ => {}
+        }
+        visit(Seen {
+            header,
+            offset: scanned.end,
+            payload,
+        })?;
+        scanned.end += u32::try_from(record::record_bytes(header.length as usize))
+            .expect("it lies in the file");
+        scanned.chain = header.crc;
+        scanned.synced = header.synced;
+    }
+    let bad = u64::from(scanned.end);
+    if !scanned.sealed && window.later_sync_behind(bad)? {
+        return Err(rot(
+            generation,
+            bad,
+            "bad here, but good where it was synced later",
+        ));
+    }
+    Ok(scanned)
+}

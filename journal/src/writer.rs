@@ -1,0 +1,360 @@
+//! The one owner of a journal: takes records from a bounded queue, syncs them in groups, and tells
+//! each submitter in order. A thread of its own in production, `step` inline in a simulation.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
+
+use crate::error::JournalError;
+use crate::files::{Position, Reader};
+use crate::journal::Journal;
+use crate::record::RecordHead;
+
+/// Submissions that may wait.
+pub const QUEUE_COUNT_MAX: usize = 65_536;
+/// Bytes of payload that may wait. One submission larger than this is taken by an empty queue.
+pub const QUEUE_BYTES_MAX: usize = 128 << 20;
+
+/// One record to append.
+#[derive(Debug, Clone)]
+pub struct Append {
+    pub head: RecordHead,
+    pub payload: Bytes,
+}
+
+/// Called once, on the writer's thread, in the order of submission: with the positions once the
+/// records are durable, or with why that is not known.
+pub type Done = Box<dyn FnOnce(Result<Vec<Position>, JournalError>) + Send>;
+
+/// How full the journal is, as of the writer's last step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes_used: u64,
+    pub bytes_free: u64,
+    pub bytes_max: u64,
+}
+
+enum Work {
+    Append {
+        records: Vec<Append>,
+        durable: bool,
+        done: Done,
+    },
+    Release(Position),
+}
+
+#[derive(Default)]
+struct Queue {
+    work: VecDeque<Work>,
+    bytes: usize,
+    usage: Usage,
+    handles: usize,
+    writer_gone: bool,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Owns the journal and does its work.
+pub struct Writer {
+    journal: Journal,
+    shared: Arc<Shared>,
+}
+
+/// Submits work to the writer; any thread. When the last one is dropped the writer ends.
+pub struct WriterHandle {
+    shared: Arc<Shared>,
+    reader: Reader,
+}
+
+impl Clone for WriterHandle {
+    fn clone(&self) -> Self {
+        self.shared.queue().handles += 1;
+        Self {
+            shared: Arc::clone(&self.shared),
+            reader: self.reader.clone(),
+        }
+    }
+}
+
+impl Drop for WriterHandle {
+    fn drop(&mut self) {
+        self.shared.queue().handles -= 1;
+        self.shared.arrived.notify_one();
+    }
+}
+
+impl WriterHandle {
+    /// Queues records. `done` is called after the group sync that covers them.
+    ///
+    /// # Errors
+    /// `Queue` when the queue is at its bound or the writer is gone; `done` is then not called.
+    pub fn append(&self, records: Vec<Append>, done: Done) -> Result<(), JournalError> {
+        self.submit(Work::Append {
+            records,
+            durable: true,
+            done,
+        })
+    }
+
+    /// Queues records that ask for no sync of their own: they are written, and durable with the
+    /// next group. `done` is called once they are written.
+    pub fn note(&self, records: Vec<Append>, done: Done) -> Result<(), JournalError> {
+        self.submit(Work::Append {
+            records,
+            durable: false,
+            done,
+        })
+    }
+
+    /// Queues a release: done after everything queued before it is durable.
+    pub fn release(&self, before: Position) -> Result<(), JournalError> {
+        self.submit(Work::Release(before))
+    }
+
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.shared.queue().usage
+    }
+
+    fn submit(&self, work: Work) -> Result<(), JournalError> {
+        let bytes = payload_bytes(&work);
+        let mut queue = self.shared.queue();
+        if queue.writer_gone {
+            return Err(JournalError::Queue { what: "it ended" });
+        }
+        let over = queue.bytes + bytes > QUEUE_BYTES_MAX || queue.work.len() >= QUEUE_COUNT_MAX;
+        if over && !queue.work.is_empty() {
+            return Err(JournalError::Queue {
+                what: "its queue is full",
+            });
+        }
+        queue.bytes += bytes;
+        queue.work.push_back(work);
+        drop(queue);
+        self.shared.arrived.notify_one();
+        Ok(())
+    }
+}
+
+fn payload_bytes(work: &Work) -> usize {
+    match work {
+        Work::Append { records, .. } => records.iter().map(|record| record.payload.len()).sum(),
+        Work::Release(_) => 0,
+    }
+}
+
+/// Submissions appended and not yet synced, with what their appends came to.
+type Group = Vec<(Done, Result<Vec<Position>, JournalError>)>;
+
+impl Writer {
+    pub fn new(journal: Journal) -> (Writer, WriterHandle) {
+        let queue = Queue {
+            handles: 1,
+            usage: usage(&journal),
+            ..Queue::default()
+        };
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(queue),
+            arrived: Condvar::new(),
+        });
+        let handle = WriterHandle {
+            shared: Arc::clone(&shared),
+            reader: journal.reader(),
+        };
+        (Writer { journal, shared }, handle)
+    }
+
+    /// Does all that is queued: one write, one sync, then the callbacks in order. `false` once every
+    /// handle is gone and nothing is left to do.
+    pub fn step(&mut self) -> bool {
+        let work = {
+            let mut queue = self.shared.queue();
+            if queue.work.is_empty() && queue.handles == 0 {
+                return false;
+            }
+            queue.bytes = 0;
+            std::mem::take(&mut queue.work)
+        };
+        let mut group = Group::new();
+        let mut durable = false;
+        for item in work {
+            match item {
+                Work::Append {
+                    records,
+                    durable: wanted,
+                    done,
+                } => {
+                    let appended = records
+                        .iter()
+                        .map(|one| self.journal.append(one.head, &one.payload));
+                    group.push((done, appended.collect()));
+                    durable |= wanted;
+                }
+                Work::Release(before) => {
+                    // What replaces the released records must be on disk before they can go.
+                    self.finish(&mut group, true);
+                    durable = false;
+                    if let Err(error) = self.journal.release(before) {
+                        tracing::warn!(%error, "files of the journal are not released");
+                    }
+                }
+            }
+        }
+        self.finish(&mut group, durable);
+        true
+    }
+
+    fn finish(&mut self, group: &mut Group, durable: bool) {
+        let result = if durable {
+            self.journal.sync()
+        } else {
+            self.journal.flush()
+        };
+        self.shared.queue().usage = usage(&self.journal);
+        for (done, appended) in group.drain(..) {
+            done(match &result {
+                Ok(()) => appended,
+                Err(error) => Err(error.clone()),
+            });
+        }
+    }
+
+    /// Runs on a thread of its own until every handle is dropped.
+    pub fn spawn(mut self, name: &str) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            while self.step() {
+                let queue = self.shared.queue();
+                let idle = |queue: &mut Queue| queue.work.is_empty() && queue.handles > 0;
+                drop(self.shared.arrived.wait_while(queue, idle));
+            }
+        })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let left = {
+            let mut queue = self.shared.queue();
+            queue.writer_gone = true;
+            std::mem::take(&mut queue.work)
+        };
+        for work in left {
+            if let Work::Append { done, .. } = work {
+                done(Err(JournalError::Queue { what: "it ended" }));
+            }
+        }
+    }
+}
+
+fn usage(journal: &Journal) -> Usage {
+    Usage {
+        bytes_used: journal.bytes_used(),
+        bytes_free: journal.bytes_free(),
+        bytes_max: journal.bytes_max(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Options;
+    use crate::sim::SimStorage;
+    use std::sync::mpsc;
+
+    const OPTIONS: Options = Options {
+        file_bytes: 8192,
+        files_max: 4,
+    };
+
+    fn record(number: u64) -> Append {
+        let head = RecordHead {
+            group: 0,
+            kind: 1,
+            number,
+        };
+        Append {
+            head,
+            payload: Bytes::from(vec![1; 100]),
+        }
+    }
+
+    fn journal(sim: &SimStorage) -> Journal {
+        Journal::open(sim.as_storage(), OPTIONS, &mut |_, _, _| Ok(())).unwrap()
+    }
+
+    #[test]
+    fn a_group_is_one_write_and_one_sync_and_answers_in_order() {
+        let sim = SimStorage::new(1);
+        let (mut writer, handle) = Writer::new(journal(&sim));
+        let (sender, answers) = mpsc::sync_channel(100);
+        for number in 0..10 {
+            let sender = sender.clone();
+            let done = Box::new(move |result: Result<Vec<Position>, _>| {
+                sender.send((number, result.unwrap()[0])).unwrap();
+            });
+            handle.append(vec![record(number)], done).unwrap();
+        }
+        let before = sim.operations();
+        assert!(writer.step());
+        assert_eq!(sim.operations() - before, 2);
+        let answers: Vec<_> = answers.try_iter().collect();
+        assert!(answers.iter().map(|answer| answer.0).eq(0..10));
+        assert!(answers.is_sorted_by_key(|answer| answer.1));
+        assert_eq!(handle.reader().read(answers[3].1).unwrap().len(), 100);
+        drop(handle);
+        assert!(!writer.step());
+    }
+
+    #[test]
+    fn after_a_failed_sync_everyone_is_told() {
+        let sim = SimStorage::new(2);
+        let (mut writer, handle) = Writer::new(journal(&sim));
+        let (sender, answers) = mpsc::sync_channel(100);
+        let submit = |number| {
+            let sender = sender.clone();
+            handle.append(
+                vec![record(number)],
+                Box::new(move |result| sender.send(result).unwrap()),
+            )
+        };
+        submit(1).unwrap();
+        submit(2).unwrap();
+        sim.fail_sync(1);
+        writer.step();
+        submit(3).unwrap();
+        writer.step();
+        let answers: Vec<_> = answers.try_iter().collect();
+        assert!(matches!(answers[0], Err(JournalError::Io { .. })));
+        assert!(matches!(answers[1], Err(JournalError::Io { .. })));
+        assert!(matches!(answers[2], Err(JournalError::Latched)));
+    }
+
+    #[test]
+    fn the_thread_ends_with_its_last_handle() {
+        let sim = SimStorage::new(3);
+        let (writer, handle) = Writer::new(journal(&sim));
+        let thread = writer.spawn("journal").unwrap();
+        let (sender, answers) = mpsc::sync_channel(1);
+        handle
+            .append(vec![record(1)], Box::new(move |r| sender.send(r).unwrap()))
+            .unwrap();
+        answers.recv().unwrap().unwrap();
+        drop(handle);
+        thread.join().unwrap();
+    }
+}

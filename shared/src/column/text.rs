@@ -1,0 +1,145 @@
+//! Texts: each on its own, or a dictionary in order of first use and one index a value through
+//! `integer`. States of machines repeat; log lines do not.
+
+use std::collections::HashMap;
+
+use super::integer::{decode_ints, encode_ints};
+use super::{INT_PRICE, TEXT_PRICE};
+use crate::limits::TEXT_BYTES_MAX;
+use crate::wire::{Budget, Reader, WireError, put_text, put_varint, varint_bytes};
+
+const PLAIN: u8 = 0;
+const DICTIONARY: u8 = 1;
+
+/// Appends the values.
+pub fn encode_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) {
+    if values.is_empty() {
+        return;
+    }
+    let mut places = HashMap::new();
+    let mut dictionary = Vec::new();
+    let mut indices = Vec::with_capacity(values.len());
+    for value in values {
+        let text = value.as_ref();
+        let place = *places.entry(text).or_insert_with(|| {
+            dictionary.push(text);
+            // At most as many as there are values, which fit the memory.
+            (dictionary.len() - 1) as i64
+        });
+        indices.push(place);
+    }
+    let start = out.len();
+    out.push(DICTIONARY);
+    put_varint(out, dictionary.len() as u64);
+    dictionary.iter().for_each(|text| put_text(out, text));
+    encode_ints(&indices, out);
+    let plain = |text: &str| varint_bytes(text.len() as u64) + text.len();
+    let plain_bytes: usize = values.iter().map(|value| plain(value.as_ref())).sum();
+    if out.len() - start > 1 + plain_bytes {
+        out.truncate(start);
+        out.push(PLAIN);
+        values
+            .iter()
+            .for_each(|value| put_text(out, value.as_ref()));
+    }
+}
+
+/// Reads `count` values of at most [`TEXT_BYTES_MAX`] bytes each.
+pub fn decode_texts(
+    reader: &mut Reader<'_>,
+    count: usize,
+    budget: &mut Budget,
+) -> Result<Vec<String>, WireError> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    // `decode_ints` charges the indices; without a dictionary they are charged all the same, so
+    // that the price of a text does not hang on its codec.
+    budget.charge(count, TEXT_PRICE - INT_PRICE)?;
+    let codec = reader.byte()?;
+    if codec == PLAIN {
+        budget.charge(count, INT_PRICE)?;
+        return (0..count)
+            .map(|_| copy(take_text(reader)?, budget))
+            .collect();
+    }
+    if codec != DICTIONARY {
+        return Err(WireError::Malformed("an unknown codec of texts"));
+    }
+    let entries = reader.count(count, "texts of a dictionary")?;
+    let dictionary = (0..entries)
+        .map(|_| take_text(reader))
+        .collect::<Result<Vec<&str>, WireError>>()?;
+    let indices = decode_ints(reader, count, budget)?;
+    let look_up = |index: i64| {
+        let text = usize::try_from(index)
+            .ok()
+            .and_then(|index| dictionary.get(index));
+        copy(
+            text.ok_or(WireError::Malformed("an index outside its dictionary"))?,
+            budget,
+        )
+    };
+    indices.into_iter().map(look_up).collect()
+}
+
+fn take_text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, WireError> {
+    reader.text(TEXT_BYTES_MAX, "bytes of a text value")
+}
+
+fn copy(text: &str, budget: &mut Budget) -> Result<String, WireError> {
+    budget.charge(text.len(), 1)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(values: &[&str], bytes_max: usize) {
+        let mut out = Vec::new();
+        encode_texts(values, &mut out);
+        assert!(out.len() <= bytes_max, "{} > {bytes_max}", out.len());
+        let mut reader = Reader::new(&out);
+        let price: usize = values.iter().map(|text| TEXT_PRICE + text.len()).sum();
+        let mut budget = Budget::new(price);
+        let back = decode_texts(&mut reader, values.len(), &mut budget).unwrap();
+        assert_eq!(back, values);
+        assert!(reader.is_empty());
+        assert_eq!(budget.left(), 0);
+    }
+
+    #[test]
+    fn states_are_short_and_lines_are_not_longer() {
+        check(&[], 0);
+        check(&[""], 2);
+        check(&["running"], 9);
+        check(&["running"; 1000], 16);
+        let states: Vec<&str> = (0..1000)
+            .map(|i| ["run", "idle", "fault \u{26a0}"][(i * 7919) % 3])
+            .collect();
+        check(&states, 30 + 250);
+        check(&["a", "bb", "ccc", "dddd"], 1 + 2 + 3 + 4 + 5);
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        let read = |bytes: &[u8], left: usize| {
+            decode_texts(&mut Reader::new(bytes), 2, &mut Budget::new(left))
+        };
+        assert!(matches!(read(&[2, 0], 1000), Err(WireError::Malformed(_))));
+        assert!(matches!(
+            read(&[PLAIN, 1, 0xff, 0], 1000),
+            Err(WireError::Malformed(_))
+        ));
+        assert!(matches!(
+            read(&[DICTIONARY, 3, 0, 0, 0], 1000),
+            Err(WireError::Limit(_))
+        ));
+        let outside = [DICTIONARY, 1, 1, b'a', 0, 0, 2];
+        assert!(matches!(read(&outside, 1000), Err(WireError::Malformed(_))));
+        let repeated = [DICTIONARY, 1, 4, b'a', b'b', b'c', b'd', 0, 0, 0];
+        assert_eq!(read(&repeated, 104).unwrap(), ["abcd", "abcd"]);
+        assert!(matches!(read(&repeated, 103), Err(WireError::Limit(_))));
+    }
+}
