@@ -131,6 +131,11 @@ impl WriterHandle {
         self.shared.queue().usage
     }
 
+    /// Whether something waits for the writer's next step.
+    pub fn pending(&self) -> bool {
+        !self.shared.queue().work.is_empty()
+    }
+
     fn submit(&self, work: Work) -> Result<(), JournalError> {
         let bytes = payload_bytes(&work);
         let mut queue = self.shared.queue();

@@ -1,0 +1,18 @@
+//! The Raft log: openraft's log storage over a journal. `layout` is the bytes, `index` what is
+//! there and where, `store` the writing half, `reader` the reading half.
+//!
+//! What must hold (openraft's contract, and why the pieces are as they are):
+//! - Votes and entries reach the disk in the order they were given: one journal, one writer.
+//! - An entry is readable when `append` returns, and is acknowledged only after the group sync.
+//! - A file is released only once vote, purge mark and commit hint are durable behind it.
+
+mod layout;
+mod index;
+mod store;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use layout::{Malformed, decode_membership, put_membership};
+pub use reader::LogReader;
+pub use store::{LogError, LogOptions, LogStore, Mode};

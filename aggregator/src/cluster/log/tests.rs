@@ -1,0 +1,444 @@
+//! openraft's own conformance suite, and what it does not try: power cuts and reused files.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use journal::{DiskStorage, JournalError, Options, SimStorage};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::storage::{
+    EntryResponder, IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
+};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::{EntryPayload, OptionalSend, StorageError};
+use tokio::sync::oneshot;
+
+use super::layout::{Entry, LogId, Vote};
+use super::store::{LogError, LogOptions, LogStore, Mode};
+use crate::cluster::types::{CommandBytes, TypeConfig};
+
+/// The least that the suite needs beside a log.
+#[derive(Clone, Default)]
+struct Machine(Arc<Mutex<MachineState>>);
+
+#[derive(Default)]
+struct MachineState {
+    applied: Option<LogId>,
+    membership: StoredMembershipOf<TypeConfig>,
+    snapshot: Option<SnapshotMetaOf<TypeConfig>>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Machine {
+    type SnapshotData = ();
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, ()>, io::Error> {
+        let mut state = self.0.lock().unwrap();
+        let meta = SnapshotMetaOf::<TypeConfig> {
+            last_log_id: state.applied,
+            last_membership: state.membership.clone(),
+        };
+        state.snapshot = Some(meta.clone());
+        Ok(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = ();
+    type SnapshotBuilder = Machine;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId>, StoredMembershipOf<TypeConfig>), io::Error> {
+        let state = self.0.lock().unwrap();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            {
+                let mut state = self.0.lock().unwrap();
+                state.applied = Some(entry.log_id);
+                if let EntryPayload::Membership(membership) = entry.payload {
+                    state.membership =
+                        StoredMembershipOf::<TypeConfig>::new(Some(entry.log_id), membership);
+                }
+            }
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Machine {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        _snapshot: (),
+    ) -> Result<(), io::Error> {
+        let mut state = self.0.lock().unwrap();
+        state.applied = meta.last_log_id;
+        state.membership = meta.last_membership.clone();
+        state.snapshot = Some(meta.clone());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, ()>>, io::Error> {
+        let snapshot = self.0.lock().unwrap().snapshot.clone();
+        Ok(snapshot.map(|meta| SnapshotOf::<TypeConfig, ()> { meta, snapshot: () }))
+    }
+}
+
+fn options(file_bytes: u64, files_max: usize, mode: Mode) -> LogOptions {
+    LogOptions {
+        journal: Options {
+            file_bytes,
+            files_max,
+        },
+        cached_bytes_max: 4096,
+        mode,
+    }
+}
+
+/// Builds logs in directories of a temporary one, or in memory.
+struct Builder {
+    path: Option<std::path::PathBuf>,
+    built: AtomicU64,
+}
+
+impl StoreBuilder<TypeConfig, LogStore, Machine> for Builder {
+    async fn build(&self) -> Result<((), LogStore, Machine), StorageError<TypeConfig>> {
+        let nth = self.built.fetch_add(1, Ordering::Relaxed);
+        let store = match &self.path {
+            Some(path) => {
+                let storage = DiskStorage::open(path.join(nth.to_string())).unwrap();
+                LogStore::open(storage, options(1 << 20, 3, Mode::Thread))
+            }
+            None => LogStore::open(
+                SimStorage::new(nth).as_storage(),
+                options(8192, 8, Mode::Inline),
+            ),
+        };
+        Ok(((), store.unwrap(), Machine::default()))
+    }
+}
+
+#[tokio::test]
+async fn openrafts_suite_passes_on_disk_with_a_thread() {
+    let path = std::env::temp_dir().join(format!("raft-log-test-{}", std::process::id()));
+    let builder = Builder {
+        path: Some(path.clone()),
+        built: AtomicU64::new(0),
+    };
+    Suite::test_all(builder).await.unwrap();
+    std::fs::remove_dir_all(path).unwrap();
+}
+
+#[tokio::test]
+async fn openrafts_suite_passes_in_memory_inline() {
+    let builder = Builder {
+        path: None,
+        built: AtomicU64::new(0),
+    };
+    Suite::test_all(builder).await.unwrap();
+}
+
+fn log_id(term: u64, index: u64) -> LogId {
+    let leader_id = openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 };
+    LogId { leader_id, index }
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    let len = usize::try_from((index * 37 + term) % 900).unwrap();
+    let command = CommandBytes(Bytes::from(vec![u8::try_from(index % 251).unwrap(); len]));
+    Entry {
+        log_id: log_id(term, index),
+        payload: EntryPayload::Normal(command),
+    }
+}
+
+/// Appends, and tells whether it was acknowledged as durable.
+async fn append(log: &mut LogStore, entries: Vec<Entry>) -> bool {
+    let (sender, receiver) = oneshot::channel();
+    log.append(entries, IOFlushed::signal(sender)).await.is_ok()
+        && matches!(receiver.await, Ok(Ok(())))
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// What a log may hold.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Held {
+    vote: Option<Vote>,
+    /// Terms of the entries from index 0 on; those below `purged` are gone.
+    terms: Vec<u64>,
+    purged: usize,
+}
+
+/// The log's history since the last step that it said was durable: one state a record. After a
+/// crash it must be in one of them.
+struct Model {
+    states: Vec<Held>,
+    term: u64,
+}
+
+impl Model {
+    fn now(&self) -> &Held {
+        self.states.last().expect("there is always one")
+    }
+
+    /// A step that is about to be taken record by record.
+    fn next(&mut self, change: impl FnOnce(&mut Held)) {
+        let mut held = self.now().clone();
+        change(&mut held);
+        self.states.push(held);
+    }
+
+    /// All that was done so far is durable, or will be found out not to be.
+    fn settle(&mut self, done: bool) -> bool {
+        if done {
+            self.states.drain(..self.states.len() - 1);
+        }
+        done
+    }
+
+    async fn check(&mut self, log: &mut LogStore, context: &str) {
+        let mut reader = log.get_log_reader().await;
+        let state = log.get_log_state().await.unwrap();
+        let purged = state.last_purged_log_id.map_or(0, |id| id.index + 1);
+        let read: Vec<_> = reader.entries_stream(..).await.collect().await;
+        let mut held = Held {
+            vote: reader.read_vote().await.unwrap(),
+            terms: vec![0; usize::try_from(purged).unwrap()],
+            purged: usize::try_from(purged).unwrap(),
+        };
+        for (index, one) in (purged..).zip(read) {
+            let one = one.unwrap();
+            assert_eq!(one, entry(one.log_id.leader_id.term, index), "{context}");
+            held.terms.push(one.log_id.leader_id.term);
+        }
+        let end = held.terms.len() as u64;
+        assert_eq!(
+            state.last_log_id.map_or(0, |id| id.index + 1),
+            end,
+            "{context}"
+        );
+        let committed = log.read_committed().await.unwrap();
+        assert!(committed.is_none_or(|id| id.index < end), "{context}");
+        let same = |state: &&Held| {
+            let (mut left, mut right) = ((*state).clone(), held.clone());
+            left.terms[..left.purged].fill(0);
+            right.terms[..right.purged].fill(0);
+            left == right
+        };
+        let found = self.states.iter().rev().find(same).cloned();
+        let found =
+            found.unwrap_or_else(|| panic!("{context}: {held:?} is none of {:?}", self.states));
+        self.states = vec![found];
+    }
+
+    /// One step. False once the disk failed.
+    async fn step(&mut self, log: &mut LogStore, random: &mut Random) -> bool {
+        let (end, purged) = (self.now().terms.len(), self.now().purged);
+        let term = self.term;
+        match random.below(12) {
+            0..7 => {
+                let count = 1 + usize::try_from(random.below(5)).unwrap();
+                let entries = (end..end + count)
+                    .map(|index| entry(term, index as u64))
+                    .collect();
+                for _ in 0..count {
+                    self.next(|held| held.terms.push(term));
+                }
+                let done = append(log, entries).await;
+                self.settle(done)
+            }
+            7..9 => {
+                self.term += 1;
+                let leader_id = log_id(self.term, 0).leader_id;
+                let vote = Vote {
+                    leader_id,
+                    committed: random.below(2) == 0,
+                };
+                self.next(|held| held.vote = Some(vote));
+                let done = log.save_vote(&vote).await.is_ok();
+                self.settle(done)
+            }
+            9 if end > purged + 1 => {
+                self.term += 1;
+                let kept =
+                    purged + 1 + usize::try_from(random.below((end - purged - 1) as u64)).unwrap();
+                let last = log_id(self.now().terms[kept - 1], kept as u64 - 1);
+                self.next(|held| held.terms.truncate(kept));
+                log.truncate_after(Some(last)).await.is_ok()
+            }
+            10 if end > 0 => {
+                let committed = Some(log_id(self.now().terms[end - 1], end as u64 - 1));
+                log.save_committed(committed).await.is_ok()
+            }
+            _ if end > purged + 3 => {
+                let upto =
+                    purged + usize::try_from(random.below((end - purged - 2) as u64)).unwrap();
+                let id = log_id(self.now().terms[upto], upto as u64);
+                self.next(|held| held.purged = upto + 1);
+                log.purge(id).await.is_ok()
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Logs that lose power at any operation, over and over, with files of a few entries.
+#[tokio::test]
+async fn what_was_acknowledged_survives_power_cuts_and_reused_files() {
+    let (mut purges, mut checks) = (0, 0);
+    for seed in 0..400 {
+        let sim = SimStorage::new(seed);
+        let mut random = Random(seed);
+        let mut model = Model {
+            states: vec![Held::default()],
+            term: 1,
+        };
+        for life in 0..8 {
+            let context = format!("seed {seed} life {life}");
+            sim.cut_at(1 + random.below(80));
+            match LogStore::open(sim.as_storage(), options(8192, 6, Mode::Inline)) {
+                Ok(mut log) => {
+                    model.check(&mut log, &context).await;
+                    checks += 1;
+                    for _ in 0..random.below(150) {
+                        if !model.step(&mut log, &mut random).await {
+                            break;
+                        }
+                    }
+                }
+                Err(LogError::Journal(JournalError::Io { .. })) => {}
+                Err(other) => panic!("{context}: {other}"),
+            }
+            purges += usize::from(model.now().purged > 20);
+            if random.below(4) > 0 {
+                sim.power_cut();
+            } else {
+                sim.cut_at(u64::MAX >> 1);
+            }
+        }
+    }
+    assert!(
+        purges > 400 && checks > 2000,
+        "{purges} purges, {checks} checks"
+    );
+}
+
+#[tokio::test]
+async fn a_purge_gives_files_back_and_keeps_vote_and_marks() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    let vote = Vote {
+        leader_id: log_id(3, 0).leader_id,
+        committed: true,
+    };
+    log.save_vote(&vote).await.unwrap();
+    for index in 0..1000 {
+        assert!(append(&mut log, vec![entry(3, index)]).await, "{index}");
+        log.save_committed(Some(log_id(3, index))).await.unwrap();
+        if index % 10 == 9 {
+            log.purge(log_id(3, index - 3)).await.unwrap();
+        }
+        assert!(log.usage().bytes_used <= log.usage().bytes_max);
+    }
+    drop(log);
+    sim.power_cut();
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    let mut reader = log.get_log_reader().await;
+    assert_eq!(reader.read_vote().await.unwrap(), Some(vote));
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_log_id, Some(log_id(3, 999)));
+    assert!(log.read_committed().await.unwrap().is_some());
+    let purged = state.last_purged_log_id.unwrap().index;
+    let kept = reader.try_get_log_entries(..).await.unwrap();
+    assert_eq!(kept.len() as u64, 999 - purged);
+}
+
+#[tokio::test]
+async fn a_log_that_is_full_refuses_entries_and_can_still_purge() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    let mut index = 0;
+    while append(&mut log, vec![entry(1, index)]).await {
+        index += 1;
+    }
+    assert!(index > 20);
+    log.purge(log_id(1, index - 1)).await.unwrap();
+    assert!(append(&mut log, vec![entry(1, index)]).await);
+}
+
+#[tokio::test]
+async fn reads_are_bounded_in_bytes_and_lazy() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8 << 20, 8, Mode::Inline)).unwrap();
+    let large = |index| {
+        let command = CommandBytes(Bytes::from(vec![1; 1 << 20]));
+        Entry {
+            log_id: log_id(1, index),
+            payload: EntryPayload::Normal(command),
+        }
+    };
+    for index in 0..12 {
+        assert!(append(&mut log, vec![large(index)]).await);
+    }
+    let mut reader = log.get_log_reader().await;
+    assert_eq!(
+        reader.limited_get_log_entries(0, 12).await.unwrap().len(),
+        3
+    );
+    assert_eq!(
+        reader.limited_get_log_entries(11, 12).await.unwrap().len(),
+        1
+    );
+    assert_eq!(reader.entries_stream(0..12).await.count().await, 12);
+    assert_eq!(reader.try_get_log_entries(2..=4).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_hole_is_refused() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    assert!(append(&mut log, vec![entry(1, 0)]).await);
+    assert!(!append(&mut log, vec![entry(1, 2)]).await);
+    assert!(!append(&mut log, vec![entry(1, 0)]).await);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    sim.fail_sync(1);
+    assert!(!append(&mut log, vec![entry(1, 0)]).await);
+    assert!(!append(&mut log, vec![entry(1, 1)]).await);
+    let vote = Vote {
+        leader_id: log_id(3, 0).leader_id,
+        committed: true,
+    };
+    log.save_vote(&vote).await.unwrap_err();
+}
