@@ -8,11 +8,17 @@
 pub mod check;
 pub mod decode;
 pub mod encode;
+pub mod inspect;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
 
 pub use decode::{DecodeError, decode, read_header};
 pub use encode::encode;
+pub use inspect::describe;
 
 pub use crate::reading::Unfit as EncodeError;
 

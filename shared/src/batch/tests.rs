@@ -1,5 +1,6 @@
 //! Tests of the batch as a whole: round trips, every rule, and bytes that someone tampered with.
 
+use super::properties::bits_of;
 use super::*;
 use crate::limits::*;
 
@@ -93,6 +94,76 @@ fn data() -> Data {
     }
 }
 
+/// Columns that between them take every codec there is, in a group for each codec of times.
+fn every_codec() -> Data {
+    let rows = || 0..40_i64;
+    let noise = |i: i64| (i * 7919) % 17;
+    let ints = |value: fn(i64) -> i64| Values::Int(rows().map(value).collect());
+    let floats = |value: fn(i64) -> f64| Values::Float(rows().map(value).collect());
+    let texts = |value: fn(i64) -> String| Values::Text(rows().map(value).collect());
+    let columns = vec![
+        ints(|i| 1000 - 3 * i),
+        ints(|i| if i == 20 { 1 << 40 } else { i % 2 }),
+        ints(|i| 5000 + (i * 7919) % 17),
+        ints(|i| (1 << 50) + i * 1_000_000 + (i * 7919) % 17),
+        floats(|i| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        floats(|i| i as f64 / 100.0),
+        floats(|i| {
+            if i == 7 {
+                f64::from_bits(0x7ff8_0000_0000_0bad)
+            } else {
+                0.5
+            }
+        }),
+        Values::Bool(vec![false; 40]),
+        Values::Bool(vec![true; 40]),
+        Values::Bool(rows().map(|i| i % 3 == 0).collect()),
+        texts(|i| ["run", "idle"][(i % 2) as usize].to_owned()),
+        texts(|i| format!("line {i}")),
+    ];
+    let columns = columns
+        .into_iter()
+        .enumerate()
+        .map(|(i, v)| column(i as u16, None, v))
+        .collect();
+    let first = SeriesColumns {
+        id: LocalSeriesId(1),
+        columns,
+    };
+    let small = || SeriesColumns {
+        id: LocalSeriesId(2),
+        columns: vec![column(0, None, Values::Bool(vec![true; 40]))],
+    };
+    let even = rows().map(|i| NOON + i * 1_000_000_000).collect();
+    let random = rows().map(|i| NOON + noise(i) * 1_000_000).collect();
+    let counter = rows()
+        .map(|i| NOON + (i * i + noise(i) % 2) * 1_000_000_000)
+        .collect();
+    let wide = rows()
+        .map(|i| if i % 2 == 0 { i64::MIN } else { i64::MAX })
+        .collect();
+    Data {
+        groups: vec![
+            Group {
+                times: even,
+                series: vec![first],
+            },
+            Group {
+                times: random,
+                series: vec![small()],
+            },
+            Group {
+                times: counter,
+                series: vec![small()],
+            },
+            Group {
+                times: wide,
+                series: vec![small()],
+            },
+        ],
+    }
+}
+
 /// One batch of each kind, with its name.
 pub(super) fn samples() -> Vec<(&'static str, Batch)> {
     let batch = |lane, number, body| Batch {
@@ -138,6 +209,10 @@ pub(super) fn samples() -> Vec<(&'static str, Batch)> {
             batch(Lane::Backlog, 1 << 40, Body::Data(data())),
         ),
         ("gap", batch(Lane::Backlog, 900, Body::Gap(gap))),
+        (
+            "data_codecs",
+            batch(Lane::Live, 77, Body::Data(every_codec())),
+        ),
     ]
 }
 
@@ -153,7 +228,7 @@ pub(super) fn with_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
 fn every_kind_is_read_back() {
     for (name, batch) in samples() {
         let bytes = encode(&batch.header, &batch.body).unwrap();
-        assert_eq!(decode(&bytes).as_ref(), Ok(&batch), "{name}");
+        assert_eq!(bits_of(&decode(&bytes).unwrap()), bits_of(&batch), "{name}");
         assert_eq!(
             read_header(&bytes),
             Ok((batch.header.clone(), batch.body.kind())),
@@ -161,6 +236,26 @@ fn every_kind_is_read_back() {
         );
         assert_eq!(encode(&batch.header, &batch.body).unwrap(), bytes, "{name}");
     }
+}
+
+#[test]
+fn the_sample_of_codecs_takes_every_codec() {
+    let data = every_codec();
+    let codec_of = |put: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        put(&mut out);
+        out[0]
+    };
+    let values = data.groups[0].series[0].columns.iter();
+    let values: Vec<u8> = values
+        .map(|column| codec_of(&|out| crate::column::encode_values(&column.values, out)))
+        .collect();
+    assert_eq!(values, [0, 1, 2, 3, 0x00, 0x12, 0x21, 0, 1, 2, 1, 0]);
+    let times = data.groups.iter();
+    let times: Vec<u8> = times
+        .map(|group| codec_of(&|out| crate::column::encode_times(&group.times, NOON, out)))
+        .collect();
+    assert_eq!(times, [1, 1, 2, 0]);
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub mod timestamp;
 pub mod float;
 pub mod boolean;
 pub mod text;
+#[cfg(test)]
+pub(crate) mod properties;
 
 pub use boolean::{decode_bools, encode_bools};
 pub use float::{decode_floats, encode_floats};

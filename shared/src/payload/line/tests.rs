@@ -1,5 +1,7 @@
 //! Tests of lines as sources write them, and of lines that break the rules.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const NOW: TimeNs = TimeNs(42);
@@ -250,4 +252,45 @@ fn what_is_written_is_read_back() {
         })
         .is_err()
     );
+}
+
+fn any_reading() -> impl Strategy<Value = Reading> {
+    let name = "[^\\p{Cc}]{1,12}";
+    let value = prop_oneof![
+        crate::column::properties::any_float()
+            .prop_filter("line protocol has no NaN", |value| value.is_finite())
+            .prop_map(Value::Float),
+        any::<i64>().prop_map(Value::Int),
+        any::<bool>().prop_map(Value::Bool),
+        "(?s).{0,20}".prop_map(Value::Text),
+    ];
+    let tags = prop::collection::btree_map("t[^\\p{Cc}]{1,5}", name, 0..3);
+    let fields = prop::collection::hash_map("f[^\\p{Cc}]{0,5}", value, 1..5);
+    let names = ("[^#\\p{Cc}][^\\p{Cc}]{0,9}", name);
+    (names, tags, any::<i64>(), fields).prop_map(|((table, device), tags, time, fields)| Reading {
+        table,
+        device,
+        tags: tags.into_iter().collect(),
+        time: TimeNs(time),
+        fields: fields.into_iter().collect(),
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_reading_is_read_back(first in any_reading(), second in any_reading()) {
+        let lines = format!("{}\n{}\n", format(&first).unwrap(), format(&second).unwrap());
+        let back: Result<Vec<Reading>, LineError> = parse(lines.as_bytes(), options()).collect();
+        prop_assert_eq!(back.unwrap(), vec![first, second]);
+    }
+
+    #[test]
+    fn any_bytes_end(bytes in prop::collection::vec(
+        prop_oneof![Just(b','), Just(b' '), Just(b'='), Just(b'\\'), Just(b'"'), Just(b'\n'), any::<u8>()],
+        0..200,
+    )) {
+        for reading in parse(&bytes, options()).flatten() {
+            prop_assert_eq!(reading.check(), Ok(()));
+        }
+    }
 }
