@@ -2,5 +2,5 @@
 //!
 //! Folders are the stages that a reading passes, in that order.
 
-pub mod cluster;
 pub mod state;
+pub mod store;

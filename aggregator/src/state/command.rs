@@ -5,6 +5,25 @@
 use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
+use super::bytes::{ReadFault, Reader, Writer};
+
+/// The version that [`Command::encode`] writes.
+pub const VERSION: u8 = 1;
+/// Submissions of one command.
+pub const SUBMISSIONS_MAX: usize = 65_536;
+
+const SUBMISSIONS: u8 = 0;
+const CLOCK: u8 = 1;
+const MERGE: u8 = 2;
+const RETENTION: u8 = 3;
+const ADMIT: u8 = 4;
+const SETTINGS: u8 = 5;
+
+const BATCH: u8 = 0;
+const LINES: u8 = 1;
+/// Bytes of a submission without its agent and payload.
+const SUBMISSION_BYTES_MIN: usize = 8 + 8 + 8 + 1 + 4 + 4;
+
 /// Where a submission came from, so that the node that took it can answer it once it applied it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
@@ -44,4 +63,183 @@ pub enum Command {
     Retention,
     /// Admits a node; the index of this command becomes its id.
     Admit { name: String, address: String },
+    /// What all replicas must agree on and an operator may change.
+    Settings { retention_days: u32 },
+}
+
+/// Why bytes are no command. Whoever meets this in a log entry stops: it must not skip it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    #[error("version {0} of the commands is newer than this node")]
+    Version(u8),
+    #[error("no command: {0}")]
+    Malformed(&'static str),
+}
+
+impl Command {
+    pub fn encode(&self) -> Bytes {
+        let mut out = Writer::default();
+        out.u8(VERSION);
+        match self {
+            Self::Submissions(submissions) => {
+                out.out.reserve(submissions.iter().map(Submission::bytes).sum());
+                out.u8(SUBMISSIONS);
+                out.count(submissions.len());
+                submissions.iter().for_each(|submission| submission.encode(&mut out));
+            }
+            Self::Clock { node, now } => {
+                out.u8(CLOCK);
+                out.u64(*node);
+                out.i64(now.0);
+            }
+            Self::Merge => out.u8(MERGE),
+            Self::Retention => out.u8(RETENTION),
+            Self::Admit { name, address } => {
+                out.u8(ADMIT);
+                out.text(name);
+                out.text(address);
+            }
+            Self::Settings { retention_days } => {
+                out.u8(SETTINGS);
+                out.u32(*retention_days);
+            }
+        }
+        out.out.into()
+    }
+
+    /// Payloads are slices of `bytes`: nothing is copied.
+    pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(CommandError::Version(version));
+        }
+        let command = match reader.u8()? {
+            SUBMISSIONS => {
+                let count = reader.count(SUBMISSION_BYTES_MIN)?;
+                if count > SUBMISSIONS_MAX {
+                    return Err(CommandError::Malformed("too many submissions"));
+                }
+                let each = (0..count).map(|_| Submission::decode(&mut reader, bytes));
+                Self::Submissions(each.collect::<Result<_, _>>()?)
+            }
+            CLOCK => Self::Clock { node: reader.u64()?, now: TimeNs(reader.i64()?) },
+            MERGE => Self::Merge,
+            RETENTION => Self::Retention,
+            ADMIT => {
+                let (name, address) = (reader.text()?, reader.text()?);
+                Self::Admit { name: name.to_owned(), address: address.to_owned() }
+            }
+            SETTINGS => Self::Settings { retention_days: reader.u32()? },
+            _ => return Err(CommandError::Malformed("unknown kind of command")),
+        };
+        reader.end()?;
+        Ok(command)
+    }
+}
+
+impl Submission {
+    /// Bytes that it takes in an encoded command.
+    pub fn bytes(&self) -> usize {
+        let (Payload::Batch(payload) | Payload::Lines(payload)) = &self.payload;
+        SUBMISSION_BYTES_MIN + self.agent.as_str().len() + payload.len()
+    }
+
+    fn encode(&self, out: &mut Writer) {
+        let Self { origin, agent, received, payload } = self;
+        out.u64(origin.boot);
+        out.u64(origin.ticket);
+        out.i64(received.0);
+        let (kind, payload) = match payload {
+            Payload::Batch(payload) => (BATCH, payload),
+            Payload::Lines(payload) => (LINES, payload),
+        };
+        out.u8(kind);
+        out.text(agent.as_str());
+        out.bytes(payload);
+    }
+
+    fn decode(reader: &mut Reader<'_>, entry: &Bytes) -> Result<Self, CommandError> {
+        let origin = Origin { boot: reader.u64()?, ticket: reader.u64()? };
+        let received = TimeNs(reader.i64()?);
+        let kind = reader.u8()?;
+        let agent = AgentId::parse(reader.text()?);
+        let agent = agent.map_err(|_| CommandError::Malformed("a name that is no agent id"))?;
+        let payload = entry.slice_ref(reader.bytes()?);
+        let payload = match kind {
+            BATCH => Payload::Batch(payload),
+            LINES => Payload::Lines(payload),
+            _ => return Err(CommandError::Malformed("unknown kind of payload")),
+        };
+        Ok(Self { origin, agent, received, payload })
+    }
+}
+
+impl From<ReadFault> for CommandError {
+    fn from(fault: ReadFault) -> Self {
+        match fault {
+            ReadFault::Short => Self::Malformed("it ends early"),
+            ReadFault::Invalid(what) => Self::Malformed(what),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<Command> {
+        let submission = |ticket, payload| Submission {
+            origin: Origin { boot: 7, ticket },
+            agent: AgentId::parse("gw-1").unwrap(),
+            received: TimeNs(-5),
+            payload,
+        };
+        vec![
+            Command::Submissions(vec![]),
+            Command::Submissions(vec![
+                submission(1, Payload::Batch(Bytes::from_static(b"batch"))),
+                submission(2, Payload::Lines(Bytes::new())),
+            ]),
+            Command::Clock { node: 3, now: TimeNs(1 << 60) },
+            Command::Merge,
+            Command::Retention,
+            Command::Admit { name: "a".into(), address: "h:1".into() },
+            Command::Settings { retention_days: 30 },
+        ]
+    }
+
+    #[test]
+    fn every_command_comes_back_and_payloads_are_slices() {
+        for command in samples() {
+            let bytes = command.encode();
+            assert_eq!(Command::decode(&bytes), Ok(command.clone()));
+            if let Ok(Command::Submissions(all)) = Command::decode(&bytes) {
+                for submission in all {
+                    let (Payload::Batch(p) | Payload::Lines(p)) = submission.payload;
+                    let range = bytes.as_ptr_range();
+                    assert!(p.is_empty() || range.contains(&p.as_ptr()), "copied");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cut_lengthened_or_strange_bytes_are_refused() {
+        for command in samples() {
+            let bytes = command.encode();
+            for len in 0..bytes.len() {
+                assert!(Command::decode(&bytes.slice(..len)).is_err());
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert!(Command::decode(&longer.into()).is_err());
+        }
+        assert_eq!(
+            Command::decode(&Bytes::from_static(&[2, 0])),
+            Err(CommandError::Version(2))
+        );
+        assert!(Command::decode(&Bytes::from_static(&[1, 99])).is_err());
+        let huge = [&[VERSION, SUBMISSIONS][..], &u32::MAX.to_le_bytes()].concat();
+        assert!(Command::decode(&huge.into()).is_err());
+    }
 }

@@ -1,1 +1,24 @@
+//! What replicas agree on. Pure: the same commands in the same order make the same state on every
+//! node; no I/O, no clock, no order of a hash table in any decision or encoding.
+//!
+//! Before it stands `cluster` (which orders the commands), behind it `store` (which keeps the rows).
+
 pub mod command;
+pub mod dedup;
+pub mod catalog;
+pub mod machine;
+pub mod rows;
+mod resolve;
+mod clock;
+mod last;
+pub(crate) mod encode;
+pub(crate) mod bytes;
+pub(crate) mod cow;
+
+pub use catalog::{Catalog, SeriesId, SeriesInfo, TableId, TableInfo};
+pub use command::{Command, Origin, Payload, Submission};
+pub use dedup::{AgentRow, GapRow};
+pub use encode::StateError;
+pub use last::LastValue;
+pub use machine::{Effects, Job, Outcome, State};
+pub use rows::Rows;

@@ -1,0 +1,407 @@
+//! The catalog: tables, their fields and tag keys, and every series, numbered in apply order and
+//! therefore alike on all replicas. Shared with readers copy on write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shared::reading::FieldType;
+
+use super::bytes::Writer;
+use super::cow::{CowList, CowMap};
+
+/// Tables a cluster keeps.
+pub const TABLES_MAX: usize = 4_096;
+/// Fields of one table.
+pub const TABLE_FIELDS_MAX: usize = 4_096;
+/// Tag keys of one table.
+pub const TABLE_TAGS_MAX: usize = 256;
+/// Series a cluster keeps; `quarantine` has room of its own.
+pub const SERIES_MAX: usize = 4_000_000;
+/// Series of the table `quarantine`; all further devices share one.
+pub const QUARANTINE_SERIES_MAX: u32 = 65_536;
+/// Integers up to this size are exact as floats.
+pub const EXACT_INT_MAX: u64 = 1 << 53;
+
+/// Where values go that cannot be stored as declared.
+pub const QUARANTINE: &str = "quarantine";
+/// Tables that are views of the state; no publisher may fill them.
+const RESERVED_TABLES: [&str; 3] = [QUARANTINE, "agents", "gaps"];
+/// Columns that every table has.
+const RESERVED_COLUMNS: [&str; 2] = ["time", "device"];
+/// The fields of `quarantine`, all text, in this order.
+pub const QUARANTINE_FIELDS: [&str; 6] = ["agent", "table", "tags", "field", "value", "reason"];
+
+/// Number of a table, in order of first use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId(pub u32);
+
+/// Number of a series, in order of first use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeriesId(pub u32);
+
+/// One table.
+#[derive(Debug, Clone)]
+pub struct TableInfo {
+    pub id: TableId,
+    pub name: String,
+    /// Union of the tag keys of all its series, sorted.
+    pub tag_keys: Vec<String>,
+    /// In order of first use; a column of rows names its field by the index in here.
+    pub fields: Vec<(String, FieldType)>,
+    /// Parallel to `fields`: an int is stored that is not exact as a float, so the field is not widened.
+    pub(super) inexact: Vec<bool>,
+    pub(super) series: CowList<SeriesId>,
+    slots: BTreeMap<String, u16>,
+}
+
+/// One series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesInfo {
+    pub id: SeriesId,
+    pub table_id: TableId,
+    pub table: String,
+    pub device: String,
+    /// Sorted by key.
+    pub tags: Vec<(String, String)>,
+}
+
+/// Why something cannot be stored as declared. The texts are shown in `quarantine.reason`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Refusal {
+    ReservedTable = 0,
+    TooManyTables = 1,
+    TooManySeries = 2,
+    TooManyTags = 3,
+    TagIsColumn = 4,
+    TooManyFields = 5,
+    FieldIsColumn = 6,
+    TypeConflict = 7,
+    IntNotExact = 8,
+    UnknownSeries = 9,
+    SeriesDefinedTwice = 10,
+    UnknownField = 11,
+    FieldTwice = 12,
+    Undecodable = 13,
+}
+
+/// Tables and series.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    tables: Vec<Arc<TableInfo>>,
+    names: BTreeMap<String, TableId>,
+    series: CowList<Arc<SeriesInfo>>,
+    keys: CowMap<Box<[u8]>, SeriesId>,
+    quarantine_series: u32,
+}
+
+impl Catalog {
+    pub(super) fn new() -> Self {
+        Self {
+            tables: Vec::new(),
+            names: BTreeMap::new(),
+            series: CowList::new(),
+            keys: CowMap::new(),
+            quarantine_series: 0,
+        }
+    }
+
+    /// All tables, sorted by name.
+    pub fn tables(&self) -> impl Iterator<Item = &TableInfo> {
+        self.names.values().map(|id| self.table_by_id(*id).expect("names lead to tables"))
+    }
+
+    pub fn table(&self, name: &str) -> Option<&TableInfo> {
+        self.table_by_id(*self.names.get(name)?)
+    }
+
+    pub fn table_by_id(&self, id: TableId) -> Option<&TableInfo> {
+        self.tables.get(usize::try_from(id.0).ok()?).map(|table| &**table)
+    }
+
+    pub fn series(&self, id: SeriesId) -> Option<&Arc<SeriesInfo>> {
+        self.series.get(usize::try_from(id.0).ok()?)
+    }
+
+    pub fn series_count(&self) -> usize {
+        self.series.len()
+    }
+
+    pub(crate) fn series_of<'a>(&'a self, table: &'a TableInfo) -> impl Iterator<Item = SeriesId> {
+        table.series.iter().copied()
+    }
+
+    pub(super) fn all_tables(&self) -> &[Arc<TableInfo>] {
+        &self.tables
+    }
+
+    pub(super) fn all_series(&self) -> impl Iterator<Item = &Arc<SeriesInfo>> {
+        self.series.iter()
+    }
+
+    /// The id of a publisher's series; made at first use.
+    pub(super) fn intern(
+        this: &mut Arc<Self>,
+        table: &str,
+        device: &str,
+        tags: &[(String, String)],
+    ) -> Result<SeriesId, Refusal> {
+        if RESERVED_TABLES.contains(&table) {
+            return Err(Refusal::ReservedTable);
+        }
+        let key = series_key(table, device, tags);
+        if let Some(id) = this.keys.get(&key) {
+            return Ok(*id);
+        }
+        if this.series.len() >= SERIES_MAX {
+            return Err(Refusal::TooManySeries);
+        }
+        this.tags_fit(table, tags)?;
+        let catalog = Arc::make_mut(this);
+        let table_id = catalog.table_or_new(table)?;
+        Ok(catalog.add_series(key, table_id, device, tags))
+    }
+
+    /// The quarantine series of a device; makes the table at first use.
+    pub(super) fn intern_quarantine(this: &mut Arc<Self>, device: &str) -> SeriesId {
+        let full = this.quarantine_series >= QUARANTINE_SERIES_MAX;
+        let key = series_key(QUARANTINE, device, &[]);
+        match this.keys.get(&key) {
+            Some(id) => return *id,
+            None if full && device != OTHER_DEVICES => {
+                return Self::intern_quarantine(this, OTHER_DEVICES);
+            }
+            None => {}
+        }
+        let catalog = Arc::make_mut(this);
+        let table_id = match catalog.names.get(QUARANTINE) {
+            Some(id) => *id,
+            None => catalog.add_quarantine(),
+        };
+        catalog.quarantine_series += 1;
+        catalog.add_series(key, table_id, device, &[])
+    }
+
+    /// The slot of a field of a table, for a value of this type; made or widened where the rules allow.
+    /// `inexact`: among the values is an int that is not exact as a float.
+    pub(super) fn field_slot(
+        this: &mut Arc<Self>,
+        table_id: TableId,
+        name: &str,
+        found: FieldType,
+        inexact: bool,
+    ) -> Result<(u16, FieldType), Refusal> {
+        let table = this.table_by_id(table_id).expect("series lead to tables");
+        let Some(slot) = table.slots.get(name).copied() else {
+            return Arc::make_mut(this).add_field(table_id, name, found, inexact);
+        };
+        let at = usize::from(slot);
+        let (have, have_inexact) = (table.fields[at].1, table.inexact[at]);
+        match (have, found) {
+            (FieldType::Int, FieldType::Int) => {
+                if inexact && !have_inexact {
+                    Arc::make_mut(this).table_mut(table_id).inexact[at] = true;
+                }
+                Ok((slot, have))
+            }
+            (FieldType::Int, FieldType::Float) if !have_inexact => {
+                Arc::make_mut(this).table_mut(table_id).fields[at].1 = FieldType::Float;
+                Ok((slot, FieldType::Float))
+            }
+            (FieldType::Float, FieldType::Int) => Ok((slot, FieldType::Float)),
+            (have, found) if have == found => Ok((slot, have)),
+            _ => Err(Refusal::TypeConflict),
+        }
+    }
+
+    fn tags_fit(&self, table: &str, tags: &[(String, String)]) -> Result<(), Refusal> {
+        if tags.iter().any(|(key, _)| RESERVED_COLUMNS.contains(&key.as_str())) {
+            return Err(Refusal::TagIsColumn);
+        }
+        let Some(info) = self.table(table) else {
+            return if self.tables.len() < TABLES_MAX && tags.len() <= TABLE_TAGS_MAX {
+                Ok(())
+            } else {
+                Err(Refusal::TooManyTables)
+            };
+        };
+        if tags.iter().any(|(key, _)| info.slots.contains_key(key)) {
+            return Err(Refusal::TagIsColumn);
+        }
+        let new = tags.iter().filter(|(key, _)| info.tag_keys.binary_search(key).is_err()).count();
+        if info.tag_keys.len() + new > TABLE_TAGS_MAX {
+            return Err(Refusal::TooManyTags);
+        }
+        Ok(())
+    }
+
+    fn table_or_new(&mut self, name: &str) -> Result<TableId, Refusal> {
+        if let Some(id) = self.names.get(name) {
+            return Ok(*id);
+        }
+        if self.tables.len() >= TABLES_MAX {
+            return Err(Refusal::TooManyTables);
+        }
+        Ok(self.add_table(name))
+    }
+
+    /// Decoding rebuilds a catalog with the same steps that made it.
+    pub(super) fn add_table(&mut self, name: &str) -> TableId {
+        let id = TableId(u32::try_from(self.tables.len()).expect("TABLES_MAX"));
+        self.names.insert(name.to_owned(), id);
+        self.tables.push(Arc::new(TableInfo {
+            id,
+            name: name.to_owned(),
+            tag_keys: Vec::new(),
+            fields: Vec::new(),
+            inexact: Vec::new(),
+            series: CowList::new(),
+            slots: BTreeMap::new(),
+        }));
+        id
+    }
+
+    pub(super) fn add_series(
+        &mut self,
+        key: Box<[u8]>,
+        table_id: TableId,
+        device: &str,
+        tags: &[(String, String)],
+    ) -> SeriesId {
+        let id = SeriesId(u32::try_from(self.series.len()).expect("SERIES_MAX"));
+        let table = self.table_mut(table_id);
+        for (tag, _) in tags {
+            if let Err(at) = table.tag_keys.binary_search(tag) {
+                table.tag_keys.insert(at, tag.clone());
+            }
+        }
+        table.series.push(id);
+        let table = table.name.clone();
+        self.keys.insert(key, id);
+        self.series.push(Arc::new(SeriesInfo {
+            id,
+            table_id,
+            table,
+            device: device.to_owned(),
+            tags: tags.to_vec(),
+        }));
+        id
+    }
+
+    pub(super) fn push_field(
+        &mut self,
+        table_id: TableId,
+        name: &str,
+        field_type: FieldType,
+        inexact: bool,
+    ) -> u16 {
+        let table = self.table_mut(table_id);
+        let slot = u16::try_from(table.fields.len()).expect("TABLE_FIELDS_MAX");
+        table.fields.push((name.to_owned(), field_type));
+        table.inexact.push(inexact);
+        table.slots.insert(name.to_owned(), slot);
+        slot
+    }
+
+    pub(super) fn count_quarantine(&mut self) {
+        let Some(table) = self.table(QUARANTINE) else { return };
+        let count = u32::try_from(table.series.len()).expect("QUARANTINE_SERIES_MAX");
+        self.quarantine_series = count;
+    }
+
+    fn add_quarantine(&mut self) -> TableId {
+        let id = self.add_table(QUARANTINE);
+        for field in QUARANTINE_FIELDS {
+            self.push_field(id, field, FieldType::Text, false);
+        }
+        id
+    }
+
+    fn add_field(
+        &mut self,
+        table_id: TableId,
+        name: &str,
+        found: FieldType,
+        inexact: bool,
+    ) -> Result<(u16, FieldType), Refusal> {
+        let table = self.table_by_id(table_id).expect("series lead to tables");
+        let is_tag = table.tag_keys.binary_search_by(|key| key.as_str().cmp(name)).is_ok();
+        if is_tag || RESERVED_COLUMNS.contains(&name) {
+            return Err(Refusal::FieldIsColumn);
+        }
+        if table.fields.len() >= TABLE_FIELDS_MAX {
+            return Err(Refusal::TooManyFields);
+        }
+        Ok((self.push_field(table_id, name, found, inexact), found))
+    }
+
+    fn table_mut(&mut self, id: TableId) -> &mut TableInfo {
+        let at = usize::try_from(id.0).expect("TABLES_MAX");
+        Arc::make_mut(&mut self.tables[at])
+    }
+}
+
+/// The device that stands for all others once `quarantine` has enough series.
+const OTHER_DEVICES: &str = "(other)";
+
+impl TableInfo {
+    /// The index of a field.
+    pub fn slot(&self, field: &str) -> Option<u16> {
+        self.slots.get(field).copied()
+    }
+
+    pub fn series_count(&self) -> usize {
+        self.series.len()
+    }
+}
+
+impl Refusal {
+    const ALL: [Self; 14] = [
+        Self::ReservedTable,
+        Self::TooManyTables,
+        Self::TooManySeries,
+        Self::TooManyTags,
+        Self::TagIsColumn,
+        Self::TooManyFields,
+        Self::FieldIsColumn,
+        Self::TypeConflict,
+        Self::IntNotExact,
+        Self::UnknownSeries,
+        Self::SeriesDefinedTwice,
+        Self::UnknownField,
+        Self::FieldTwice,
+        Self::Undecodable,
+    ];
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|refusal| *refusal as u8 == byte)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ReservedTable => "the table name is reserved",
+            Self::TooManyTables => "too many tables",
+            Self::TooManySeries => "too many series",
+            Self::TooManyTags => "too many tag keys in this table",
+            Self::TagIsColumn => "a tag has the name of another column",
+            Self::TooManyFields => "too many fields in this table",
+            Self::FieldIsColumn => "the field has the name of another column",
+            Self::TypeConflict => "the field has another type",
+            Self::IntNotExact => "the field is a float and this int is not exact as one",
+            Self::UnknownSeries => "no definition of this series id",
+            Self::SeriesDefinedTwice => "the series id was defined twice, differently",
+            Self::UnknownField => "no such field in the definition of the series",
+            Self::FieldTwice => "the field comes twice in one row",
+            Self::Undecodable => "the payload could not be decoded",
+        }
+    }
+}
+
+/// Lengths before texts, so that no two series share a key.
+pub(super) fn series_key(table: &str, device: &str, tags: &[(String, String)]) -> Box<[u8]> {
+    let mut key = Writer::default();
+    key.text(table);
+    key.text(device);
+    key.pairs(tags);
+    key.out.into_boxed_slice()
+}

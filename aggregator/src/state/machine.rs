@@ -1,0 +1,294 @@
+//! The replicated state: what applying commands in log order comes to. Pure: `apply` reads no
+//! clock and does no I/O, and it never fails on content.
+//!
+//! Invariant: two states that applied the same commands encode to the same bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shared::batch::{Body, Kind};
+use shared::id::{AgentId, Epoch, Lane, TimeNs};
+use shared::payload::line::LineOptions;
+use shared::verdict::Position;
+
+use super::catalog::{Catalog, SeriesId};
+use super::clock::Clock;
+use super::command::{Command, Origin, Payload, Submission};
+use super::cow::CowMap;
+use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, decide};
+use super::last::{LastValue, LastValues};
+use super::resolve::Resolver;
+use super::rows::Rows;
+
+/// Until a `Settings` command says otherwise.
+const RETENTION_DAYS: u32 = 400;
+pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
+
+/// What replicas agree on. A clone is cheap and does not see later changes.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub(super) index: u64,
+    pub(super) retention_days: u32,
+    pub(super) clock: Clock,
+    pub(super) members: BTreeMap<String, Admitted>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) agents: CowMap<AgentId, Arc<AgentState>>,
+    pub(super) last: LastValues,
+}
+
+/// A node that the cluster admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// The index of the command that admitted it.
+    pub id: u64,
+    /// `host:port` of its cluster listener.
+    pub address: String,
+}
+
+/// What applying one command asks for.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// One for each submission, in order.
+    pub outcomes: Vec<(Origin, Outcome)>,
+    /// What the store must hold from now on.
+    pub rows: Vec<Rows>,
+    pub job: Option<Job>,
+}
+
+/// What a submission came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect.
+    Stored,
+    /// It, or a gap record that covers it, took effect earlier.
+    Have(Position),
+    /// A number before it is missing.
+    Gap(Position),
+    /// `names` batches that it needs are missing; where the names lane stands.
+    Names(Position),
+    /// It does not continue what is stored.
+    Fork(Position),
+}
+
+/// Work for the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    Merge,
+    /// Drop what ended before.
+    Retention { before: TimeNs },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    pub fn new() -> Self {
+        Self {
+            index: 0,
+            retention_days: RETENTION_DAYS,
+            clock: Clock::default(),
+            members: BTreeMap::new(),
+            catalog: Arc::new(Catalog::new()),
+            agents: CowMap::new(),
+            last: LastValues::new(),
+        }
+    }
+
+    /// The index of the last command that was applied.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// Applies the command of a log entry; indices only grow.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Effects {
+        assert!(index > self.index, "entry {index} was applied before {}", self.index);
+        self.index = index;
+        let mut effects = Effects::default();
+        match command {
+            Command::Submissions(submissions) => {
+                for submission in submissions {
+                    let outcome = self.submit(submission, &mut effects.rows);
+                    effects.outcomes.push((submission.origin, outcome));
+                }
+                self.last.grow(self.catalog.series_count());
+            }
+            Command::Clock { node, now } => self.clock.told(*node, *now),
+            Command::Merge => effects.job = Some(Job::Merge),
+            Command::Retention => effects.job = self.retention(),
+            Command::Admit { name, address } => {
+                let admitted = Admitted { id: index, address: address.clone() };
+                self.members.insert(name.clone(), admitted);
+            }
+            Command::Settings { retention_days } => self.retention_days = (*retention_days).max(1),
+        }
+        effects
+    }
+
+    /// Where a stream stands.
+    pub fn position(&self, agent: &AgentId, epoch: Epoch, lane: Lane) -> Position {
+        let known = self.agents.get(agent);
+        known.map_or_else(Position::default, |known| known.lane(epoch, lane).position)
+    }
+
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Replicated time; `TimeNs(0)` while no voter has told its clock.
+    pub fn now(&self) -> TimeNs {
+        self.clock.now
+    }
+
+    pub fn retention_days(&self) -> u32 {
+        self.retention_days
+    }
+
+    /// Every node that was admitted, by name.
+    pub fn members(&self) -> &BTreeMap<String, Admitted> {
+        &self.members
+    }
+
+    pub fn agents(&self) -> Vec<AgentRow> {
+        let mut rows = Vec::new();
+        for (agent, known) in self.agents.sorted() {
+            known.agent_rows(agent, &mut rows);
+        }
+        rows
+    }
+
+    pub fn gaps(&self) -> Vec<GapRow> {
+        let mut rows = Vec::new();
+        for (agent, known) in self.agents.sorted() {
+            known.gap_rows(agent, &mut rows);
+        }
+        rows
+    }
+
+    /// The newest value of every field of a series, by field.
+    pub fn last_values(&self, series: SeriesId) -> &[LastValue] {
+        self.last.of(series)
+    }
+
+    /// The times that get partitions of their own; all others share the quarantine partition.
+    pub fn plausible_times(&self) -> Option<std::ops::RangeInclusive<i64>> {
+        let now = self.clock.now.0;
+        let oldest = now.saturating_sub(i64::from(self.retention_days).saturating_mul(DAY_NS));
+        (now > 0).then(|| oldest..=now.saturating_add(DAY_NS))
+    }
+
+    fn retention(&mut self) -> Option<Job> {
+        if !self.clock.confirmed() {
+            return None;
+        }
+        let now = self.clock.now;
+        let known = self.agents.sorted();
+        let due: Vec<AgentId> = known
+            .into_iter()
+            .filter(|(_, known)| known.has_forgettable(now))
+            .map(|(agent, _)| agent.clone())
+            .collect();
+        for agent in &due {
+            Arc::make_mut(self.agents.entry_or(agent, Arc::default)).forget(now);
+        }
+        let before = *self.plausible_times()?.start();
+        Some(Job::Retention { before: TimeNs(before) })
+    }
+
+    fn submit(&mut self, submission: &Submission, rows: &mut Vec<Rows>) -> Outcome {
+        match &submission.payload {
+            Payload::Batch(bytes) => self.batch(submission, bytes, rows),
+            Payload::Lines(bytes) => {
+                self.lines(submission, bytes, rows);
+                Outcome::Stored
+            }
+        }
+    }
+
+    /// Lines were all readings when they were proposed; one that is not now goes to quarantine.
+    fn lines(&mut self, submission: &Submission, bytes: &Bytes, rows: &mut Vec<Rows>) {
+        let Submission { agent, received, .. } = submission;
+        let options = LineOptions::new(*received, agent.as_str());
+        let (mut readings, mut whole) = (Vec::new(), true);
+        for line in shared::payload::line::parse(bytes, options) {
+            match line {
+                Ok(reading) => readings.push(reading),
+                Err(_) => whole = false,
+            }
+        }
+        let mut resolver = self.resolver(agent);
+        if !readings.is_empty() {
+            rows.push(resolver.readings(readings));
+        }
+        if !whole {
+            rows.push(resolver.undecodable(*received, bytes));
+        }
+    }
+
+    fn batch(&mut self, submission: &Submission, bytes: &Bytes, rows: &mut Vec<Rows>) -> Outcome {
+        let Submission { agent, received, .. } = submission;
+        // Valid when it was proposed; if it is not now, it does not take effect and says so.
+        let unreadable = Outcome::Gap(Position::default());
+        let Ok((header, kind)) = shared::batch::read_header(bytes) else { return unreadable };
+        let mut from = header.number;
+        let mut gap = None;
+        if kind == Kind::Gap {
+            match shared::batch::decode(bytes).map(|batch| batch.body) {
+                Ok(Body::Gap(record)) => {
+                    from = record.from;
+                    gap = Some(record);
+                }
+                _ => return unreadable,
+            }
+        }
+        let known = self.agents.get(agent);
+        let lane_of = |lane| known.map(|known| known.lane(header.epoch, lane)).unwrap_or_default();
+        let (lane, names) = (lane_of(header.lane), lane_of(Lane::Names));
+        let first_new = match decide(&lane, names.position.last, &header, from) {
+            Decision::Take { first_new } => first_new,
+            Decision::Have => return Outcome::Have(lane.position),
+            Decision::Gap => return Outcome::Gap(lane.position),
+            Decision::Names => return Outcome::Names(names.position),
+            Decision::Fork => return Outcome::Fork(lane.position),
+        };
+        let now = self.clock.now;
+        let digest = match &gap {
+            Some(gap) => gap.digest_to,
+            None => shared::batch::digest(header.previous, bytes),
+        };
+        let to = Position { last: header.number, digest };
+        let known = Arc::make_mut(self.agents.entry_or(agent, Arc::default));
+        known.advance(&header, to, *received);
+        if let Some(gap) = gap {
+            known.add_gap(GapEntry {
+                epoch: header.epoch,
+                lane: Some(header.lane),
+                from: first_new.0,
+                to: header.number.0,
+                readings: gap.readings,
+                why: GapWhy::Record(gap.reason),
+                at: *received,
+            });
+            return Outcome::Stored;
+        }
+        match shared::batch::decode(bytes).map(|batch| batch.body) {
+            Ok(Body::Hello(hello)) => known.hello(header.epoch, &hello, now, *received),
+            Ok(Body::Names(names)) => known.define(header.epoch, &names, &mut self.catalog),
+            Ok(Body::Data(data)) => {
+                let dictionary = known.dictionary(header.epoch);
+                rows.push(self.resolver(agent).batch(&data, bytes, &dictionary));
+            }
+            Ok(Body::Gap(_)) => unreachable!("its kind was not gap"),
+            Err(_) => rows.push(self.resolver(agent).undecodable(*received, bytes)),
+        }
+        Outcome::Stored
+    }
+
+    fn resolver<'a>(&'a mut self, agent: &'a AgentId) -> Resolver<'a> {
+        let time_max = self.plausible_times().map_or(i64::MAX, |range| *range.end());
+        Resolver { catalog: &mut self.catalog, last: &mut self.last, agent, time_max }
+    }
+}

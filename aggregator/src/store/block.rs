@@ -1,0 +1,351 @@
+//! A block: up to 8,192 rows of one series, sorted by time, one time column, columns by
+//! `shared::column`, closed by a CRC32C that is verified at every read. Bytes in `docs/formats.md`.
+
+use shared::batch::{Column, Values};
+use shared::column::{
+    decode_bools, decode_times, decode_values, encode_bools, encode_times, encode_values,
+};
+use shared::reading::{FieldType, Value};
+use shared::wire::{Budget, WireError};
+
+use crate::state::SeriesId;
+use crate::state::bytes::{ReadFault, Reader, Writer};
+use crate::state::encode::{decode_value, encode_value};
+use crate::state::rows::SeriesRows;
+
+/// Rows of one block.
+pub(super) const BLOCK_ROWS_MAX: usize = 8_192;
+/// Values of one block, times not counted; a wide series gets shorter blocks.
+const BLOCK_VALUES_MAX: usize = 262_144;
+/// Memory of the rows of one block above which it is cut in two, down to a single row.
+const BLOCK_BYTES_MAX: usize = 8 << 20;
+/// Memory that decoding one block may take: a single row may have all fields of a table.
+const DECODE_BYTES_MAX: usize = 256 << 20;
+/// Fewer rows than this are decoded faster than their statistics are worth in the index.
+const STATS_ROWS_MIN: usize = 128;
+/// Longer texts do not appear in statistics.
+const STATS_TEXT_BYTES_MAX: usize = 64;
+
+/// What the index says of a block.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct BlockMeta {
+    pub(crate) series: SeriesId,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u32,
+    pub(crate) rows: u32,
+    pub(crate) time_min: i64,
+    pub(crate) time_max: i64,
+    /// None for short blocks.
+    pub(crate) columns: Vec<ColumnStats>,
+}
+
+/// Statistics of one column of a block; first and last are in order of time.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ColumnStats {
+    pub(crate) field: u16,
+    pub(crate) count: u32,
+    /// NaN is neither; `None` if there is nothing to compare or it is too long.
+    pub(crate) min: Option<Value>,
+    pub(crate) max: Option<Value>,
+    pub(crate) first: Option<Value>,
+    pub(crate) last: Option<Value>,
+}
+
+/// Cuts sorted rows into pieces that fit blocks.
+pub(super) fn cut(rows: &SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
+    let width = rows.columns.len().max(1);
+    let piece = (BLOCK_VALUES_MAX / width).clamp(1, BLOCK_ROWS_MAX);
+    let mut from = 0;
+    while from < rows.times.len() {
+        let to = (from + piece).min(rows.times.len());
+        halve(rows.slice(from..to), sink);
+        from = to;
+    }
+}
+
+fn halve(rows: SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
+    let len = rows.times.len();
+    if len <= 1 || rows.bytes_held() <= BLOCK_BYTES_MAX {
+        return sink(rows);
+    }
+    halve(rows.slice(0..len / 2), sink);
+    halve(rows.slice(len / 2..len), sink);
+}
+
+/// The bytes of a block of sorted rows, and what the index will say; its offset is not known yet.
+pub(super) fn encode(rows: &SeriesRows) -> (Vec<u8>, BlockMeta) {
+    assert!(rows.times.is_sorted() && !rows.times.is_empty(), "a block holds sorted rows");
+    let mut out = Writer::default();
+    out.u32(rows.series.0);
+    out.count(rows.times.len());
+    let mut columns: Vec<&Column> =
+        rows.columns.iter().filter(|column| !column.values.is_empty()).collect();
+    columns.sort_by_key(|column| column.field);
+    out.u16(u16::try_from(columns.len()).expect("TABLE_FIELDS_MAX"));
+    sized(&mut out, |bytes| encode_times(&rows.times, 0, bytes));
+    for column in &columns {
+        out.u16(column.field);
+        out.u8(column.values.field_type() as u8);
+        let present = column.present.as_ref().filter(|flags| flags.contains(&false));
+        out.u8(u8::from(present.is_some()));
+        if let Some(flags) = present {
+            sized(&mut out, |bytes| encode_bools(flags, bytes));
+        }
+        sized(&mut out, |bytes| encode_values(&column.values, bytes));
+    }
+    let with_stats = rows.times.len() >= STATS_ROWS_MIN;
+    let stats = columns.iter().filter(|_| with_stats).map(|column| stats(column)).collect();
+    let bytes = out.checked();
+    let meta = BlockMeta {
+        series: rows.series,
+        offset: 0,
+        bytes: u32::try_from(bytes.len()).expect("blocks are cut far below 4 GiB"),
+        rows: u32::try_from(rows.times.len()).expect("BLOCK_ROWS_MAX"),
+        time_min: rows.times[0],
+        time_max: rows.times[rows.times.len() - 1],
+        columns: stats,
+    };
+    (bytes, meta)
+}
+
+/// The wanted columns of a block that must be what the index says.
+pub(super) fn decode(
+    bytes: &[u8],
+    meta: &BlockMeta,
+    wanted: &dyn Fn(u16) -> bool,
+) -> Result<SeriesRows, ReadFault> {
+    let mut from = Reader::checked(bytes)?;
+    let (series, rows) = (SeriesId(from.u32()?), from.u32()?);
+    if (series, rows) != (meta.series, meta.rows) {
+        return Err(ReadFault::Invalid("another block than the index says"));
+    }
+    let rows = usize::try_from(rows).map_err(|_| ReadFault::Short)?;
+    if rows > BLOCK_ROWS_MAX {
+        return Err(ReadFault::Invalid("too many rows in a block"));
+    }
+    let mut budget = Budget::new(DECODE_BYTES_MAX);
+    let columns = from.u16()?;
+    let times = part(&mut from, |bytes| decode_times(bytes, rows, 0, &mut budget))?;
+    if !times.is_sorted() {
+        return Err(ReadFault::Invalid("times of a block are not sorted"));
+    }
+    let mut decoded = Vec::new();
+    for _ in 0..columns {
+        let (field, field_type, flagged) = (from.u16()?, from.u8()?, from.flag()?);
+        let field_type = FieldType::from_byte(field_type);
+        let field_type = field_type.ok_or(ReadFault::Invalid("type of a column"))?;
+        let take = wanted(field);
+        let present = match (flagged, take) {
+            (false, _) => None,
+            (true, false) => {
+                from.bytes()?;
+                None
+            }
+            (true, true) => {
+                Some(part(&mut from, |bytes| decode_bools(bytes, rows, &mut budget))?)
+            }
+        };
+        if !take {
+            from.bytes()?;
+            continue;
+        }
+        let count = present.as_ref().map_or(rows, |flags| flags.iter().filter(|f| **f).count());
+        let values =
+            part(&mut from, |bytes| decode_values(bytes, field_type, count, &mut budget))?;
+        decoded.push(Column { field, present, values });
+    }
+    from.end()?;
+    Ok(SeriesRows { series, times, columns: decoded })
+}
+
+fn sized(out: &mut Writer, fill: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.out.len();
+    out.u32(0);
+    fill(&mut out.out);
+    let len = u32::try_from(out.out.len() - at - 4).expect("blocks are cut far below 4 GiB");
+    out.out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+}
+
+fn part<T>(
+    from: &mut Reader<'_>,
+    read: impl FnOnce(&mut shared::wire::Reader<'_>) -> Result<T, WireError>,
+) -> Result<T, ReadFault> {
+    let mut bytes = shared::wire::Reader::new(from.bytes()?);
+    let value = read(&mut bytes).map_err(|_| ReadFault::Invalid("a column does not decode"))?;
+    if bytes.is_empty() {
+        Ok(value)
+    } else {
+        Err(ReadFault::Invalid("bytes after a column"))
+    }
+}
+
+fn stats(column: &Column) -> ColumnStats {
+    let values = &column.values;
+    let len = values.len();
+    let (min, max) = match values {
+        Values::Float(v) => {
+            let numbers = || v.iter().copied().filter(|v| !v.is_nan());
+            let min = numbers().min_by(f64::total_cmp).map(Value::Float);
+            (min, numbers().max_by(f64::total_cmp).map(Value::Float))
+        }
+        Values::Int(v) => {
+            (v.iter().min().copied().map(Value::Int), v.iter().max().copied().map(Value::Int))
+        }
+        Values::Bool(v) => {
+            (v.iter().min().copied().map(Value::Bool), v.iter().max().copied().map(Value::Bool))
+        }
+        Values::Text(v) => (v.iter().min().and_then(short), v.iter().max().and_then(short)),
+    };
+    let at = |at: usize| match values {
+        Values::Float(v) => Some(Value::Float(v[at])),
+        Values::Int(v) => Some(Value::Int(v[at])),
+        Values::Bool(v) => Some(Value::Bool(v[at])),
+        Values::Text(v) => short(&v[at]),
+    };
+    ColumnStats {
+        field: column.field,
+        count: u32::try_from(len).expect("BLOCK_ROWS_MAX"),
+        min,
+        max,
+        first: at(0),
+        last: at(len - 1),
+    }
+}
+
+fn short(text: &String) -> Option<Value> {
+    (text.len() <= STATS_TEXT_BYTES_MAX).then(|| Value::Text(text.clone()))
+}
+
+impl BlockMeta {
+    /// Bytes of the shortest entry of the index.
+    pub(super) const BYTES_MIN: usize = 4 + 8 + 4 + 4 + 8 + 8 + 2;
+
+    pub(super) fn encode(&self, out: &mut Writer) {
+        out.u32(self.series.0);
+        out.u64(self.offset);
+        out.u32(self.bytes);
+        out.u32(self.rows);
+        out.i64(self.time_min);
+        out.i64(self.time_max);
+        out.u16(u16::try_from(self.columns.len()).expect("TABLE_FIELDS_MAX"));
+        for ColumnStats { field, count, min, max, first, last } in &self.columns {
+            out.u16(*field);
+            out.u32(*count);
+            for value in [min, max, first, last] {
+                out.u8(u8::from(value.is_some()));
+                if let Some(value) = value {
+                    encode_value(value, out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let (series, offset) = (SeriesId(from.u32()?), from.u64()?);
+        let (bytes, rows) = (from.u32()?, from.u32()?);
+        let (time_min, time_max, count) = (from.i64()?, from.i64()?, from.u16()?);
+        let mut columns = Vec::new();
+        for _ in 0..count {
+            let (field, count) = (from.u16()?, from.u32()?);
+            let mut value = || from.flag()?.then(|| decode_value(from)).transpose();
+            let (min, max, first, last) = (value()?, value()?, value()?, value()?);
+            columns.push(ColumnStats { field, count, min, max, first, last });
+        }
+        Ok(Self { series, offset, bytes, rows, time_min, time_max, columns })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(rows: usize) -> SeriesRows {
+        let flags: Vec<bool> = (0..rows).map(|row| row % 3 != 0).collect();
+        let some = flags.iter().filter(|flag| **flag).count();
+        SeriesRows {
+            series: SeriesId(9),
+            times: (0..rows as i64).map(|row| row / 2 * 1_000_000_000).collect(),
+            columns: vec![
+                Column {
+                    field: 4,
+                    present: Some(flags),
+                    values: Values::Text((0..some).map(|n| format!("t{}", n % 5)).collect()),
+                },
+                Column {
+                    field: 0,
+                    present: None,
+                    values: Values::Float((0..rows).map(|n| n as f64 / 10.0).collect()),
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_block_comes_back_whole_or_in_part() {
+        for rows in [1, 2, 127, 128, 8192] {
+            let rows = sample(rows);
+            let (bytes, meta) = encode(&rows);
+            let mut back = decode(&bytes, &meta, &|_| true).unwrap();
+            back.columns.reverse();
+            let empty = rows.times.len() == 1;
+            assert_eq!(back.columns.len(), if empty { 1 } else { 2 });
+            assert_eq!(back.times, rows.times);
+            if !empty {
+                assert_eq!(back, rows);
+            }
+            let part = decode(&bytes, &meta, &|field| field == 0).unwrap();
+            assert_eq!(part.columns, [rows.columns[1].clone()]);
+            let mut index = Writer::default();
+            meta.encode(&mut index);
+            assert_eq!(BlockMeta::decode(&mut Reader::new(&index.out)).unwrap(), meta);
+        }
+    }
+
+    #[test]
+    fn statistics_tell_the_extremes() {
+        let (_, meta) = encode(&sample(200));
+        let floats = &meta.columns[0];
+        assert_eq!((floats.field, floats.count), (0, 200));
+        assert_eq!((&floats.min, &floats.last), (&Some(Value::Float(0.0)), &floats.max));
+        assert_eq!(meta.columns[1].min, Some(Value::Text("t0".into())));
+        assert!(encode(&sample(100)).1.columns.is_empty());
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let (bytes, meta) = encode(&sample(130));
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&bad, &meta, &|_| true).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn wide_and_heavy_rows_make_shorter_blocks() {
+        let mut sizes = Vec::new();
+        cut(&sample(20_000), &mut |piece| sizes.push(piece.times.len()));
+        assert_eq!(sizes, [8192, 8192, 3616]);
+        let column = |field| Column { field, present: None, values: Values::Int(vec![1; 1000]) };
+        let wide = SeriesRows {
+            series: SeriesId(1),
+            times: vec![0; 1000],
+            columns: (0..1024).map(column).collect(),
+        };
+        sizes.clear();
+        cut(&wide, &mut |piece| sizes.push(piece.times.len()));
+        assert_eq!(sizes, [256, 256, 256, 232]);
+        let heavy = SeriesRows {
+            series: SeriesId(1),
+            times: vec![0; 1000],
+            columns: vec![Column {
+                field: 0,
+                present: None,
+                values: Values::Text(vec!["x".repeat(16_000); 1000]),
+            }],
+        };
+        sizes.clear();
+        cut(&heavy, &mut |piece| sizes.push(piece.times.len()));
+        assert_eq!(sizes, [500, 500]);
+    }
+}

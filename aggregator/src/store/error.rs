@@ -1,0 +1,30 @@
+//! What can go wrong with what is on disk.
+
+use std::io;
+
+/// Sorted by who must act.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The bytes are not what was written: repair from a peer. Never served.
+    #[error("{file}: damaged at byte {offset}: {what}")]
+    Damaged { file: String, offset: u64, what: String },
+    /// The disk or the operating system failed. After a failed write the node stops.
+    #[error("{file}: {source}")]
+    Io { file: String, source: io::Error },
+    /// Written by a newer version.
+    #[error("{file}: version {version} is newer than this node")]
+    Version { file: String, version: u16 },
+    /// A snapshot was installed since this merge began: its result is not needed.
+    #[error("the merge was overtaken by a snapshot")]
+    Superseded,
+}
+
+impl StoreError {
+    pub(super) fn io(file: &str, source: io::Error) -> Self {
+        Self::Io { file: file.to_owned(), source }
+    }
+
+    pub(super) fn damaged(file: &str, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), offset, what: what.into() }
+    }
+}

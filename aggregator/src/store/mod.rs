@@ -1,0 +1,307 @@
+//! What is on disk: level 0 in memory (its log is elsewhere), immutable segments, and the manifest
+//! that says which of them count. `state` decides what rows mean, `query` reads views.
+//!
+//! Invariant: manifest, state and log position move in one transaction; what it does not name is
+//! removed at open, what it names is there and checked.
+
+mod error;
+mod memory;
+mod gather;
+mod block;
+mod segment;
+mod partition;
+mod manifest;
+mod merge;
+mod reader;
+mod retention;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use journal::Storage;
+use shared::id::TimeNs;
+
+pub use error::StoreError;
+pub use merge::{MergeJob, Merged};
+pub use reader::{Chunk, Scan, ScanIter, View, Views};
+pub use segment::SegmentFile;
+pub use snapshot::SnapshotFiles;
+
+use crate::state::{Rows, State};
+use manifest::{Durable, Manifest};
+use memory::Level0;
+use segment::SegmentHandle;
+
+/// What an operator may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The window of one partition.
+    pub partition_hours: u32,
+}
+
+/// The store of one node. One owner; readers hold views.
+pub struct Store {
+    options: Options,
+    files: Arc<dyn Storage>,
+    manifest: Arc<Manifest>,
+    level0: Level0,
+    segments: Arc<Vec<Arc<SegmentHandle>>>,
+    /// Index, raft and state of the last transaction; its files are `segments`.
+    durable: Durable,
+    /// The last merge that began.
+    begun: u64,
+    drops: Vec<retention::Drop>,
+    /// As of the last apply.
+    index: u64,
+    state: State,
+    views: Views,
+}
+
+/// What a store had when it was opened: replay the log from `index` + 1.
+#[derive(Debug)]
+pub struct Recovered {
+    pub state: State,
+    pub index: u64,
+    /// As given to the merge or snapshot; empty for an empty store.
+    pub raft: Bytes,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { partition_hours: 24 }
+    }
+}
+
+impl Store {
+    pub fn open(storage: Arc<dyn Storage>) -> Result<(Self, Recovered), StoreError> {
+        Self::open_with(storage, Options::default())
+    }
+
+    /// Opens a store, or makes an empty one. Removes files that the manifest does not name.
+    pub fn open_with(
+        storage: Arc<dyn Storage>,
+        options: Options,
+    ) -> Result<(Self, Recovered), StoreError> {
+        let options = Options { partition_hours: options.partition_hours.clamp(1, 24 * 366) };
+        let io = |source| StoreError::io("segments", source);
+        let files = storage.directory("segments").map_err(io)?;
+        let (manifest, durable) = Manifest::open(&*storage)?;
+        let state = decode_state(&durable.state)?;
+        let segments = open_segments(&files, &durable.files, &state, &[])?;
+        for name in files.list().map_err(io)? {
+            if durable.files.iter().all(|file| file.name != name) {
+                files.remove(&name).map_err(|source| StoreError::io(&name, source))?;
+            }
+        }
+        let index = durable.index;
+        let segments = Arc::new(segments);
+        let view = View {
+            index,
+            state: state.clone(),
+            segments: Arc::clone(&segments),
+            level0: Vec::new(),
+        };
+        let recovered = Recovered { state: state.clone(), index, raft: durable.raft.clone() };
+        let store = Self {
+            options,
+            files,
+            manifest: Arc::new(manifest),
+            level0: Level0::new(),
+            segments,
+            durable,
+            begun: index,
+            drops: Vec::new(),
+            index,
+            state,
+            views: Views::new(view),
+        };
+        Ok((store, recovered))
+    }
+
+    /// Takes what applying an entry brought and shows it.
+    pub fn apply(&mut self, index: u64, state: &State, rows: Vec<Rows>) {
+        assert!(index > self.index, "entry {index} came after {}", self.index);
+        self.index = index;
+        self.state = state.clone();
+        self.level0.push(rows);
+        self.publish();
+    }
+
+    pub fn view(&self) -> Arc<View> {
+        self.views.latest()
+    }
+
+    pub fn views(&self) -> Views {
+        self.views.clone()
+    }
+
+    /// Memory of the rows that no merge has taken yet, about.
+    pub fn level0_bytes(&self) -> usize {
+        self.level0.open.bytes
+    }
+
+    /// Merges that began and did not finish.
+    pub fn merges_running(&self) -> usize {
+        self.level0.frozen.len()
+    }
+
+    /// The merge command at `index` was applied: freezes level 0 for it. `raft` is stored with it.
+    pub fn begin_merge(&mut self, index: u64, state: &State, raft: Bytes) -> MergeJob {
+        assert!(index > self.begun, "merge {index} begins after {}", self.begun);
+        assert_eq!(state.index(), index, "the state is that of the merge command");
+        let expected = std::mem::replace(&mut self.begun, index);
+        let rows = self.level0.freeze(index);
+        self.index = self.index.max(index);
+        self.state = state.clone();
+        self.publish();
+        MergeJob {
+            index,
+            expected,
+            installs: self.durable.installs,
+            rows,
+            state: state.clone(),
+            raft,
+            hours: self.options.partition_hours,
+            manifest: Arc::clone(&self.manifest),
+            segments: Arc::clone(&self.files),
+        }
+    }
+
+    /// Shows the segments instead of the rows they were made of; then does the retention commands
+    /// that waited for it. One that was overtaken by a snapshot is ignored.
+    pub fn finish_merge(&mut self, merged: Merged) -> Result<(), StoreError> {
+        let Merged { durable, files } = merged;
+        if durable.installs != self.durable.installs {
+            return Ok(());
+        }
+        let oldest = self.level0.frozen.front().map(|(index, _)| *index);
+        assert_eq!(oldest, Some(durable.index), "merges finish in the order in which they began");
+        self.level0.frozen.pop_front();
+        let segments = Arc::make_mut(&mut self.segments);
+        segments.extend(files);
+        segments.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+        self.durable = durable;
+        self.drop_due()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// The retention command at `index` was applied: drops the partitions that ended before.
+    /// Blocks for one transaction; partitions whose merge still runs follow when it has finished.
+    pub fn drop_before(&mut self, index: u64, before: TimeNs) -> Result<(), StoreError> {
+        self.drops.push(retention::Drop { index, before });
+        self.drop_due()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// The last durable transaction; `None` before the first merge.
+    pub fn snapshot(&self) -> Option<SnapshotFiles> {
+        let Durable { index, raft, state, .. } = &self.durable;
+        let held = self.segments.to_vec();
+        (*index > 0).then(|| SnapshotFiles::of(*index, raft.clone(), state.clone(), held))
+    }
+
+    /// Becomes a snapshot whose files are in [`Store::segments`] already. Verifies the new ones,
+    /// then one transaction; level 0 and running merges are forgotten.
+    pub fn install(&mut self, snapshot: SnapshotFiles) -> Result<State, StoreError> {
+        let SnapshotFiles { index, raft, state: bytes, mut files, .. } = snapshot;
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let state = decode_state(&bytes)?;
+        if state.index() > index {
+            return Err(StoreError::damaged("snapshot", 0, "its state is of a later index"));
+        }
+        let segments = open_segments(&self.files, &files, &state, &self.segments)?;
+        for segment in &segments {
+            if !self.segments.iter().any(|known| Arc::ptr_eq(known, segment)) {
+                segment.verify()?;
+            }
+        }
+        let synced = self.files.sync_directory();
+        synced.map_err(|source| StoreError::io("segments", source))?;
+        let installs = self.durable.installs + 1;
+        let durable = Durable { index, installs, raft, state: bytes, files };
+        self.manifest.replace(&durable)?;
+        for known in self.segments.iter() {
+            if !segments.iter().any(|segment| Arc::ptr_eq(known, segment)) {
+                known.doom();
+            }
+        }
+        self.segments = Arc::new(segments);
+        self.level0 = Level0::new();
+        self.drops.clear();
+        self.durable = Durable { files: Vec::new(), ..durable };
+        (self.begun, self.index) = (index, index);
+        self.state = state.clone();
+        self.publish();
+        Ok(state)
+    }
+
+    /// The directory of the segment files: a received snapshot's files go here, synced.
+    pub fn segments(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.files)
+    }
+
+    /// Reads all of a segment that is in the store and checks it.
+    pub fn verify(&self, name: &str) -> Result<(), StoreError> {
+        let known = self.segments.iter().find(|segment| segment.file.name == name);
+        let known = known.ok_or_else(|| StoreError::damaged(name, 0, "not in the manifest"))?;
+        known.verify()
+    }
+
+    fn drop_due(&mut self) -> Result<(), StoreError> {
+        let due = |segment: &&Arc<SegmentHandle>| {
+            self.drops.iter().any(|drop| drop.takes(&segment.head))
+        };
+        let doomed: Vec<Arc<SegmentHandle>> =
+            self.segments.iter().filter(due).map(Arc::clone).collect();
+        if !doomed.is_empty() {
+            let names: Vec<String> = doomed.iter().map(|s| s.file.name.clone()).collect();
+            self.manifest.forget(&names)?;
+            let segments = Arc::make_mut(&mut self.segments);
+            segments.retain(|segment| !names.contains(&segment.file.name));
+            doomed.iter().for_each(|segment| segment.doom());
+        }
+        let oldest = self.level0.frozen.front().map(|(index, _)| *index);
+        self.drops.retain(|drop| oldest.is_some_and(|oldest| oldest < drop.index));
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.views.publish(View {
+            index: self.index,
+            state: self.state.clone(),
+            segments: Arc::clone(&self.segments),
+            level0: self.level0.lists(),
+        });
+    }
+}
+
+fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
+    if bytes.is_empty() {
+        return Ok(State::new());
+    }
+    State::decode(bytes).map_err(|error| match error {
+        crate::state::StateError::Version(version) => {
+            StoreError::Version { file: "state".to_owned(), version }
+        }
+        crate::state::StateError::Damaged(what) => StoreError::damaged("state", 0, what),
+    })
+}
+
+/// Opens the files, taking those that are open already.
+fn open_segments(
+    storage: &Arc<dyn Storage>,
+    files: &[SegmentFile],
+    state: &State,
+    known: &[Arc<SegmentHandle>],
+) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
+    let open = |file: &SegmentFile| match known.iter().find(|known| known.file == *file) {
+        Some(known) => Ok(Arc::clone(known)),
+        None => SegmentHandle::open(storage, file.clone(), state.catalog()),
+    };
+    files.iter().map(open).collect()
+}

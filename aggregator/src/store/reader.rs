@@ -1,0 +1,316 @@
+//! Reading: a view is an immutable picture of everything at one log index; a scan goes through it
+//! lazily, pruned by table, device and time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use shared::batch::Column;
+use shared::reading::FieldType;
+
+use super::error::StoreError;
+use super::gather::widened;
+use super::memory::RowList;
+use super::segment::SegmentHandle;
+use crate::state::rows::SeriesRows;
+use crate::state::{
+    AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, State, TableId,
+};
+
+/// Rows of level 0 that a scan gathers before it hands them out.
+const GATHERED_ROWS_MAX: usize = 65_536;
+
+/// Everything at one log index. Queries hold it as long as they like.
+#[derive(Debug)]
+pub struct View {
+    pub(super) index: u64,
+    pub(super) state: State,
+    pub(super) segments: Arc<Vec<Arc<SegmentHandle>>>,
+    pub(super) level0: Vec<RowList>,
+}
+
+/// Where to find the newest view. Clones show the same.
+#[derive(Debug, Clone)]
+pub struct Views {
+    latest: Arc<RwLock<Arc<View>>>,
+}
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct Scan {
+    pub table: String,
+    /// Fields that the table does not have are all null.
+    pub fields: Vec<String>,
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub time: RangeInclusive<i64>,
+    /// `None`: all.
+    pub devices: Option<Vec<String>>,
+}
+
+/// Rows of one series, sorted by time. Chunks of one series may overlap in time, and come in no
+/// promised order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunk {
+    pub series: Arc<SeriesInfo>,
+    pub times: Vec<i64>,
+    /// Parallel to the fields of the scan, which `Column::field` counts too; `None`: all null.
+    /// Values have the type that the view's catalog gives the field.
+    pub columns: Vec<Option<Column>>,
+}
+
+/// The rows of a scan, read as they are asked for.
+pub struct ScanIter {
+    view: Arc<View>,
+    plan: Plan,
+    segment: usize,
+    /// Blocks of the current segment that are still to be read.
+    blocks: VecDeque<usize>,
+    list: usize,
+    row: usize,
+    ready: VecDeque<Chunk>,
+}
+
+struct Plan {
+    table: TableId,
+    /// Sorted.
+    series: Vec<SeriesId>,
+    fields: Vec<Option<(u16, FieldType)>>,
+    time: RangeInclusive<i64>,
+}
+
+impl Views {
+    pub(super) fn new(view: View) -> Self {
+        Self { latest: Arc::new(RwLock::new(Arc::new(view))) }
+    }
+
+    pub fn latest(&self) -> Arc<View> {
+        Arc::clone(&self.latest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn publish(&self, view: View) {
+        let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *latest, Arc::new(view));
+        drop(latest);
+        // Unlinking files may be part of this: not under the lock.
+        drop(before);
+    }
+}
+
+impl View {
+    /// The index of the last log entry that is in here.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        self.state.catalog()
+    }
+
+    /// The replicated state at this index.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn agents(&self) -> Vec<AgentRow> {
+        self.state.agents()
+    }
+
+    pub fn gaps(&self) -> Vec<GapRow> {
+        self.state.gaps()
+    }
+
+    /// The newest value of every field of a series, by field.
+    pub fn last_values(&self, series: SeriesId) -> &[LastValue] {
+        self.state.last_values(series)
+    }
+
+    /// Rows of a table, exactly; `None` if there is no such table.
+    pub fn row_count(&self, table: &str) -> Option<u64> {
+        let table = self.catalog().table(table)?.id;
+        let merged = self.segments.iter().map(|segment| segment.rows.get(&table).unwrap_or(&0));
+        let recent = self.level0.iter().map(|list| list.row_count(table));
+        Some(merged.sum::<u64>() + recent.sum::<u64>())
+    }
+
+    /// A table that is not there has no rows.
+    pub fn scan(self: &Arc<Self>, scan: Scan) -> ScanIter {
+        let plan = self.plan(scan);
+        ScanIter {
+            view: Arc::clone(self),
+            plan,
+            segment: 0,
+            blocks: VecDeque::new(),
+            list: 0,
+            row: 0,
+            ready: VecDeque::new(),
+        }
+        .at_first_segment()
+    }
+
+    fn plan(&self, scan: Scan) -> Plan {
+        let Scan { table, fields, time, devices } = scan;
+        let catalog = self.catalog();
+        let Some(table) = catalog.table(&table) else {
+            return Plan { table: TableId(u32::MAX), series: vec![], fields: vec![], time };
+        };
+        let devices = devices.map(|mut devices| {
+            devices.sort_unstable();
+            devices
+        });
+        let wanted = |id: &SeriesId| match (&devices, catalog.series(*id)) {
+            (None, _) => true,
+            (Some(devices), Some(info)) => devices.binary_search(&info.device).is_ok(),
+            (Some(_), None) => false,
+        };
+        let field = |name: &String| table.slot(name).map(|at| (at, table.fields[usize::from(at)].1));
+        Plan {
+            table: table.id,
+            series: catalog.series_of(table).filter(wanted).collect(),
+            fields: fields.iter().map(field).collect(),
+            time,
+        }
+    }
+}
+
+impl Plan {
+    fn wants(&self, series: SeriesId) -> bool {
+        self.series.binary_search(&series).is_ok()
+    }
+
+    fn overlaps(&self, time_min: i64, time_max: i64) -> bool {
+        time_min <= *self.time.end() && time_max >= *self.time.start()
+    }
+
+    fn wants_field(&self, slot: u16) -> bool {
+        self.fields.iter().flatten().any(|(wanted, _)| *wanted == slot)
+    }
+
+    /// The blocks of a segment that may hold wanted rows.
+    fn blocks(&self, segment: &SegmentHandle) -> VecDeque<usize> {
+        if !segment.rows.contains_key(&self.table) {
+            return VecDeque::new();
+        }
+        let blocks = &segment.blocks;
+        let in_time = |at: &usize| self.overlaps(blocks[*at].time_min, blocks[*at].time_max);
+        if self.series.len() * 16 < blocks.len() {
+            let of = |id: &SeriesId| segment.block_range(*id);
+            return self.series.iter().flat_map(of).filter(in_time).collect();
+        }
+        let wanted = |at: &usize| self.wants(blocks[*at].series);
+        (0..blocks.len()).filter(in_time).filter(wanted).collect()
+    }
+
+    /// The chunk of sorted rows; `None` if none of them is in time.
+    fn chunk(&self, catalog: &Catalog, rows: &SeriesRows) -> Option<Chunk> {
+        let mut rows = rows.in_time(&self.time);
+        if rows.times.is_empty() {
+            return None;
+        }
+        let columns = (0_u16..).zip(&self.fields).map(|(field, wanted)| {
+            let (slot, field_type) = (*wanted)?;
+            let column = rows.columns.iter().find(|column| column.field == slot)?;
+            if column.values.is_empty() {
+                return None;
+            }
+            let present = column.present.clone().filter(|flags| flags.contains(&false));
+            let values = widened(column.values.clone(), field_type);
+            Some(Column { field, present, values })
+        });
+        let columns = columns.collect();
+        let times = std::mem::take(&mut rows.times);
+        let series = Arc::clone(catalog.series(rows.series)?);
+        Some(Chunk { series, times, columns })
+    }
+}
+
+impl ScanIter {
+    fn at_first_segment(mut self) -> Self {
+        if let Some(first) = self.view.segments.first() {
+            self.blocks = self.plan.blocks(first);
+        }
+        self
+    }
+
+    /// The next block of the segments, if there is one.
+    fn next_block(&mut self) -> Option<Result<SeriesRows, StoreError>> {
+        loop {
+            let segment = self.view.segments.get(self.segment)?;
+            if let Some(at) = self.blocks.pop_front() {
+                return Some(segment.read(&segment.blocks[at], &|slot| self.plan.wants_field(slot)));
+            }
+            self.segment += 1;
+            let next = self.view.segments.get(self.segment)?;
+            self.blocks = self.plan.blocks(next);
+        }
+    }
+
+    /// Gathers rows of level 0 by series. False once there are no more.
+    fn gather(&mut self) -> Result<bool, StoreError> {
+        let Plan { table, .. } = self.plan;
+        let mut gathered: BTreeMap<SeriesId, SeriesRows> = BTreeMap::new();
+        let mut count = 0;
+        while count < GATHERED_ROWS_MAX {
+            let Some(list) = self.view.level0.get(self.list) else { break };
+            let Some(rows) = list.rows.get(self.row) else {
+                self.list += 1;
+                self.row = 0;
+                continue;
+            };
+            self.row += 1;
+            let hit = rows.extents.iter().any(|extent| {
+                extent.table == table && self.plan.overlaps(extent.time_min, extent.time_max)
+            });
+            if !hit {
+                continue;
+            }
+            let decoded = rows.expand(&|series| self.plan.wants(series), &mut |mut rows| {
+                rows.columns.retain(|column| self.plan.wants_field(column.field));
+                count += rows.times.len();
+                match gathered.entry(rows.series) {
+                    std::collections::btree_map::Entry::Vacant(entry) => {
+                        entry.insert(rows);
+                    }
+                    std::collections::btree_map::Entry::Occupied(mut entry) => {
+                        entry.get_mut().append(rows);
+                    }
+                }
+            });
+            decoded.map_err(|_| {
+                StoreError::damaged("level 0", 0, "a batch does not decode any more")
+            })?;
+        }
+        if gathered.is_empty() {
+            return Ok(false);
+        }
+        for mut rows in gathered.into_values() {
+            rows.sort_by_time();
+            self.ready.extend(self.plan.chunk(self.view.catalog(), &rows));
+        }
+        Ok(true)
+    }
+}
+
+impl Iterator for ScanIter {
+    type Item = Result<Chunk, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(Ok(chunk));
+            }
+            match self.next_block() {
+                Some(Ok(rows)) => {
+                    self.ready.extend(self.plan.chunk(self.view.catalog(), &rows));
+                    continue;
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None => {}
+            }
+            match self.gather() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}

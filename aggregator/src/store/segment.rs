@@ -1,0 +1,313 @@
+//! A segment: an immutable file with the rows that one merge command put into one partition.
+//! Header, blocks, index, footer; every part has a checksum, the whole a digest. Equal rows make
+//! equal bytes. Layout in `docs/formats.md`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use journal::{OpenMode, Storage, StorageFile};
+use shared::id::Digest;
+
+use super::block::{self, BlockMeta};
+use super::error::StoreError;
+use super::partition::Partition;
+use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
+use crate::state::rows::SeriesRows;
+use crate::state::{Catalog, SeriesId, TableId};
+
+const MAGIC: &[u8; 8] = b"TRIBSEGM";
+const END_MAGIC: &[u8; 8] = b"TRIBEND.";
+const VERSION: u16 = 1;
+const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
+const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
+/// The digest runs over pieces of this size.
+const PIECE_BYTES: usize = 64 << 10;
+const TMP: &str = ".tmp";
+
+/// What names a segment in the manifest and in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentFile {
+    pub name: String,
+    pub len: u64,
+    /// Over all bytes before the footer.
+    pub digest: Digest,
+}
+
+/// What stands in the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentHead {
+    /// The index of the merge command that made it.
+    pub(super) command: u64,
+    pub(super) partition: Partition,
+    /// Replicated time at that command: how old a wild partition is.
+    pub(super) merged_at: i64,
+}
+
+/// An open segment. The file is unlinked when the last owner of a doomed one lets go.
+pub(crate) struct SegmentHandle {
+    pub(super) file: SegmentFile,
+    pub(super) head: SegmentHead,
+    /// Sorted by series; the blocks of one series in the order of their writing.
+    pub(super) blocks: Vec<BlockMeta>,
+    pub(super) rows: BTreeMap<TableId, u64>,
+    open: Arc<dyn StorageFile>,
+    storage: Arc<dyn Storage>,
+    doomed: AtomicBool,
+}
+
+/// Writes one segment; nothing is visible under its name before `finish`.
+pub(super) struct SegmentWriter {
+    name: String,
+    file: Arc<dyn StorageFile>,
+    written: u64,
+    pending: Vec<u8>,
+    digest: Digest,
+    blocks: Vec<BlockMeta>,
+}
+
+impl SegmentWriter {
+    pub(super) fn create(storage: &dyn Storage, head: SegmentHead) -> Result<Self, StoreError> {
+        let name = head.partition.file_name(head.command);
+        let tmp = format!("{name}{TMP}");
+        let io = |source| StoreError::io(&tmp, source);
+        let file = storage.open(&tmp, OpenMode::Create).map_err(io)?;
+        // Left over from a merge that did not end.
+        file.set_len(0).map_err(io)?;
+        let mut out = Writer::default();
+        out.out.extend_from_slice(MAGIC);
+        out.u16(VERSION);
+        out.u64(head.command);
+        head.partition.encode(&mut out);
+        out.i64(head.merged_at);
+        let pending = out.checked();
+        assert_eq!(pending.len(), HEADER_BYTES, "the header has a fixed length");
+        Ok(Self { name, file, written: 0, pending, digest: Digest::ZERO, blocks: Vec::new() })
+    }
+
+    /// Adds sorted rows of one series.
+    pub(super) fn add(&mut self, rows: &SeriesRows) -> Result<(), StoreError> {
+        let (bytes, mut meta) = block::encode(rows);
+        meta.offset = self.written + self.pending.len() as u64;
+        self.blocks.push(meta);
+        self.put(&bytes)
+    }
+
+    /// Writes index and footer, syncs, and gives the file its name; the directory is not synced yet.
+    pub(super) fn finish(mut self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
+        let index_offset = self.written + self.pending.len() as u64;
+        let mut index = Writer::default();
+        index.count(self.blocks.len());
+        self.blocks.sort_by_key(|block| block.series);
+        for block in &self.blocks {
+            block.encode(&mut index);
+        }
+        let index = index.checked();
+        self.put(&index)?;
+        let rest = std::mem::take(&mut self.pending);
+        if !rest.is_empty() {
+            self.digest = shared::batch::digest(self.digest, &rest);
+            self.write(&rest)?;
+        }
+        let mut footer = Writer::default();
+        footer.u64(index_offset);
+        footer.u64(index.len() as u64);
+        footer.out.extend_from_slice(&self.digest.0);
+        footer.u32(crc32c(&footer.out));
+        footer.out.extend_from_slice(END_MAGIC);
+        self.write(&footer.out)?;
+        let tmp = format!("{}{TMP}", self.name);
+        let name = self.name;
+        self.file.sync().map_err(|source| StoreError::io(&tmp, source))?;
+        storage.rename(&tmp, &name).map_err(|source| StoreError::io(&name, source))?;
+        Ok(SegmentFile { name, len: self.written, digest: self.digest })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.pending.extend_from_slice(bytes);
+        while self.pending.len() >= PIECE_BYTES {
+            let rest = self.pending.split_off(PIECE_BYTES);
+            let piece = std::mem::replace(&mut self.pending, rest);
+            self.digest = shared::batch::digest(self.digest, &piece);
+            self.write(&piece)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = self.file.write_at(self.written, bytes);
+        written.map_err(|source| StoreError::io(&self.name, source))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl SegmentHandle {
+    /// Opens a segment that the manifest or a snapshot names and checks all but its blocks.
+    pub(super) fn open(
+        storage: &Arc<dyn Storage>,
+        file: SegmentFile,
+        catalog: &Catalog,
+    ) -> Result<Arc<Self>, StoreError> {
+        let name = file.name.as_str();
+        let io = |source| StoreError::io(name, source);
+        let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
+        let open = storage.open(name, OpenMode::Existing).map_err(|source| {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                damaged(0, "the file is gone")
+            } else {
+                io(source)
+            }
+        })?;
+        let len = open.len().map_err(io)?;
+        if len != file.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            return Err(damaged(len, "the file has another length"));
+        }
+        let mut header = [0; HEADER_BYTES];
+        open.read_at(0, &mut header).map_err(io)?;
+        let head = read_header(&header).map_err(|fault| match fault {
+            HeaderFault::Version(version) => StoreError::Version { file: name.into(), version },
+            HeaderFault::Fault(fault) => damaged(0, &fault.to_string()),
+        })?;
+        let footer_at = len - FOOTER_BYTES as u64;
+        let mut footer = [0; FOOTER_BYTES];
+        open.read_at(footer_at, &mut footer).map_err(io)?;
+        let at_footer = |fault: ReadFault| damaged(footer_at, &fault.to_string());
+        let (index_at, index_len, digest) = read_footer(&footer).map_err(at_footer)?;
+        if digest != file.digest {
+            return Err(damaged(footer_at, "another digest than the manifest says"));
+        }
+        if index_at.checked_add(index_len) != Some(footer_at) {
+            return Err(damaged(footer_at, "the index does not end at the footer"));
+        }
+        let index_bytes = usize::try_from(index_len).map_err(|_| damaged(footer_at, "index"))?;
+        let mut index = vec![0; index_bytes];
+        open.read_at(index_at, &mut index).map_err(io)?;
+        let blocks = read_index(&index, index_at);
+        let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
+        let mut rows = BTreeMap::new();
+        for block in &blocks {
+            let Some(info) = catalog.series(block.series) else {
+                return Err(damaged(index_at, "a series that the catalog does not know"));
+            };
+            *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
+        }
+        let (storage, doomed) = (Arc::clone(storage), AtomicBool::new(false));
+        Ok(Arc::new(Self { file, head, blocks, rows, open, storage, doomed }))
+    }
+
+    /// Reads one block and checks it.
+    pub(super) fn read(
+        &self,
+        block: &BlockMeta,
+        wanted: &dyn Fn(u16) -> bool,
+    ) -> Result<SeriesRows, StoreError> {
+        let name = &self.file.name;
+        let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
+        self.open
+            .read_at(block.offset, &mut bytes)
+            .map_err(|source| StoreError::io(name, source))?;
+        block::decode(&bytes, block, wanted)
+            .map_err(|fault| StoreError::damaged(name, block.offset, fault.to_string()))
+    }
+
+    /// Reads every byte and compares it with the digest and the checksums.
+    pub(super) fn verify(&self) -> Result<(), StoreError> {
+        let name = &self.file.name;
+        let covered = self.file.len - FOOTER_BYTES as u64;
+        let (mut digest, mut at) = (Digest::ZERO, 0);
+        let mut piece = vec![0; PIECE_BYTES];
+        while at < covered {
+            let len = usize::try_from((covered - at).min(PIECE_BYTES as u64)).expect("a piece");
+            self.open
+                .read_at(at, &mut piece[..len])
+                .map_err(|source| StoreError::io(name, source))?;
+            digest = shared::batch::digest(digest, &piece[..len]);
+            at += len as u64;
+        }
+        if digest != self.file.digest {
+            return Err(StoreError::damaged(name, 0, "the digest does not match"));
+        }
+        self.blocks.iter().try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
+    }
+
+    /// Nobody new may take it; the file goes with the last view that names it.
+    pub(super) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// Which blocks one series has.
+    pub(super) fn block_range(&self, series: SeriesId) -> Range<usize> {
+        let from = self.blocks.partition_point(|block| block.series < series);
+        from..from + self.blocks[from..].partition_point(|block| block.series == series)
+    }
+}
+
+impl Drop for SegmentHandle {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Acquire)
+            && let Err(error) = self.storage.remove(&self.file.name)
+        {
+            // The manifest does not name it: the next open removes it.
+            tracing::warn!(file = self.file.name, %error, "a dropped segment stays for now");
+        }
+    }
+}
+
+impl fmt::Debug for SegmentHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentHandle").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+enum HeaderFault {
+    Version(u16),
+    Fault(ReadFault),
+}
+
+impl From<ReadFault> for HeaderFault {
+    fn from(fault: ReadFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+fn read_header(bytes: &[u8]) -> Result<SegmentHead, HeaderFault> {
+    let mut from = Reader::checked(bytes)?;
+    if from.take(MAGIC.len())? != MAGIC {
+        return Err(ReadFault::Invalid("it does not start like a segment").into());
+    }
+    let version = from.u16()?;
+    if version != VERSION {
+        return Err(HeaderFault::Version(version));
+    }
+    let command = from.u64()?;
+    let partition = Partition::decode(&mut from)?;
+    let merged_at = from.i64()?;
+    Ok(SegmentHead { command, partition, merged_at })
+}
+
+fn read_footer(bytes: &[u8]) -> Result<(u64, u64, Digest), ReadFault> {
+    let (checked, magic) = bytes.split_at(bytes.len() - END_MAGIC.len());
+    if magic != END_MAGIC {
+        return Err(ReadFault::Invalid("it does not end like a segment"));
+    }
+    let mut from = Reader::checked(checked)?;
+    Ok((from.u64()?, from.u64()?, Digest(from.digest()?)))
+}
+
+fn read_index(bytes: &[u8], blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault> {
+    let mut from = Reader::checked(bytes)?;
+    let count = from.count(BlockMeta::BYTES_MIN)?;
+    let blocks = (0..count).map(|_| BlockMeta::decode(&mut from));
+    let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+    from.end()?;
+    let inside = |block: &BlockMeta| {
+        block.offset.checked_add(u64::from(block.bytes)).is_some_and(|end| end <= blocks_end)
+    };
+    if !blocks.iter().all(inside) || !blocks.is_sorted_by_key(|block| block.series) {
+        return Err(ReadFault::Invalid("blocks of the index"));
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,235 @@
+//! Random histories with power cuts against the naive model.
+
+use journal::SimStorage;
+use shared::id::{AgentId, Digest, Lane, TimeNs};
+
+use super::agent::{Agent, Link};
+use super::model::Model;
+use super::{Node, Random, all_rows};
+use crate::state::{Command, Effects, Origin, Outcome, Payload, Submission};
+
+const DAY: i64 = 86_400_000_000_000;
+const HOUR: i64 = DAY / 24;
+
+struct History {
+    random: Random,
+    agents: Vec<Agent>,
+    log: Vec<Command>,
+    now: i64,
+    epochs: u64,
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        let agents = (0..2).map(|n| Agent::new(&format!("gw-{n}"), 100 + n)).collect();
+        Self { random: Random(seed), agents, log: Vec::new(), now: 1000 * DAY, epochs: 1000 }
+    }
+
+    /// Something to hand in: mostly what comes next, now and then anything else.
+    fn link(&mut self, node: &Node) -> (AgentId, Link) {
+        let random = &mut self.random;
+        let at = random.below(self.agents.len());
+        let agent = &mut self.agents[at];
+        if random.chance(3) {
+            self.epochs += 1;
+            let (keep, clean) = (random.chance(50), random.chance(50));
+            agent.restart(self.epochs, keep, clean);
+        }
+        let lane = Lane::ALL[random.below(3)];
+        match lane {
+            Lane::Names => {
+                let definitions = agent.random_definitions(random);
+                agent.define(definitions);
+            }
+            Lane::Live | Lane::Backlog => {
+                if let Some(data) = agent.random_data(random, self.now) {
+                    agent.seal(lane, shared::batch::Body::Data(data));
+                }
+            }
+        }
+        let links = agent.lanes[lane as usize].len();
+        if random.chance(8) && links > 1 {
+            let (from, more) = (links - random.below(2), random.below(3) as u64);
+            agent.seal_gap(lane, from.max(1), more, random);
+        }
+        let links = &agent.lanes[lane as usize];
+        let last = node.state.position(&agent.id, agent.epoch, lane).last.0;
+        let next = links.iter().position(|link| link.to > last);
+        let pick = match (random.below(10), next) {
+            (0..8, Some(next)) => next,
+            _ if links.is_empty() => return self.link(node),
+            _ => random.below(links.len()),
+        };
+        let mut link = links[pick].clone();
+        if random.chance(3) {
+            // Somebody else who continues the stream with another past.
+            link.header.previous = Digest(random.next().to_be_bytes());
+            link.bytes = shared::batch::encode(&link.header, &link.body).unwrap().into();
+        }
+        (agent.id.clone(), link)
+    }
+
+    fn submissions(&mut self, node: &Node) -> (Command, Vec<(AgentId, Link)>) {
+        let count = 1 + self.random.below(5);
+        let links: Vec<_> = (0..count).map(|_| self.link(node)).collect();
+        let submission = |(at, (agent, link)): (usize, &(AgentId, Link))| Submission {
+            origin: Origin { boot: 1, ticket: at as u64 },
+            agent: agent.clone(),
+            received: TimeNs(self.now),
+            payload: Payload::Batch(link.bytes.clone()),
+        };
+        let all = links.iter().enumerate().map(submission).collect();
+        (Command::Submissions(all), links)
+    }
+}
+
+struct Run {
+    history: History,
+    model: Model,
+    node: Node,
+}
+
+impl Run {
+    fn apply(&mut self, command: Command) -> Effects {
+        self.history.log.push(command);
+        let index = self.history.log.len() as u64;
+        self.node.apply(index, &self.history.log[self.history.log.len() - 1])
+    }
+
+    fn submit(&mut self) {
+        let (command, links) = self.history.submissions(&self.node);
+        let effects = self.apply(command);
+        let expected: Vec<Outcome> =
+            links.iter().map(|(agent, link)| self.model.submit(agent, link)).collect();
+        let found: Vec<Outcome> = effects.outcomes.iter().map(|(_, outcome)| *outcome).collect();
+        assert_eq!(found, expected);
+    }
+
+    fn merge(&mut self) {
+        self.apply(Command::Merge);
+        self.model.merge(self.history.log.len() as u64, &self.node.state);
+        if self.history.random.chance(40) {
+            let nth = 1 + self.history.random.below(60) as u64;
+            self.node.sim.cut_at(nth);
+        }
+        if self.history.random.chance(75) && !self.node.finish_merges() {
+            self.power_cut();
+        }
+    }
+
+    fn power_cut(&mut self) {
+        let sim = self.node.sim.clone();
+        loop {
+            sim.power_cut();
+            if self.history.random.chance(80) {
+                break;
+            }
+            // The power goes again while the node starts.
+            sim.cut_at(1 + self.history.random.below(20) as u64);
+            let _ = crate::store::Store::open(sim.as_storage());
+        }
+        self.node = Node::recover(&sim, &self.history.log);
+        self.compare();
+    }
+
+    fn retention(&mut self) {
+        for _ in 0..3 {
+            self.history.now += 50 * HOUR / 60;
+            let now = TimeNs(self.history.now);
+            self.apply(Command::Clock { node: 1, now });
+        }
+        // Nothing is durable of this but through the log: no fault may hit it half way.
+        let effects = self.apply(Command::Retention);
+        if let Some(crate::state::Job::Retention { before }) = effects.job {
+            self.model.retain(before.0);
+        }
+    }
+
+    fn compare(&mut self) {
+        for ((agent, epoch, lane), position) in self.model.positions() {
+            assert_eq!(self.node.state.position(agent, *epoch, *lane), *position);
+        }
+        assert_eq!(self.node.state.gaps().len(), self.model.gaps);
+        if self.node.jobs.is_empty() {
+            let (found, expected) = (all_rows(&self.node.store.view()), self.model.plain());
+            assert_eq!(found, expected);
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let sim = SimStorage::new(seed);
+    let node = Node::open(&sim);
+    let mut run = Run { history: History::new(seed), model: Model::default(), node };
+    run.apply(Command::Settings { retention_days: 2 });
+    let start = TimeNs(run.history.now);
+    run.apply(Command::Clock { node: 1, now: start });
+    for _ in 0..10 + run.history.random.below(20) {
+        match run.history.random.below(20) {
+            0..14 => run.submit(),
+            14..17 => run.merge(),
+            17 => run.power_cut(),
+            18 => {
+                if !run.node.jobs.is_empty() && !run.node.finish_merges() {
+                    run.power_cut();
+                }
+                run.node.sim.cut_at(u64::MAX / 2);
+                run.retention();
+            }
+            _ => run.compare(),
+        }
+    }
+    run.node.sim.cut_at(u64::MAX / 2);
+    if !run.node.finish_merges() {
+        run.power_cut();
+    }
+    run.node.sim.cut_at(u64::MAX / 2);
+    assert!(run.node.finish_merges());
+    run.compare();
+    replicas_agree(&mut run);
+}
+
+/// Another node applies the same log and merges at other moments; a third starts from a snapshot.
+fn replicas_agree(run: &mut Run) {
+    let other = SimStorage::new(run.history.random.next());
+    let mut node = Node::open(&other);
+    for (at, command) in run.history.log.iter().enumerate() {
+        node.apply(at as u64 + 1, command);
+        if run.history.random.chance(10) {
+            assert!(node.finish_merges());
+        }
+    }
+    assert!(node.finish_merges());
+    assert!(node.state.encode() == run.node.state.encode(), "equal logs make equal states");
+    assert_eq!(all_rows(&node.store.view()), all_rows(&run.node.store.view()));
+    let digests = |node: &Node| node.store.snapshot().map(|snapshot| snapshot.files);
+    assert_eq!(digests(&node), digests(&run.node), "segments are the same bytes");
+    let Some(snapshot) = run.node.store.snapshot() else { return };
+    let third = SimStorage::new(run.history.random.next());
+    let mut fresh = Node::open(&third);
+    for file in &snapshot.files {
+        super::features::copy(&*run.node.store.segments(), &*fresh.store.segments(), &file.name);
+    }
+    let index = usize::try_from(snapshot.index).unwrap();
+    fresh.state = fresh.store.install(snapshot).unwrap();
+    drop(fresh);
+    third.power_cut();
+    let mut fresh = Node::recover(&third, &run.history.log);
+    assert!(fresh.store.view().index() >= index as u64);
+    assert!(fresh.finish_merges());
+    assert!(fresh.state.encode() == run.node.state.encode());
+    assert_eq!(all_rows(&fresh.store.view()), all_rows(&run.node.store.view()));
+}
+
+/// `TRIBUTARY_SEED` runs one, `TRIBUTARY_SEEDS` so many.
+#[test]
+fn random_histories_equal_the_model() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("TRIBUTARY_SEED") {
+        return run(seed);
+    }
+    for seed in 0..number("TRIBUTARY_SEEDS").unwrap_or(150) {
+        let outcome = std::panic::catch_unwind(|| run(seed));
+        assert!(outcome.is_ok(), "run it alone with TRIBUTARY_SEED={seed}");
+    }
+}

@@ -1,0 +1,352 @@
+//! One feature, one test.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use journal::{OpenMode, SimStorage, Storage};
+use shared::batch::{Body, Column, Data, Group, SeriesColumns, SeriesDefinition, Values};
+use shared::id::{AgentId, Lane, LocalSeriesId, TimeNs};
+use shared::reading::{FieldType, Value};
+
+use super::agent::{Agent, Link};
+use super::{Node, all_rows, table_rows};
+use crate::state::{Command, Origin, Outcome, Payload, Submission};
+use crate::store::{Scan, Store, StoreError};
+
+const DAY: i64 = 86_400_000_000_000;
+const HOUR: i64 = DAY / 24;
+
+pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
+    let source = from.open(name, OpenMode::Existing).unwrap();
+    let mut bytes = vec![0; usize::try_from(source.len().unwrap()).unwrap()];
+    source.read_at(0, &mut bytes).unwrap();
+    let target = to.open(name, OpenMode::Create).unwrap();
+    target.write_at(0, &bytes).unwrap();
+    target.sync().unwrap();
+}
+
+fn submission(agent: &AgentId, payload: Payload) -> Command {
+    let origin = Origin { boot: 1, ticket: 1 };
+    let received = TimeNs(1000 * DAY);
+    Command::Submissions(vec![Submission { origin, agent: agent.clone(), received, payload }])
+}
+
+/// A node, its log and one agent with one series "truck"/"d1".
+struct Bench {
+    node: Node,
+    agent: Agent,
+    index: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let node = Node::open(&SimStorage::new(7));
+        let mut bench = Self { node, agent: Agent::new("gw", 1), index: 0 };
+        bench.apply(&Command::Clock { node: 1, now: TimeNs(1000 * DAY) });
+        let hello = bench.agent.lanes[0][0].clone();
+        assert_eq!(bench.send(&hello), Outcome::Stored);
+        let fields = ["speed", "on"].map(|name| (name.to_owned(), FieldType::Float));
+        let names = bench.agent.define(vec![SeriesDefinition {
+            id: LocalSeriesId(0),
+            table: "truck".into(),
+            device: "d1".into(),
+            tags: vec![("line".into(), "3".into())],
+            fields: fields.to_vec(),
+        }]);
+        assert_eq!(bench.send(&names), Outcome::Stored);
+        bench
+    }
+
+    fn apply(&mut self, command: &Command) -> crate::state::Effects {
+        self.index += 1;
+        self.node.apply(self.index, command)
+    }
+
+    fn send(&mut self, link: &Link) -> Outcome {
+        let id = self.agent.id.clone();
+        self.apply(&submission(&id, Payload::Batch(link.bytes.clone()))).outcomes[0].1
+    }
+
+    fn lines(&mut self, lines: &'static str) {
+        let id = self.agent.id.clone();
+        let payload = Payload::Lines(Bytes::from_static(lines.as_bytes()));
+        assert_eq!(self.apply(&submission(&id, payload)).outcomes[0].1, Outcome::Stored);
+    }
+
+    fn data(&mut self, times: &[i64], values: Values) -> Link {
+        let columns = vec![Column { field: 0, present: None, values }];
+        let series = vec![SeriesColumns { id: LocalSeriesId(0), columns }];
+        let group = Group { times: times.to_vec(), series };
+        let link = self.agent.seal(Lane::Live, Body::Data(Data { groups: vec![group] }));
+        assert_eq!(self.send(&link), Outcome::Stored);
+        link
+    }
+
+    fn merge(&mut self) {
+        self.apply(&Command::Merge);
+        assert!(self.node.finish_merges());
+    }
+
+    fn files(&self) -> Vec<String> {
+        self.node.store.segments().list().unwrap()
+    }
+}
+
+#[test]
+fn lines_and_batches_meet_in_one_table() {
+    let mut bench = Bench::new();
+    let now = 1000 * DAY;
+    bench.data(&[now + 2, now], Values::Float(vec![2.0, 1.0]));
+    bench.lines("truck,device=d1,line=3 speed=3.5,load=7i 86400000000000001\nx,device=e f=\"t\"\nx f=1");
+    let before = all_rows(&bench.node.store.view());
+    assert_eq!(before.len(), 5);
+    assert_eq!(before.iter().filter(|row| row.table == "quarantine").count(), 1);
+    bench.merge();
+    assert_eq!(all_rows(&bench.node.store.view()), before);
+    assert_eq!(bench.files().len(), 1);
+    let view = bench.node.store.view();
+    assert_eq!(table_rows(&view, "truck", now..=now + 1, None).len(), 2);
+    assert_eq!(table_rows(&view, "truck", now..=now + 9, Some(vec!["d2".into()])).len(), 0);
+    assert_eq!(table_rows(&view, "truck", now..=now + 9, Some(vec!["d1".into()])).len(), 3);
+    let truck = view.catalog().table("truck").unwrap();
+    assert_eq!(truck.tag_keys, ["line"]);
+    assert_eq!(truck.fields[1], ("load".to_owned(), FieldType::Int));
+    let last = view.last_values(crate::state::SeriesId(0));
+    assert_eq!((last[0].time, &last[0].value), (TimeNs(now + 2), &Value::Float(2.0)));
+}
+
+#[test]
+fn an_int_field_widens_while_its_ints_are_exact() {
+    let mut bench = Bench::new();
+    let now = 1000 * DAY;
+    bench.data(&[now], Values::Int(vec![5]));
+    bench.merge();
+    bench.data(&[now + 1], Values::Int(vec![6]));
+    bench.data(&[now + 2], Values::Float(vec![0.5]));
+    bench.data(&[now + 3, now + 4], Values::Int(vec![7, i64::MAX]));
+    for _ in 0..2 {
+        let view = bench.node.store.view();
+        let rows = table_rows(&view, "truck", i64::MIN..=i64::MAX, None);
+        let values: Vec<&str> = rows.iter().map(|row| row.values[0].1.as_str()).collect();
+        assert_eq!(values, ["Float(5.0)", "Float(6.0)", "Float(0.5)", "Float(7.0)"]);
+        assert_eq!(view.row_count("quarantine"), Some(1));
+        bench.merge();
+    }
+}
+
+#[test]
+fn an_unclean_end_and_gap_records_are_shown() {
+    let mut bench = Bench::new();
+    let now = 1000 * DAY;
+    let first = bench.data(&[now], Values::Float(vec![1.0]));
+    bench.agent.seal_gap(Lane::Live, 0, 2, &mut super::Random(1));
+    let gap = bench.agent.lanes[Lane::Live as usize][0].clone();
+    assert_eq!(bench.send(&gap), Outcome::Stored);
+    assert!(matches!(bench.send(&first), Outcome::Have(_)));
+    bench.agent.restart(2, false, false);
+    let hello = bench.agent.lanes[0][0].clone();
+    assert_eq!(bench.send(&hello), Outcome::Stored);
+    let rows = bench.node.store.view().gaps();
+    let told: Vec<(u64, u64, &str)> =
+        rows.iter().map(|row| (row.from, row.to, row.reason.as_str())).collect();
+    let unclean = "unclean end, up to 10000 ms may be missing";
+    assert_eq!(told, [(2, 3, "overflow"), (0, 0, unclean)]);
+    let agents = bench.node.store.view().agents();
+    assert_eq!(agents.len(), 3);
+    assert_eq!((agents[1].lane, agents[1].last), ("live", 3));
+}
+
+#[test]
+fn retention_drops_partitions_and_views_keep_their_files() {
+    let mut bench = Bench::new();
+    let now = 1000 * DAY;
+    bench.apply(&Command::Settings { retention_days: 2 });
+    bench.data(&[now - DAY, now, 5], Values::Float(vec![1.0, 2.0, 3.0]));
+    bench.merge();
+    assert_eq!(bench.files().len(), 3);
+    let view = bench.node.store.view();
+    let mut scan = view.scan(Scan {
+        table: "truck".into(),
+        fields: vec!["speed".into()],
+        time: i64::MIN..=i64::MAX,
+        devices: None,
+    });
+    drop(view);
+    let mut at = now;
+    while at < now + 2 * DAY + 12 * HOUR {
+        at += HOUR;
+        bench.apply(&Command::Clock { node: 1, now: TimeNs(at) });
+    }
+    bench.apply(&Command::Retention);
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(1));
+    assert_eq!(bench.files().len(), 3, "the scan still reads them");
+    assert_eq!(scan.by_ref().map(|chunk| chunk.unwrap().times.len()).sum::<usize>(), 3);
+    drop(scan);
+    assert_eq!(bench.files().len(), 1);
+    let snapshot = bench.node.store.snapshot().unwrap();
+    assert_eq!(snapshot.files.len(), 1);
+}
+
+#[test]
+fn a_jump_of_the_clock_drops_nothing_before_it_is_confirmed() {
+    let mut bench = Bench::new();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    bench.merge();
+    bench.apply(&Command::Clock { node: 1, now: TimeNs(3000 * DAY) });
+    assert!(bench.apply(&Command::Retention).job.is_none());
+    bench.apply(&Command::Clock { node: 1, now: TimeNs(3000 * DAY) });
+    bench.apply(&Command::Clock { node: 1, now: TimeNs(3000 * DAY) });
+    assert!(bench.apply(&Command::Retention).job.is_some());
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(0));
+}
+
+#[test]
+fn leftovers_of_a_merge_that_did_not_end_are_removed() {
+    let mut bench = Bench::new();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    bench.merge();
+    let segments = bench.node.store.segments();
+    segments.open("0000000000000099-0+24.seg", OpenMode::Create).unwrap();
+    segments.open("0000000000000099-0+24.seg.tmp", OpenMode::Create).unwrap();
+    let sim = bench.node.sim.clone();
+    drop(bench);
+    let node = Node::open(&sim);
+    assert_eq!(node.store.segments().list().unwrap().len(), 1);
+}
+
+#[test]
+fn a_merge_that_a_snapshot_overtook_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    bench.merge();
+    let snapshot = bench.node.store.snapshot().unwrap();
+    bench.data(&[1000 * DAY], Values::Float(vec![2.0]));
+    bench.apply(&Command::Merge);
+    let job = bench.node.jobs.pop().unwrap();
+    let index = snapshot.index;
+    let state = bench.node.store.install(snapshot).unwrap();
+    assert_eq!(state.index(), index);
+    assert!(matches!(job.run(), Err(StoreError::Superseded)));
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(1));
+    let sim = bench.node.sim.clone();
+    assert_eq!(Node::open(&sim).state.index(), index);
+}
+
+#[test]
+fn every_flipped_bit_of_a_segment_is_found_or_harmless() {
+    let mut bench = Bench::new();
+    let times: Vec<i64> = (0..200).map(|n| 1000 * DAY + n).collect();
+    bench.data(&times, Values::Float((0..200).map(f64::from).collect()));
+    bench.merge();
+    let expected = all_rows(&bench.node.store.view());
+    let name = bench.files().pop().unwrap();
+    let sim = bench.node.sim.clone();
+    let len = bench.node.store.snapshot().unwrap().files[0].len;
+    drop(bench);
+    let mut found = 0;
+    for bit in 0..len * 8 {
+        if bit % 8 != (bit / 8) % 8 {
+            continue;
+        }
+        assert!(sim.flip_bit(&format!("segments/{name}"), bit));
+        match Store::open(sim.as_storage()) {
+            Err(error) => {
+                assert!(matches!(error, StoreError::Damaged { .. } | StoreError::Version { .. }));
+                found += 1;
+            }
+            Ok((store, _)) => found += u64::from(damaged_or_equal(&store, &name, &expected)),
+        }
+        assert!(sim.flip_bit(&format!("segments/{name}"), bit));
+    }
+    assert_eq!(found, len, "every byte is covered by a checksum");
+}
+
+/// True if verifying finds the damage; what a scan shows must be right in any case.
+fn damaged_or_equal(store: &Store, name: &str, expected: &[super::PlainRow]) -> bool {
+    let scan = Scan {
+        table: "truck".into(),
+        fields: vec!["speed".into()],
+        time: i64::MIN..=i64::MAX,
+        devices: None,
+    };
+    let chunks: Result<Vec<_>, _> = store.view().scan(scan).collect();
+    match chunks {
+        Err(error) => assert!(matches!(error, StoreError::Damaged { .. })),
+        Ok(_) => assert_eq!(all_rows(&store.view()), expected),
+    }
+    matches!(store.verify(name), Err(StoreError::Damaged { .. }))
+}
+
+#[test]
+fn flipped_bits_of_the_manifest_are_never_believed() {
+    let mut bench = Bench::new();
+    for n in 0..3 {
+        bench.data(&[1000 * DAY + n], Values::Float(vec![1.0]));
+        bench.merge();
+    }
+    let expected = all_rows(&bench.node.store.view());
+    let index = bench.node.store.snapshot().unwrap().index;
+    let sim = bench.node.sim.clone();
+    drop(bench);
+    let file = sim.as_storage().open("manifest.redb", OpenMode::Existing).unwrap();
+    let len = file.len().unwrap();
+    let mut bytes = vec![0; usize::try_from(len).unwrap()];
+    file.read_at(0, &mut bytes).unwrap();
+    let used: Vec<u64> = (0..len).filter(|at| bytes[*at as usize] != 0).collect();
+    let mut found = 0;
+    for at in used.iter().step_by(used.len() / 150 + 1) {
+        file.write_at(0, &bytes).unwrap();
+        file.set_len(len).unwrap();
+        file.sync().unwrap();
+        sim.flip_bit("manifest.redb", at * 8 + 3);
+        match Store::open(sim.as_storage()) {
+            Ok((store, recovered)) => {
+                assert_eq!(recovered.index, index, "byte {at}");
+                assert_eq!(all_rows(&store.view()), expected, "byte {at}");
+            }
+            Err(StoreError::Superseded) => panic!("no merge ran"),
+            Err(_) => found += 1,
+        }
+    }
+    assert!(found > 0);
+}
+
+#[test]
+fn a_failed_sync_leaves_what_was_durable() {
+    let mut bench = Bench::new();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    bench.merge();
+    let index = bench.node.store.snapshot().unwrap().index;
+    for nth in 1..6 {
+        bench.data(&[1000 * DAY], Values::Float(vec![2.0]));
+        bench.apply(&Command::Merge);
+        let sim = bench.node.sim.clone();
+        sim.fail_sync(nth);
+        let failed = !bench.node.finish_merges();
+        sim.fail_sync(u64::MAX);
+        if failed {
+            sim.power_cut();
+            let (_, recovered) = Store::open(sim.as_storage()).unwrap();
+            assert!(recovered.index >= index);
+            return;
+        }
+    }
+    panic!("no sync failed");
+}
+
+#[test]
+fn a_view_is_a_picture_of_one_index() {
+    let mut bench = Bench::new();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    let before = bench.node.store.view();
+    bench.data(&[1000 * DAY], Values::Float(vec![2.0]));
+    bench.lines("other,device=d f=1");
+    bench.merge();
+    assert_eq!(before.row_count("truck"), Some(1));
+    assert_eq!(before.row_count("other"), None);
+    assert_eq!(all_rows(&before).len(), 1);
+    let views = bench.node.store.views();
+    assert_eq!(views.latest().index(), bench.index);
+    assert!(Arc::ptr_eq(&views.latest(), &bench.node.store.view()));
+    assert_eq!(all_rows(&views.latest()).len(), 3);
+}
