@@ -36,4 +36,10 @@ impl Applied {
     pub fn repeated(&self) -> Option<Position> {
         self.repeated
     }
+
+    /// For the tests of stages that only pass it on.
+    #[cfg(test)]
+    pub(crate) fn sample(index: u64, repeated: Option<Position>) -> Self {
+        Self::new(index, repeated)
+    }
 }
