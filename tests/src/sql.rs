@@ -87,15 +87,9 @@ impl Client {
         })
     }
 
-    /// The line that a person types for it; the password goes by environment.
-    pub fn line(&self) -> String {
-        format!(
-            "{} --server {} --ca {} --user {}",
-            self.cli.display(),
-            self.server,
-            self.ca.display(),
-            self.user
-        )
+    /// The flags that a person types for this; the password goes by environment.
+    pub fn flags(&self) -> String {
+        format!("--server {} --ca {} --user {}", self.server, self.ca.display(), self.user)
     }
 
     fn command(&self) -> Command {
