@@ -1,1 +1,21 @@
+//! The harness: the three binaries as real processes on loopback, faults for them, and the oracle
+//! that says whether what they promise held.
+//!
+//! `it/` uses all of it; the quickstart uses the part that starts a system. In reading order:
+//! `binaries` builds, `loopback` finds addresses, `process` owns a child, `wait` polls with a
+//! deadline, `cluster` and `agent` are the system under test, `sql` reads it; `source` hands
+//! readings to an agent and keeps a `ledger`, `oracle` compares the ledger with the rows, `proxy`
+//! hurts a connection, `skip` says why a test cannot run here.
 
+pub mod binaries;
+pub mod loopback;
+pub mod process;
+pub mod wait;
+pub mod cluster;
+pub mod agent;
+pub mod sql;
+pub mod ledger;
+pub mod oracle;
+pub mod source;
+pub mod proxy;
+pub mod skip;

@@ -1,0 +1,116 @@
+//! Builds what is started, with the profile of whoever asks, so that a test never meets a stale
+//! binary.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Where the three programs lie.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    pub aggregator: PathBuf,
+    pub agent: PathBuf,
+    pub cli: PathBuf,
+}
+
+impl Binaries {
+    /// Builds them once for this process. The error is for people.
+    pub fn build() -> Result<Binaries, String> {
+        static BUILT: OnceLock<Result<Binaries, String>> = OnceLock::new();
+        BUILT.get_or_init(build).clone()
+    }
+}
+
+/// Builds one more program of the workspace, as the quickstart for its own test.
+pub fn build_package(package: &str, binary: &str) -> Result<PathBuf, String> {
+    build_all(&[package], &[binary]).map(|mut found| found.remove(0))
+}
+
+fn build() -> Result<Binaries, String> {
+    let packages = ["aggregator", "edge-agent", "query-cli"];
+    let names = ["tributary-aggregator", "tributary-agent", "tributary"];
+    let [aggregator, agent, cli] =
+        <[PathBuf; 3]>::try_from(build_all(&packages, &names)?).expect("one path for each name");
+    Ok(Binaries {
+        aggregator,
+        agent,
+        cli,
+    })
+}
+
+/// Runs cargo and takes the paths from its own report: a target folder may be set in four places.
+fn build_all(packages: &[&str], names: &[&str]) -> Result<Vec<PathBuf>, String> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(workspace())
+        .arg("build")
+        .args(profile()?);
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    command.args(["--bins", "--message-format", "json-render-diagnostics"]);
+    // Progress and diagnostics go to stderr: shown, because a first build takes minutes.
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("cannot run {command:?}: {e}. Is Rust's cargo on the PATH?"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?} failed: its messages stand above"));
+    }
+    let report = String::from_utf8_lossy(&output.stdout);
+    names
+        .iter()
+        .map(|name| {
+            executable(&report, name)
+                .ok_or_else(|| format!("{command:?} built no binary named {name}"))
+        })
+        .collect()
+}
+
+fn executable(report: &str, name: &str) -> Option<PathBuf> {
+    report.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["reason"] == "compiler-artifact" && message["target"]["name"] == name;
+        is_it
+            .then(|| message["executable"].as_str().map(PathBuf::from))
+            .flatten()
+    })
+}
+
+/// The flags that select the profile this program was built with: the folder it lies in tells.
+fn profile() -> Result<Vec<String>, String> {
+    let own = env::current_exe().map_err(|e| format!("cannot find the own program: {e}"))?;
+    let mut folder = own.parent().unwrap_or(Path::new(""));
+    if folder.ends_with("deps") {
+        folder = folder.parent().unwrap_or(folder);
+    }
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    Ok(match name.as_ref() {
+        "debug" => Vec::new(),
+        profile => vec!["--profile".to_owned(), profile.to_owned()],
+    })
+}
+
+/// The root of the workspace, where this source was when it was compiled.
+pub fn workspace() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_come_from_cargos_report() {
+        let report = concat!(
+            "not json\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"tributary"},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"tributary"},"executable":"/t/x"}"#,
+        );
+        assert_eq!(executable(report, "tributary"), Some(PathBuf::from("/t/x")));
+        assert_eq!(executable(report, "tributary-agent"), None);
+    }
+}
