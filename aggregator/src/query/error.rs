@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::error::ArrowError;
+use datafusion::common::{DataFusionError, SchemaError};
+
+use super::session;
 use crate::store::StoreError;
 
 /// Why there is no answer, or no more of it.
@@ -87,4 +91,82 @@ impl QueryError {
             Self::Internal { .. } => "report it with the statement",
         }
     }
+}
+
+/// Carries a fault of the store through DataFusion.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct StoreFailure(pub(super) Arc<StoreError>);
+
+impl From<StoreFailure> for DataFusionError {
+    fn from(failure: StoreFailure) -> Self {
+        Self::External(Box::new(failure))
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        classify(&error)
+    }
+}
+
+fn classify(error: &DataFusionError) -> QueryError {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => {
+            classify(inner)
+        }
+        DataFusionError::Shared(inner) => classify(inner),
+        DataFusionError::Collection(all) if !all.is_empty() => classify(&all[0]),
+        DataFusionError::SQL(parser, _) => QueryError::Syntax { message: parser.to_string() },
+        DataFusionError::NotImplemented(message) => {
+            QueryError::Unsupported { message: message.clone() }
+        }
+        DataFusionError::Plan(message) => planning(message),
+        DataFusionError::SchemaError(inner, _) => match &**inner {
+            SchemaError::FieldNotFound { field, .. } => QueryError::Unknown {
+                what: Unknown::Column,
+                message: format!("column \"{}\" does not exist", field.flat_name()),
+            },
+            other => QueryError::Invalid { message: other.to_string() },
+        },
+        DataFusionError::ArrowError(inner, _) => match &**inner {
+            ArrowError::ExternalError(inner) => external(inner.as_ref()),
+            other => QueryError::Invalid { message: other.to_string() },
+        },
+        DataFusionError::Execution(message) | DataFusionError::Configuration(message) => {
+            QueryError::Invalid { message: message.clone() }
+        }
+        DataFusionError::ResourcesExhausted(message) => {
+            QueryError::TooLarge { message: message.lines().next().unwrap_or_default().to_owned() }
+        }
+        DataFusionError::External(inner) => external(inner.as_ref()),
+        other => QueryError::Internal { message: other.strip_backtrace() },
+    }
+}
+
+fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
+    if let Some(failure) = error.downcast_ref::<StoreFailure>() {
+        tracing::error!(error = %failure.0, "a query met stored data that cannot be read");
+        return QueryError::Data(Arc::clone(&failure.0));
+    }
+    match error.downcast_ref::<DataFusionError>() {
+        Some(inner) => classify(inner),
+        None => QueryError::Internal { message: error.to_string() },
+    }
+}
+
+/// DataFusion tells these apart by their texts only.
+fn planning(message: &str) -> QueryError {
+    let quoted = message.split('\'').nth(1).unwrap_or_default();
+    if message.starts_with("table '") && message.contains("not found") {
+        let home = format!("{}.{}.", session::DATABASE, session::PUBLIC);
+        let name = quoted.strip_prefix(&home).unwrap_or(quoted);
+        let message = format!("table \"{name}\" does not exist");
+        return QueryError::Unknown { what: Unknown::Table, message };
+    }
+    if message.starts_with("Invalid function") {
+        let message = format!("function \"{quoted}\" does not exist");
+        return QueryError::Unknown { what: Unknown::Function, message };
+    }
+    QueryError::Invalid { message: message.to_owned() }
 }

@@ -1,0 +1,1 @@
+//! SQL against a store, beside a naive model.
