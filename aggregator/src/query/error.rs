@@ -56,9 +56,18 @@ impl QueryError {
     pub fn sqlstate(&self) -> &'static str {
         match self {
             Self::Syntax { .. } => "42601",
-            Self::Unknown { what: Unknown::Table, .. } => "42P01",
-            Self::Unknown { what: Unknown::Column, .. } => "42703",
-            Self::Unknown { what: Unknown::Function, .. } => "42883",
+            Self::Unknown {
+                what: Unknown::Table,
+                ..
+            } => "42P01",
+            Self::Unknown {
+                what: Unknown::Column,
+                ..
+            } => "42703",
+            Self::Unknown {
+                what: Unknown::Function,
+                ..
+            } => "42883",
             Self::Invalid { .. } => "22023",
             Self::Unsupported { .. } => "0A000",
             Self::NotAllowed { .. } => "25006",
@@ -74,13 +83,18 @@ impl QueryError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Syntax { .. } => "names with capitals or odd characters need \"double quotes\"",
-            Self::Unknown { what: Unknown::Table, .. } => {
-                "SHOW TABLES lists the tables; one appears with its first reading"
-            }
-            Self::Unknown { what: Unknown::Column, .. } => {
-                "SHOW COLUMNS FROM table lists its columns"
-            }
-            Self::Unknown { what: Unknown::Function, .. } => "docs/sql.md names what there is",
+            Self::Unknown {
+                what: Unknown::Table,
+                ..
+            } => "SHOW TABLES lists the tables; one appears with its first reading",
+            Self::Unknown {
+                what: Unknown::Column,
+                ..
+            } => "SHOW COLUMNS FROM table lists its columns",
+            Self::Unknown {
+                what: Unknown::Function,
+                ..
+            } => "docs/sql.md names what there is",
             Self::Invalid { .. } => "cast one side: CAST(x AS type)",
             Self::Unsupported { .. } => "docs/sql.md says what works",
             Self::NotAllowed { .. } => "use SELECT, EXPLAIN, SHOW TABLES or SHOW COLUMNS",
@@ -117,30 +131,40 @@ fn classify(error: &DataFusionError) -> QueryError {
         }
         DataFusionError::Shared(inner) => classify(inner),
         DataFusionError::Collection(all) if !all.is_empty() => classify(&all[0]),
-        DataFusionError::SQL(parser, _) => QueryError::Syntax { message: parser.to_string() },
-        DataFusionError::NotImplemented(message) => {
-            QueryError::Unsupported { message: message.clone() }
-        }
+        DataFusionError::SQL(parser, _) => QueryError::Syntax {
+            message: parser.to_string(),
+        },
+        DataFusionError::NotImplemented(message) => QueryError::Unsupported {
+            message: message.clone(),
+        },
         DataFusionError::Plan(message) => planning(message),
         DataFusionError::SchemaError(inner, _) => match &**inner {
             SchemaError::FieldNotFound { field, .. } => QueryError::Unknown {
                 what: Unknown::Column,
                 message: format!("column \"{}\" does not exist", field.flat_name()),
             },
-            other => QueryError::Invalid { message: other.to_string() },
+            other => QueryError::Invalid {
+                message: other.to_string(),
+            },
         },
         DataFusionError::ArrowError(inner, _) => match &**inner {
             ArrowError::ExternalError(inner) => external(inner.as_ref()),
-            other => QueryError::Invalid { message: other.to_string() },
+            other => QueryError::Invalid {
+                message: other.to_string(),
+            },
         },
         DataFusionError::Execution(message) | DataFusionError::Configuration(message) => {
-            QueryError::Invalid { message: message.clone() }
+            QueryError::Invalid {
+                message: message.clone(),
+            }
         }
-        DataFusionError::ResourcesExhausted(message) => {
-            QueryError::TooLarge { message: message.lines().next().unwrap_or_default().to_owned() }
-        }
+        DataFusionError::ResourcesExhausted(message) => QueryError::TooLarge {
+            message: message.lines().next().unwrap_or_default().to_owned(),
+        },
         DataFusionError::External(inner) => external(inner.as_ref()),
-        other => QueryError::Internal { message: other.strip_backtrace() },
+        other => QueryError::Internal {
+            message: other.strip_backtrace(),
+        },
     }
 }
 
@@ -151,7 +175,9 @@ fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryErr
     }
     match error.downcast_ref::<DataFusionError>() {
         Some(inner) => classify(inner),
-        None => QueryError::Internal { message: error.to_string() },
+        None => QueryError::Internal {
+            message: error.to_string(),
+        },
     }
 }
 
@@ -162,11 +188,19 @@ fn planning(message: &str) -> QueryError {
         let home = format!("{}.{}.", session::DATABASE, session::PUBLIC);
         let name = quoted.strip_prefix(&home).unwrap_or(quoted);
         let message = format!("table \"{name}\" does not exist");
-        return QueryError::Unknown { what: Unknown::Table, message };
+        return QueryError::Unknown {
+            what: Unknown::Table,
+            message,
+        };
     }
     if message.starts_with("Invalid function") {
         let message = format!("function \"{quoted}\" does not exist");
-        return QueryError::Unknown { what: Unknown::Function, message };
+        return QueryError::Unknown {
+            what: Unknown::Function,
+            message,
+        };
     }
-    QueryError::Invalid { message: message.to_owned() }
+    QueryError::Invalid {
+        message: message.to_owned(),
+    }
 }

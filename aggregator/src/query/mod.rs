@@ -117,7 +117,10 @@ impl Engine {
     pub fn new(options: QueryOptions) -> Result<Self, QueryError> {
         let runtime = session::runtime_env(&options)?;
         let base = session::base(&options, runtime);
-        Ok(Self { workers: Arc::new(Workers::start(options)?), base: Arc::new(base) })
+        Ok(Self {
+            workers: Arc::new(Workers::start(options)?),
+            base: Arc::new(base),
+        })
     }
 
     /// Parses and plans one statement against a view.
@@ -128,7 +131,9 @@ impl Engine {
         sql: &str,
     ) -> Result<Planned, QueryError> {
         let (engine, session, sql) = (self.clone(), session.clone(), sql.to_owned());
-        self.workers.run(async move { engine.plan_here(sources, session, &sql).await }).await
+        self.workers
+            .run(async move { engine.plan_here(sources, session, &sql).await })
+            .await
     }
 
     async fn plan_here(
@@ -149,7 +154,9 @@ impl Engine {
             .with_allow_dml(false)
             .with_allow_statements(false);
         let allowed = reads_only.verify_plan(&plan);
-        allowed.map_err(|_| QueryError::NotAllowed { statement: statement::verb(sql) })?;
+        allowed.map_err(|_| QueryError::NotAllowed {
+            statement: statement::verb(sql),
+        })?;
         let parameter_types = parameter_types(&plan)?;
         let described = match state.optimize(&plan) {
             Err(error) if parameter_types.is_empty() => return Err(error.into()),
@@ -157,7 +164,14 @@ impl Engine {
             Ok(optimized) => Some(Arc::clone(optimized.schema().inner())),
         };
         let schema = described.unwrap_or_else(|| Arc::clone(plan.schema().inner()));
-        Ok(Planned { engine: self, state: Box::new(state), plan, schema, parameter_types, index })
+        Ok(Planned {
+            engine: self,
+            state: Box::new(state),
+            plan,
+            schema,
+            parameter_types,
+            index,
+        })
     }
 }
 
@@ -179,7 +193,13 @@ impl Planned {
 
     /// Runs it. Waits for a place first; what goes wrong later is the last item of the stream.
     pub async fn run(self, parameters: Vec<Parameter>) -> Result<Batches, QueryError> {
-        let Self { engine, state, plan, parameter_types, .. } = self;
+        let Self {
+            engine,
+            state,
+            plan,
+            parameter_types,
+            ..
+        } = self;
         let (given, wanted) = (parameters.len(), parameter_types.len());
         if given != wanted {
             let message = format!("the statement has {wanted} parameters, not {given}");
@@ -218,7 +238,9 @@ fn parameter_types(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>, QueryErr
     let found = plan.get_parameter_types()?;
     let mut types = vec![None; found.len()];
     for (name, data_type) in found {
-        let at = name.strip_prefix('$').and_then(|digits| digits.parse::<usize>().ok());
+        let at = name
+            .strip_prefix('$')
+            .and_then(|digits| digits.parse::<usize>().ok());
         let slot = at.and_then(|at| types.get_mut(at.checked_sub(1)?));
         let Some(slot) = slot else {
             let message = format!("parameters are $1, $2, ... without holes; {name} is not");

@@ -31,7 +31,10 @@ pub(super) fn is_exact(filter: &Expr) -> bool {
 impl Pruned {
     /// By conditions that all hold.
     pub(super) fn by(filters: &[Expr]) -> Self {
-        let mut pruned = Self { time: i64::MIN..=i64::MAX, devices: None };
+        let mut pruned = Self {
+            time: i64::MIN..=i64::MAX,
+            devices: None,
+        };
         for found in filters.iter().filter_map(bound) {
             match found {
                 Bound::Time(range) => {
@@ -57,23 +60,25 @@ impl Pruned {
 
 fn bound(filter: &Expr) -> Option<Bound> {
     match filter {
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => {
-            match (bound(left)?, bound(right)?) {
-                (Bound::Devices(left), Bound::Devices(right)) => {
-                    Some(Bound::Devices(left.into_iter().chain(right).collect()))
-                }
-                _ => None,
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Or,
+            right,
+        }) => match (bound(left)?, bound(right)?) {
+            (Bound::Devices(left), Bound::Devices(right)) => {
+                Some(Bound::Devices(left.into_iter().chain(right).collect()))
             }
-        }
+            _ => None,
+        },
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             compared(left, *op, right).or_else(|| compared(right, op.swap()?, left))
         }
         Expr::Between(between) if !between.negated && is_column(&between.expr, TIME) => {
             Some(Bound::Time(time(&between.low)?..=time(&between.high)?))
         }
-        Expr::InList(list) if !list.negated && is_column(&list.expr, DEVICE) => {
-            Some(Bound::Devices(list.list.iter().map(text).collect::<Option<_>>()?))
-        }
+        Expr::InList(list) if !list.negated && is_column(&list.expr, DEVICE) => Some(
+            Bound::Devices(list.list.iter().map(text).collect::<Option<_>>()?),
+        ),
         _ => None,
     }
 }
@@ -124,7 +129,10 @@ mod tests {
     use super::*;
 
     fn at(time: i64) -> Expr {
-        lit(ScalarValue::TimestampNanosecond(Some(time), Some("UTC".into())))
+        lit(ScalarValue::TimestampNanosecond(
+            Some(time),
+            Some("UTC".into()),
+        ))
     }
 
     fn names(of: &[&str]) -> Option<BTreeSet<String>> {
@@ -133,9 +141,19 @@ mod tests {
 
     #[test]
     fn bounds_of_time_meet() {
-        let filters = [col("time").gt(at(5)), at(9).gt_eq(col("time")), col("time").lt(at(9))];
+        let filters = [
+            col("time").gt(at(5)),
+            at(9).gt_eq(col("time")),
+            col("time").lt(at(9)),
+        ];
         assert!(filters.iter().all(is_exact));
-        assert_eq!(Pruned::by(&filters), Pruned { time: 6..=8, devices: None });
+        assert_eq!(
+            Pruned::by(&filters),
+            Pruned {
+                time: 6..=8,
+                devices: None
+            }
+        );
         assert!(Pruned::by(&[col("time").gt(at(i64::MAX))]).time.is_empty());
         assert!(Pruned::by(&[col("time").lt(at(i64::MIN))]).time.is_empty());
         assert_eq!(Pruned::by(&[col("time").between(at(1), at(2))]).time, 1..=2);
@@ -145,7 +163,10 @@ mod tests {
     #[test]
     fn devices_meet_and_unite() {
         let either = col("device").eq(lit("a")).or(lit("b").eq(col("device")));
-        assert_eq!(Pruned::by(std::slice::from_ref(&either)).devices, names(&["a", "b"]));
+        assert_eq!(
+            Pruned::by(std::slice::from_ref(&either)).devices,
+            names(&["a", "b"])
+        );
         let list = col("device").in_list(vec![lit("b"), lit("c")], false);
         assert_eq!(Pruned::by(&[either, list]).devices, names(&["b"]));
     }

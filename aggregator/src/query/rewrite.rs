@@ -37,26 +37,18 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Infallible> {
-        for item in &mut select.projection {
-            if let SelectItem::UnnamedExpr(expr) = item
-                && let Expr::Function(function) = &*expr
-                && is_named(&function.name, "time_bucket")
-            {
-                let alias = Ident::new("time_bucket");
-                *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
-            }
-        }
+        name_columns(&mut select.projection);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
         let query = match expr {
             Expr::Subquery(query) => Some(query),
-            Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
-                if is_named(name, "array") =>
-            {
-                Some(query)
-            }
+            Expr::Function(Function {
+                name,
+                args: FunctionArguments::Subquery(query),
+                ..
+            }) if is_named(name, "array") => Some(query),
             _ => None,
         };
         if query.is_some_and(|query| is_empty(&query.body)) {
@@ -76,13 +68,32 @@ impl VisitorMut for Rewrite {
                     *op = known;
                 }
             }
-            Expr::Collate { expr: inner, collation } if is_named(collation, "default") => {
+            Expr::Collate {
+                expr: inner,
+                collation,
+            } if is_named(collation, "default") => {
                 *expr = take(inner);
             }
-            Expr::Cast { expr: inner, data_type, kind, .. } if *kind != CastKind::TryCast => {
+            Expr::Cast {
+                expr: inner,
+                data_type,
+                kind,
+                ..
+            } if *kind != CastKind::TryCast => {
                 if let Some(cast) = cast(inner, data_type) {
                     *expr = cast;
                 }
+            }
+            // Reserved words to PostgreSQL, columns to the parser.
+            Expr::Identifier(Ident {
+                value,
+                quote_style: None,
+                ..
+            }) if ["current_schema", "current_role"]
+                .iter()
+                .any(|word| value.eq_ignore_ascii_case(word)) =>
+            {
+                *expr = function_of(&value.to_lowercase(), Vec::new());
             }
             Expr::Function(function) => {
                 if let Some(other) = call(function) {
@@ -92,6 +103,61 @@ impl VisitorMut for Rewrite {
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Names casts by their column and buckets by their function, as PostgreSQL does. DataFusion would
+/// mistake a cast for its column in `ORDER BY`.
+fn name_columns(projection: &mut [SelectItem]) {
+    let mut taken: Vec<String> = projection.iter().filter_map(name_of).collect();
+    for item in projection {
+        let SelectItem::UnnamedExpr(expr) = &*item else {
+            continue;
+        };
+        let name = match expr {
+            Expr::Cast { expr: inner, .. } => column_name(inner),
+            Expr::Function(function) if is_named(&function.name, "time_bucket") => {
+                Some(Ident::new("time_bucket"))
+            }
+            _ => None,
+        };
+        let Some(Ident {
+            value, quote_style, ..
+        }) = name
+        else {
+            continue;
+        };
+        let mut alias = value.clone();
+        let mut number = 1;
+        while taken.contains(&alias) {
+            number += 1;
+            alias = format!("{value}_{number}");
+        }
+        taken.push(alias.clone());
+        let alias = match quote_style {
+            Some(quote) => Ident::with_quote(quote, alias),
+            None => Ident::new(alias),
+        };
+        *item = SelectItem::ExprWithAlias {
+            expr: expr.clone(),
+            alias,
+        };
+    }
+}
+
+fn name_of(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(alias.value.clone()),
+        SelectItem::UnnamedExpr(expr) => column_name(expr).map(|name| name.value),
+        _ => None,
+    }
+}
+
+fn column_name(expr: &Expr) -> Option<Ident> {
+    match expr {
+        Expr::Identifier(name) => Some(name.clone()),
+        Expr::CompoundIdentifier(path) => path.last().cloned(),
+        _ => None,
     }
 }
 
@@ -117,7 +183,8 @@ fn cast(inner: &mut Box<Expr>, data_type: &mut DataType) -> Option<Expr> {
         DataType::Custom(name, arguments) if arguments.is_empty() => last(name)?.to_lowercase(),
         _ => return None,
     };
-    let is_literal = matches!(&**inner, Expr::Value(value) if value.clone().into_string().is_some());
+    let is_literal =
+        matches!(&**inner, Expr::Value(value) if value.clone().into_string().is_some());
     let function = match (name.as_str(), is_literal) {
         ("regclass", true) => "to_regclass",
         ("regclass", false) => "regclass_name",
@@ -150,14 +217,18 @@ fn plain_type(name: &str) -> Option<DataType> {
 /// Unqualifies a function; the other expression if it is short for one.
 fn call(function: &mut Function) -> Option<Expr> {
     let qualified = match function.name.0.as_slice() {
-        [schema, _] => schema.as_ident().is_some_and(|schema| schema.value == PG_CATALOG),
+        [schema, _] => schema
+            .as_ident()
+            .is_some_and(|schema| schema.value == PG_CATALOG),
         _ => false,
     };
     if qualified {
         function.name.0.remove(0);
     }
     let name = last(&function.name)?.to_lowercase();
-    let FunctionArguments::List(list) = &mut function.args else { return None };
+    let FunctionArguments::List(list) = &mut function.args else {
+        return None;
+    };
     match name.as_str() {
         // Catalogs hold texts where PostgreSQL has arrays.
         "array_to_string" if qualified => argument(list, 0).cloned(),
@@ -169,10 +240,21 @@ fn call(function: &mut Function) -> Option<Expr> {
         "first" | "last" if list.args.len() == 2 && list.clauses.is_empty() => {
             let by = argument(list, 1)?.clone();
             list.args.truncate(1);
-            let options = OrderByOptions { asc: None, nulls_first: None };
-            let by = OrderByExpr { expr: by, options, with_fill: None };
+            let options = OrderByOptions {
+                asc: None,
+                nulls_first: None,
+            };
+            let by = OrderByExpr {
+                expr: by,
+                options,
+                with_fill: None,
+            };
             list.clauses.push(FunctionArgumentClause::OrderBy(vec![by]));
-            let value = if name == "first" { "first_value" } else { "last_value" };
+            let value = if name == "first" {
+                "first_value"
+            } else {
+                "last_value"
+            };
             function.name = ObjectName::from(vec![Ident::new(value)]);
             None
         }
@@ -191,13 +273,20 @@ fn time_bucket(list: &mut FunctionArgumentList) {
         if let Expr::Value(value) = &*width
             && let Some(text) = value.clone().into_string()
         {
-            *width = typed(DataType::Interval { fields: None, precision: None }, spaced(&text));
+            *width = typed(
+                DataType::Interval {
+                    fields: None,
+                    precision: None,
+                },
+                spaced(&text),
+            );
         }
     }
     if list.args.len() == 2 {
         let zoned = DataType::Timestamp(None, TimezoneInfo::WithTimeZone);
         let origin = typed(zoned, from.to_owned());
-        list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(origin)));
+        list.args
+            .push(FunctionArg::Unnamed(FunctionArgExpr::Expr(origin)));
     }
 }
 
@@ -222,7 +311,11 @@ fn empty_parts(body: &mut SetExpr) -> bool {
         }
         SetExpr::Select(select) if selects_nothing(select) => {
             let projection = std::mem::take(&mut select.projection);
-            select.projection = projection.into_iter().enumerate().map(without_rows).collect();
+            select.projection = projection
+                .into_iter()
+                .enumerate()
+                .map(without_rows)
+                .collect();
             select.from.clear();
             let nothing = Value::Boolean(false).into();
             select.selection = Some(Expr::Value(nothing));
@@ -241,7 +334,10 @@ fn without_rows((at, item): (usize, SelectItem)) -> SelectItem {
         }
         _ => Ident::new(format!("column{}", at + 1)),
     };
-    SelectItem::ExprWithAlias { expr: null_text(), alias }
+    SelectItem::ExprWithAlias {
+        expr: null_text(),
+        alias,
+    }
 }
 
 fn is_empty(body: &SetExpr) -> bool {
@@ -253,9 +349,10 @@ fn selects_nothing(select: &Select) -> bool {
     const AGGREGATES: [&str; 6] = ["count", "max", "min", "sum", "string_agg", "array_agg"];
     let is_aggregate = |item: &SelectItem| match item {
         SelectItem::UnnamedExpr(Expr::Function(function))
-        | SelectItem::ExprWithAlias { expr: Expr::Function(function), .. } => {
-            AGGREGATES.iter().any(|name| is_named(&function.name, name))
-        }
+        | SelectItem::ExprWithAlias {
+            expr: Expr::Function(function),
+            ..
+        } => AGGREGATES.iter().any(|name| is_named(&function.name, name)),
         _ => false,
     };
     select.from.iter().any(joins_nothing) && !select.projection.iter().any(is_aggregate)
@@ -272,7 +369,10 @@ fn joins_nothing(from: &TableWithJoins) -> bool {
     });
     let inner = from.joins.iter().filter(|join| {
         use JoinOperator as Op;
-        matches!(join.join_operator, Op::Join(_) | Op::Inner(_) | Op::CrossJoin(_))
+        matches!(
+            join.join_operator,
+            Op::Join(_) | Op::Inner(_) | Op::CrossJoin(_)
+        )
     });
     let mut needed = inner.map(|join| &join.relation).chain([&from.relation]);
     !keeps_right && needed.any(is_empty_table)
@@ -283,7 +383,9 @@ fn is_empty_table(factor: &TableFactor) -> bool {
         return false;
     };
     let mut path = name.0.iter().rev().filter_map(|part| part.as_ident());
-    let Some(table) = path.next() else { return false };
+    let Some(table) = path.next() else {
+        return false;
+    };
     let in_catalog = path.next().map(|schema| schema.value == PG_CATALOG);
     // Arrays are not there to be unnested either.
     let unnested = in_catalog == Some(true) && table.value == "unnest";
@@ -330,13 +432,21 @@ fn typed(data_type: DataType, text: String) -> Expr {
         };
     }
     let value = Value::SingleQuotedString(text).into();
-    Expr::TypedString(TypedString { data_type, value, uses_odbc_syntax: false })
+    Expr::TypedString(TypedString {
+        data_type,
+        value,
+        uses_odbc_syntax: false,
+    })
 }
 
 fn function_of(name: &str, arguments: Vec<Expr>) -> Expr {
     let unnamed = |expr| FunctionArg::Unnamed(FunctionArgExpr::Expr(expr));
     let args = arguments.into_iter().map(unnamed).collect();
-    let list = FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() };
+    let list = FunctionArgumentList {
+        duplicate_treatment: None,
+        args,
+        clauses: Vec::new(),
+    };
     Expr::Function(Function {
         name: ObjectName::from(vec![Ident::new(name)]),
         uses_odbc_syntax: false,
@@ -364,7 +474,6 @@ mod tests {
     fn plain_sql_stays_as_it_is() {
         for sql in [
             "SELECT a, count(*) FROM t WHERE b ~ 'x' GROUP BY a ORDER BY 1",
-            "SELECT CAST(time AS BIGINT) FROM t",
             "SELECT last(a) FROM t",
             "SELECT array_to_string(a, ',') FROM t",
             "SELECT ARRAY(SELECT a FROM t)",
@@ -376,12 +485,27 @@ mod tests {
     #[test]
     fn names_of_the_catalog_become_plain_ones() {
         for (sql, plain) in [
-            ("SELECT a OPERATOR(pg_catalog.~) 'x' COLLATE pg_catalog.default", "SELECT a ~ 'x'"),
+            (
+                "SELECT a OPERATOR(pg_catalog.~) 'x' COLLATE pg_catalog.default",
+                "SELECT a ~ 'x'",
+            ),
             ("SELECT '1'::pg_catalog.oid", "SELECT '1'::BIGINT"),
-            ("SELECT a::pg_catalog.regtype::pg_catalog.text", "SELECT format_type(a)::TEXT"),
-            ("SELECT 'fire'::regclass::oid", "SELECT to_regclass('fire')::BIGINT"),
-            ("SELECT pg_catalog.pg_get_userbyid(a)", "SELECT pg_get_userbyid(a)"),
-            ("SELECT pg_catalog.array_to_string(acl, E'\\n')", "SELECT acl"),
+            (
+                "SELECT a::pg_catalog.regtype::pg_catalog.text",
+                "SELECT format_type(a)::TEXT",
+            ),
+            (
+                "SELECT 'fire'::regclass::oid",
+                "SELECT to_regclass('fire')::BIGINT",
+            ),
+            (
+                "SELECT pg_catalog.pg_get_userbyid(a)",
+                "SELECT pg_get_userbyid(a)",
+            ),
+            (
+                "SELECT pg_catalog.array_to_string(acl, E'\\n')",
+                "SELECT acl",
+            ),
         ] {
             assert_eq!(rewritten(sql), plain);
         }
@@ -400,6 +524,14 @@ mod tests {
         ] {
             assert_eq!(rewritten(kept), kept);
         }
+    }
+
+    #[test]
+    fn casts_keep_the_names_of_their_columns() {
+        assert_eq!(
+            rewritten("SELECT time, CAST(time AS BIGINT), t.\"A b\"::int FROM t"),
+            "SELECT time, CAST(time AS BIGINT) AS time_2, t.\"A b\"::INT AS \"A b\" FROM t"
+        );
     }
 
     #[test]

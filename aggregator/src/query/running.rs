@@ -62,9 +62,16 @@ impl Workers {
             message: format!("cannot start the threads of queries: {error}"),
         })?;
         let room = options.memory_bytes / options.query_memory_bytes.max(1);
-        let place_count = room.min(options.queries_max).clamp(1, Semaphore::MAX_PERMITS);
+        let place_count = room
+            .min(options.queries_max)
+            .clamp(1, Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(place_count));
-        Ok(Self { options, places, place_count, runtime: Some(runtime) })
+        Ok(Self {
+            options,
+            places,
+            place_count,
+            runtime: Some(runtime),
+        })
     }
 
     pub(super) fn options(&self) -> &QueryOptions {
@@ -83,7 +90,9 @@ impl Workers {
             drop(place);
             result.unwrap_or(Err(QueryError::Timeout { after }))
         }));
-        (&mut task.0).await.unwrap_or_else(|error| Err(broken(&error)))
+        (&mut task.0)
+            .await
+            .unwrap_or_else(|error| Err(broken(&error)))
     }
 
     /// Runs a plan, in a place, within the time of a query.
@@ -104,7 +113,10 @@ impl Workers {
                 let _ = sender.send(Err(error)).await;
             }
         }));
-        Ok(Box::pin(futures_util::stream::unfold(Some((receiver, task)), next)))
+        Ok(Box::pin(futures_util::stream::unfold(
+            Some((receiver, task)),
+            next,
+        )))
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, QueryError> {
@@ -112,7 +124,10 @@ impl Workers {
         let place = Arc::clone(&self.places).acquire_owned();
         match tokio::time::timeout(waited, place).await {
             Ok(Ok(place)) => Ok(place),
-            _ => Err(QueryError::Busy { running: self.place_count, waited }),
+            _ => Err(QueryError::Busy {
+                running: self.place_count,
+                waited,
+            }),
         }
     }
 
@@ -124,9 +139,7 @@ impl Workers {
 type Answer = (mpsc::Receiver<Result<RecordBatch, QueryError>>, Task<()>);
 
 /// A queue that ends without an error may also mean that the task broke.
-async fn next(
-    answer: Option<Answer>,
-) -> Option<(Result<RecordBatch, QueryError>, Option<Answer>)> {
+async fn next(answer: Option<Answer>) -> Option<(Result<RecordBatch, QueryError>, Option<Answer>)> {
     let (mut receiver, mut task) = answer?;
     match receiver.recv().await {
         Some(item) => Some((item, Some((receiver, task)))),
@@ -155,5 +168,7 @@ async fn produce(
 
 fn broken(error: &tokio::task::JoinError) -> QueryError {
     tracing::error!(%error, "a query task broke");
-    QueryError::Internal { message: "the query broke; the node's log says where".to_owned() }
+    QueryError::Internal {
+        message: "the query broke; the node's log says where".to_owned(),
+    }
 }

@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions,
-    StringArray, StringBuilder, TimestampNanosecondArray, new_null_array,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, TimestampNanosecondArray, new_null_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::SchemaRef;
@@ -81,8 +81,21 @@ impl ScanSource {
         let Pruned { time, devices } = pruned;
         let devices = devices.map(|devices| devices.into_iter().collect());
         let parts = divided(&view, &table, devices, parts);
-        let rows = Rows { view, table, schema, columns, fields, time, parts, count };
-        Self { rows: Arc::new(rows), limit: None, metrics: ExecutionPlanMetricsSet::new() }
+        let rows = Rows {
+            view,
+            table,
+            schema,
+            columns,
+            fields,
+            time,
+            parts,
+            count,
+        };
+        Self {
+            rows: Arc::new(rows),
+            limit: None,
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
     }
 
     /// At most this many rows of each part.
@@ -102,7 +115,9 @@ fn divided(
         None if parts < 2 => return vec![None],
         None => {
             let catalog = view.catalog();
-            let Some(table) = catalog.table(table) else { return vec![None] };
+            let Some(table) = catalog.table(table) else {
+                return vec![None];
+            };
             let of = |id| catalog.series(id).map(|series| series.device.clone());
             let mut devices: Vec<String> = catalog.series_of(table).filter_map(of).collect();
             devices.sort_unstable();
@@ -112,8 +127,15 @@ fn divided(
         Some(devices) => devices,
     };
     let each = devices.len().div_ceil(parts).max(1);
-    let parts: Vec<_> = devices.chunks(each).map(|part| Some(part.to_vec())).collect();
-    if parts.is_empty() { vec![Some(Vec::new())] } else { parts }
+    let parts: Vec<_> = devices
+        .chunks(each)
+        .map(|part| Some(part.to_vec()))
+        .collect();
+    if parts.is_empty() {
+        vec![Some(Vec::new())]
+    } else {
+        parts
+    }
 }
 
 impl DataSource for ScanSource {
@@ -136,11 +158,16 @@ impl DataSource for ScanSource {
             rows: Arc::clone(&rows),
         };
         let stream = futures_util::stream::iter(batches);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&rows.schema), stream)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&rows.schema),
+            stream,
+        )))
     }
 
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        let Rows { table, time, parts, .. } = &*self.rows;
+        let Rows {
+            table, time, parts, ..
+        } = &*self.rows;
         let devices = parts.iter().flatten().map(Vec::len).sum::<usize>();
         write!(f, "table={table}, parts={}", parts.len())?;
         if parts.iter().any(Option::is_some) {
@@ -149,7 +176,8 @@ impl DataSource for ScanSource {
         if *time != (i64::MIN..=i64::MAX) {
             write!(f, ", time_ns={}..={}", time.start(), time.end())?;
         }
-        self.limit.map_or(Ok(()), |limit| write!(f, ", limit={limit}"))
+        self.limit
+            .map_or(Ok(()), |limit| write!(f, ", limit={limit}"))
     }
 
     fn output_partitioning(&self) -> Partitioning {
@@ -223,11 +251,18 @@ impl Iterator for Batches {
 
 impl Rows {
     fn batch(&self, chunk: Chunk) -> Result<RecordBatch, DataFusionError> {
-        let Chunk { series, times, mut columns } = chunk;
+        let Chunk {
+            series,
+            times,
+            mut columns,
+        } = chunk;
         let count = times.len();
         let mut times = Some(times);
-        let arrays = self.columns.iter().zip(self.schema.fields()).map(|(source, field)| {
-            match source {
+        let arrays = self
+            .columns
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(source, field)| match source {
                 Source::Time => {
                     let times = times.take().expect("a table has one column of times");
                     let array = TimestampNanosecondArray::from(times);
@@ -242,8 +277,7 @@ impl Rows {
                     Some(column) => array(column),
                     None => new_null_array(field.data_type(), count),
                 },
-            }
-        });
+            });
         let arrays: Vec<ArrayRef> = arrays.collect();
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let schema = Arc::clone(&self.schema);
@@ -258,7 +292,9 @@ fn repeated(text: &str, count: usize) -> ArrayRef {
 }
 
 fn array(column: Column) -> ArrayRef {
-    let Column { present, values, .. } = column;
+    let Column {
+        present, values, ..
+    } = column;
     let Some(present) = present else {
         return match values {
             Values::Float(values) => Arc::new(Float64Array::from(values)),
@@ -270,19 +306,30 @@ fn array(column: Column) -> ArrayRef {
     match values {
         Values::Float(values) => {
             let values = spread(values, &present);
-            Arc::new(Float64Array::new(values.into(), Some(NullBuffer::from(present))))
+            Arc::new(Float64Array::new(
+                values.into(),
+                Some(NullBuffer::from(present)),
+            ))
         }
         Values::Int(values) => {
             let values = spread(values, &present);
-            Arc::new(Int64Array::new(values.into(), Some(NullBuffer::from(present))))
+            Arc::new(Int64Array::new(
+                values.into(),
+                Some(NullBuffer::from(present)),
+            ))
         }
         Values::Bool(values) => {
             let values = spread(values, &present);
-            Arc::new(BooleanArray::new(values.into(), Some(NullBuffer::from(present))))
+            Arc::new(BooleanArray::new(
+                values.into(),
+                Some(NullBuffer::from(present)),
+            ))
         }
         Values::Text(values) => {
             let mut values = values.into_iter();
-            let next = present.iter().map(|present| present.then(|| values.next()).flatten());
+            let next = present
+                .iter()
+                .map(|present| present.then(|| values.next()).flatten());
             Arc::new(next.collect::<StringArray>())
         }
     }
@@ -291,7 +338,9 @@ fn array(column: Column) -> ArrayRef {
 /// One value a row; rows that are not present get a default.
 fn spread<T: Default>(values: Vec<T>, present: &[bool]) -> Vec<T> {
     let mut values = values.into_iter();
-    let next = present.iter().map(|present| present.then(|| values.next()).flatten());
+    let next = present
+        .iter()
+        .map(|present| present.then(|| values.next()).flatten());
     next.map(Option::unwrap_or_default).collect()
 }
 
@@ -304,7 +353,11 @@ mod tests {
     #[test]
     fn absent_values_are_null_and_the_others_stay_in_their_rows() {
         let present = Some(vec![false, true, false, true]);
-        let column = |values| Column { field: 0, present: present.clone(), values };
+        let column = |values| Column {
+            field: 0,
+            present: present.clone(),
+            values,
+        };
         let floats = array(column(Values::Float(vec![1.5, -0.0])));
         let bools = array(column(Values::Bool(vec![true, false])));
         let texts = array(column(Values::Text(vec!["a".into(), "b".into()])));
@@ -313,7 +366,10 @@ mod tests {
             assert!(array.is_null(0) && array.is_valid(1) && array.is_null(2));
         }
         let floats: &Float64Array = floats.as_primitive();
-        assert_eq!((floats.value(1), floats.value(3).to_bits()), (1.5, (-0.0_f64).to_bits()));
+        assert_eq!(
+            (floats.value(1), floats.value(3).to_bits()),
+            (1.5, (-0.0_f64).to_bits())
+        );
         assert!(bools.as_boolean().value(1) && !bools.as_boolean().value(3));
         assert_eq!(texts.as_string::<i32>().value(3), "b");
     }

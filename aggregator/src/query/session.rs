@@ -6,11 +6,11 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, SchemaProvider,
 };
 use datafusion::config::Dialect;
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::prelude::SessionConfig;
 
 use super::pg_catalog::{InformationSchema, PgCatalog, Relations};
@@ -26,14 +26,19 @@ pub(super) const PUBLIC: &str = "public";
 /// The spill folder, emptied; its cap is shared by all queries.
 pub(super) fn runtime_env(options: &QueryOptions) -> Result<Arc<RuntimeEnv>, QueryError> {
     let failed = |error: std::io::Error| QueryError::Internal {
-        message: format!("cannot use the spill folder {}: {error}", options.spill_dir.display()),
+        message: format!(
+            "cannot use the spill folder {}: {error}",
+            options.spill_dir.display()
+        ),
     };
     match std::fs::remove_dir_all(&options.spill_dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => std::fs::create_dir_all(&options.spill_dir).map_err(failed)?,
     }
     let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![options.spill_dir.clone()]))
+        .with_mode(DiskManagerMode::Directories(vec![
+            options.spill_dir.clone(),
+        ]))
         .with_max_temp_directory_size(options.spill_bytes_max)
         .build()?;
     env(options, Arc::new(disk))
@@ -80,12 +85,21 @@ pub(super) fn of(
 ) -> Result<SessionState, QueryError> {
     let relations = Arc::new(Relations::of(&sources.view));
     let catalogs = MemoryCatalogProviderList::new();
-    let pg = Arc::new(PgCatalog::new(Arc::clone(&relations), settings.user.clone()));
-    let public = Public { sources, cores: options.cores.max(1), pg: Arc::clone(&pg) };
+    let pg = Arc::new(PgCatalog::new(
+        Arc::clone(&relations),
+        settings.user.clone(),
+    ));
+    let public = Public {
+        sources,
+        cores: options.cores.max(1),
+        pg: Arc::clone(&pg),
+    };
     let database = Database {
         public: Arc::new(public),
         pg,
-        information: Arc::new(InformationSchema { relations: Arc::clone(&relations) }),
+        information: Arc::new(InformationSchema {
+            relations: Arc::clone(&relations),
+        }),
     };
     catalogs.register_catalog(DATABASE.to_owned(), Arc::new(database));
     let runtime = env(options, Arc::clone(&base.runtime_env().disk_manager))?;
@@ -109,7 +123,9 @@ struct Database {
 
 impl CatalogProvider for Database {
     fn schema_names(&self) -> Vec<String> {
-        [PUBLIC, "pg_catalog", "information_schema"].map(str::to_owned).to_vec()
+        [PUBLIC, "pg_catalog", "information_schema"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {

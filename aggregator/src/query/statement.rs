@@ -26,8 +26,13 @@ pub(super) fn parse(sql: &str) -> Result<Statement, QueryError> {
     }
     let dialect = PostgreSqlDialect {};
     let tokens = Tokenizer::new(&dialect, sql).tokenize_with_location();
-    let tokens = tokens.map_err(|error| QueryError::Syntax { message: error.to_string() })?;
-    let words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).count();
+    let tokens = tokens.map_err(|error| QueryError::Syntax {
+        message: error.to_string(),
+    })?;
+    let words = tokens
+        .iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_)))
+        .count();
     if words > TOKENS_MAX {
         let message = format!("{words} words of SQL; {TOKENS_MAX} may be");
         return Err(QueryError::TooLarge { message });
@@ -52,12 +57,16 @@ pub(super) fn parse(sql: &str) -> Result<Statement, QueryError> {
     if reads_only(&statement) {
         return Ok(statement);
     }
-    Err(QueryError::NotAllowed { statement: verb(sql) })
+    Err(QueryError::NotAllowed {
+        statement: verb(sql),
+    })
 }
 
 /// The first word, for messages.
 pub(super) fn verb(sql: &str) -> String {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().unwrap_or_default();
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql)
+        .tokenize()
+        .unwrap_or_default();
     let word = tokens.iter().find_map(|token| match token {
         Token::Word(word) => Some(word.value.to_uppercase()),
         _ => None,
@@ -77,7 +86,9 @@ fn reads_only(statement: &Statement) -> bool {
 }
 
 fn too_deep(max: usize) -> QueryError {
-    QueryError::TooLarge { message: format!("more than {max} levels within each other") }
+    QueryError::TooLarge {
+        message: format!("more than {max} levels within each other"),
+    }
 }
 
 struct Depth {
@@ -89,7 +100,11 @@ impl Visitor for Depth {
 
     fn pre_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
         self.expressions += 1;
-        if self.expressions > DEPTH_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.expressions > DEPTH_MAX {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
@@ -105,7 +120,11 @@ impl Visitor for Depth {
             depth += 1;
             body = left;
         }
-        if depth > DEPTH_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if depth > DEPTH_MAX {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -164,7 +183,10 @@ mod tests {
     #[test]
     fn one_statement_at_a_time() {
         for sql in ["", " ; ", "SELECT 1; SELECT 2", "SELEC 1"] {
-            assert!(matches!(parse(sql), Err(QueryError::Syntax { .. })), "{sql}");
+            assert!(
+                matches!(parse(sql), Err(QueryError::Syntax { .. })),
+                "{sql}"
+            );
         }
     }
 }

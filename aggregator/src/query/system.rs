@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray,
-};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::DataFusionError;
@@ -36,7 +34,11 @@ pub(super) fn schemas() -> [(&'static str, SchemaRef); 3] {
         let batch = RecordBatch::try_from_iter(rows).expect("columns of one length");
         batch.schema()
     };
-    [("agents", schema(agents(&[]))), ("gaps", schema(gaps(&[]))), ("nodes", schema(nodes(&[])))]
+    [
+        ("agents", schema(agents(&[]))),
+        ("gaps", schema(gaps(&[]))),
+        ("nodes", schema(nodes(&[]))),
+    ]
 }
 
 /// A table of columns that are there already.
@@ -45,16 +47,25 @@ pub(super) fn memory_table(
 ) -> Result<Arc<dyn TableProvider>, DataFusionError> {
     let nullable = columns.into_iter().map(|(name, array)| (name, array, true));
     let batch = RecordBatch::try_from_iter_with_nullable(nullable)?;
-    Ok(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?))
+    Ok(Arc::new(MemTable::try_new(
+        batch.schema(),
+        vec![vec![batch]],
+    )?))
 }
 
 fn agents(rows: &[AgentRow]) -> Vec<(&'static str, ArrayRef)> {
     vec![
         ("agent", texts(rows.iter().map(|row| row.agent.to_string()))),
-        ("epoch", texts(rows.iter().map(|row| Epoch(row.epoch).to_string()))),
+        (
+            "epoch",
+            texts(rows.iter().map(|row| Epoch(row.epoch).to_string())),
+        ),
         ("lane", texts(rows.iter().map(|row| row.lane))),
         ("last", numbers(rows.iter().map(|row| Some(row.last)))),
-        ("complete_below", times(rows.iter().map(|row| row.complete_below))),
+        (
+            "complete_below",
+            times(rows.iter().map(|row| row.complete_below)),
+        ),
         ("last_seen", times(rows.iter().map(|row| row.last_seen))),
     ]
 }
@@ -62,11 +73,20 @@ fn agents(rows: &[AgentRow]) -> Vec<(&'static str, ArrayRef)> {
 fn gaps(rows: &[GapRow]) -> Vec<(&'static str, ArrayRef)> {
     vec![
         ("agent", texts(rows.iter().map(|row| row.agent.to_string()))),
-        ("epoch", texts(rows.iter().map(|row| Epoch(row.epoch).to_string()))),
+        (
+            "epoch",
+            texts(rows.iter().map(|row| Epoch(row.epoch).to_string())),
+        ),
         ("lane", texts(rows.iter().map(|row| row.lane))),
-        ("from_number", numbers(rows.iter().map(|row| Some(row.from)))),
+        (
+            "from_number",
+            numbers(rows.iter().map(|row| Some(row.from))),
+        ),
         ("to_number", numbers(rows.iter().map(|row| Some(row.to)))),
-        ("readings", numbers(rows.iter().map(|row| Some(row.readings)))),
+        (
+            "readings",
+            numbers(rows.iter().map(|row| Some(row.readings))),
+        ),
         ("reason", texts(rows.iter().map(|row| row.reason.as_str()))),
         ("at", times(rows.iter().map(|row| row.at))),
     ]
@@ -76,7 +96,10 @@ fn nodes(rows: &[NodeRow]) -> Vec<(&'static str, ArrayRef)> {
     vec![
         ("id", numbers(rows.iter().map(|row| Some(row.id)))),
         ("name", texts(rows.iter().map(|row| row.name.as_str()))),
-        ("address", texts(rows.iter().map(|row| row.address.as_str()))),
+        (
+            "address",
+            texts(rows.iter().map(|row| row.address.as_str())),
+        ),
         ("role", texts(rows.iter().map(|row| row.role))),
         ("applied", numbers(rows.iter().map(|row| row.applied))),
         ("lag", numbers(rows.iter().map(|row| row.lag))),

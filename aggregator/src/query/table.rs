@@ -53,7 +53,12 @@ pub(super) fn schema_of(table: &TableInfo) -> SchemaRef {
         Field::new(prune::TIME, time, false),
         Field::new(prune::DEVICE, DataType::Utf8, false),
     ];
-    columns.extend(table.tag_keys.iter().map(|key| Field::new(key, DataType::Utf8, true)));
+    columns.extend(
+        table
+            .tag_keys
+            .iter()
+            .map(|key| Field::new(key, DataType::Utf8, true)),
+    );
     let fields = table.fields.iter();
     columns.extend(fields.map(|(name, kind)| Field::new(name, data_type(*kind), true)));
     Arc::new(Schema::new(columns))
@@ -71,7 +76,12 @@ fn data_type(field: FieldType) -> DataType {
 #[async_trait]
 impl SchemaProvider for Public {
     fn table_names(&self) -> Vec<String> {
-        let tables = self.sources.view.catalog().tables().map(|table| table.name.clone());
+        let tables = self
+            .sources
+            .view
+            .catalog()
+            .tables()
+            .map(|table| table.name.clone());
         tables.chain(system::NAMES.map(str::to_owned)).collect()
     }
 
@@ -80,10 +90,17 @@ impl SchemaProvider for Public {
             return Ok(Some(table));
         }
         let view = &self.sources.view;
-        let Some(table) = view.catalog().table(name) else { return self.pg.table(name).await };
+        let Some(table) = view.catalog().table(name) else {
+            return self.pg.table(name).await;
+        };
         let schema = schema_of(table);
         let (view, name, cores) = (Arc::clone(view), name.to_owned(), self.cores);
-        Ok(Some(Arc::new(StoreTable { view, name, schema, cores })))
+        Ok(Some(Arc::new(StoreTable {
+            view,
+            name,
+            schema,
+            cores,
+        })))
     }
 
     fn table_exist(&self, name: &str) -> bool {
@@ -125,7 +142,10 @@ impl TableProvider for StoreTable {
         let projection = projection.unwrap_or(&all);
         let schema = Arc::new(self.schema.project(projection)?);
         let mut fields = Vec::new();
-        let columns = projection.iter().map(|at| self.source(*at, &mut fields)).collect();
+        let columns = projection
+            .iter()
+            .map(|at| self.source(*at, &mut fields))
+            .collect();
         let pruned = Pruned::by(filters);
         let source = ScanSource::new(
             Arc::clone(&self.view),

@@ -16,7 +16,11 @@ use crate::query::SessionSettings;
 use crate::query::session::{DATABASE, PUBLIC};
 
 /// Clients parse it.
-const VERSION: &str = concat!("PostgreSQL 16.6 (Tributary ", env!("CARGO_PKG_VERSION"), ")");
+const VERSION: &str = concat!(
+    "PostgreSQL 16.6 (Tributary ",
+    env!("CARGO_PKG_VERSION"),
+    ")"
+);
 
 /// What they answer from.
 struct Context {
@@ -110,17 +114,29 @@ pub(in crate::query) fn functions(
     relations: &Arc<Relations>,
     settings: &SessionSettings,
 ) -> Vec<ScalarUDF> {
-    let context = Context { relations: Arc::clone(relations), settings: settings.clone() };
+    let context = Context {
+        relations: Arc::clone(relations),
+        settings: settings.clone(),
+    };
     let context = Arc::new(context);
     let texts = TEXTS.iter().map(|entry| (entry, DataType::Utf8));
     let numbers = NUMBERS.iter().map(|entry| (entry, DataType::Int64));
     let truths = TRUTHS.iter().map(|entry| (entry, DataType::Boolean));
-    let all = texts.chain(numbers).chain(truths).map(|((name, body), returns)| {
-        let any = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
-        let signature = Signature::one_of(any, Volatility::Stable);
-        let context = Arc::clone(&context);
-        ScalarUDF::from(CatalogFunction { name, returns, body: *body, context, signature })
-    });
+    let all = texts
+        .chain(numbers)
+        .chain(truths)
+        .map(|((name, body), returns)| {
+            let any = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
+            let signature = Signature::one_of(any, Volatility::Stable);
+            let context = Arc::clone(&context);
+            ScalarUDF::from(CatalogFunction {
+                name,
+                returns,
+                body: *body,
+                context,
+                signature,
+            })
+        });
     all.collect()
 }
 
@@ -137,11 +153,10 @@ impl ScalarUDFImpl for CatalogFunction {
         Ok(self.returns.clone())
     }
 
-    fn invoke_with_args(
-        &self,
-        args: ScalarFunctionArgs,
-    ) -> Result<ColumnarValue, DataFusionError> {
-        let ScalarFunctionArgs { args, number_rows, .. } = args;
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
+        let ScalarFunctionArgs {
+            args, number_rows, ..
+        } = args;
         let constant = args.iter().map(|argument| match argument {
             ColumnarValue::Scalar(value) => Some(value.clone()),
             ColumnarValue::Array(_) => None,
@@ -151,10 +166,14 @@ impl ScalarUDFImpl for CatalogFunction {
         }
         let arrays = ColumnarValue::values_to_arrays(&args)?;
         let row = |at| {
-            let values = arrays.iter().map(|array| ScalarValue::try_from_array(array, at));
+            let values = arrays
+                .iter()
+                .map(|array| ScalarValue::try_from_array(array, at));
             Ok(self.call(&values.collect::<Result<Vec<_>, DataFusionError>>()?))
         };
-        let rows = (0..number_rows).map(row).collect::<Result<Vec<_>, DataFusionError>>()?;
+        let rows = (0..number_rows)
+            .map(row)
+            .collect::<Result<Vec<_>, DataFusionError>>()?;
         Ok(ColumnarValue::Array(ScalarValue::iter_to_array(rows)?))
     }
 }
@@ -218,7 +237,9 @@ fn setting(context: &Context, name: &str) -> Option<String> {
 }
 
 fn type_name(oid: i64) -> String {
-    PgType::by_oid(oid).map_or("???", |known| known.title).to_owned()
+    PgType::by_oid(oid)
+        .map_or("???", |known| known.title)
+        .to_owned()
 }
 
 fn namespace_name(oid: i64) -> String {

@@ -23,8 +23,11 @@ pub(super) use tables::{EMPTY, PgCatalog};
 const TABLE_OID_MIN: i64 = 16_384;
 const SYSTEM_OID_MIN: i64 = 16_000;
 const OWNER_OID: i64 = 10;
-const NAMESPACES: [(i64, &str); 3] =
-    [(11, "pg_catalog"), (2_200, PUBLIC), (13_000, "information_schema")];
+const NAMESPACES: [(i64, &str); 3] = [
+    (11, "pg_catalog"),
+    (2_200, PUBLIC),
+    (13_000, "information_schema"),
+];
 const PUBLIC_OID: i64 = 2_200;
 
 /// Every table that `public` has, sorted by name.
@@ -85,7 +88,13 @@ const fn of(
     length: i64,
     category: &'static str,
 ) -> PgType {
-    PgType { oid, name, title, length, category }
+    PgType {
+        oid,
+        name,
+        title,
+        length,
+        category,
+    }
 }
 
 impl PgType {
@@ -94,7 +103,9 @@ impl PgType {
     }
 
     fn by_name(name: &str) -> Option<Self> {
-        TYPES.into_iter().find(|known| known.name == name || known.title == name)
+        TYPES
+            .into_iter()
+            .find(|known| known.name == name || known.title == name)
     }
 
     /// The type as which a column is served.
@@ -112,13 +123,20 @@ impl PgType {
 
 impl Relations {
     pub(super) fn of(view: &Arc<View>) -> Self {
-        Self { view: Arc::clone(view) }
+        Self {
+            view: Arc::clone(view),
+        }
     }
 
     fn all(&self) -> Vec<Relation> {
-        let system = (SYSTEM_OID_MIN..).zip(system::schemas()).map(|(oid, (name, schema))| {
-            Relation { oid, name: name.to_owned(), is_view: true, schema }
-        });
+        let system = (SYSTEM_OID_MIN..)
+            .zip(system::schemas())
+            .map(|(oid, (name, schema))| Relation {
+                oid,
+                name: name.to_owned(),
+                is_view: true,
+                schema,
+            });
         let stored = self.view.catalog().tables().map(|table| Relation {
             oid: TABLE_OID_MIN + i64::from(table.id.0),
             name: table.name.clone(),
@@ -126,13 +144,18 @@ impl Relations {
             schema: table::schema_of(table),
         });
         let hidden = |relation: &Relation| system::NAMES.contains(&relation.name.as_str());
-        let mut all: Vec<_> = stored.filter(|stored| !hidden(stored)).chain(system).collect();
+        let mut all: Vec<_> = stored
+            .filter(|stored| !hidden(stored))
+            .chain(system)
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
 
     fn name_of(&self, oid: i64) -> Option<String> {
-        let id = u32::try_from(oid - TABLE_OID_MIN).ok().map(crate::state::TableId);
+        let id = u32::try_from(oid - TABLE_OID_MIN)
+            .ok()
+            .map(crate::state::TableId);
         if let Some(table) = id.and_then(|id| self.view.catalog().table_by_id(id)) {
             return Some(table.name.clone());
         }
@@ -143,7 +166,9 @@ impl Relations {
     /// By a name as SQL writes it: folded unless in double quotes.
     fn oid_of(&self, written: &str) -> Option<i64> {
         let written = written.strip_prefix("public.").unwrap_or(written);
-        let quoted = written.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let quoted = written
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
         let name = match quoted {
             Some(name) => name.replace("\"\"", "\""),
             None => written.to_lowercase(),

@@ -18,16 +18,41 @@ type Columns = Vec<(&'static str, ArrayRef)>;
 /// `rewrite` takes selects from them away, as most ask for more.
 pub(in crate::query) const EMPTY: [(&str, &[&str]); 31] = [
     ("pg_attrdef", &["oid", "adrelid", "adnum", "adbin"]),
-    ("pg_description", &["objoid", "classoid", "objsubid", "description"]),
+    (
+        "pg_description",
+        &["objoid", "classoid", "objsubid", "description"],
+    ),
     ("pg_shdescription", &["objoid", "classoid", "description"]),
     ("pg_collation", &["oid", "collname", "collnamespace"]),
-    ("pg_index", &["indexrelid", "indrelid", "indisprimary", "indisunique", "indkey"]),
-    ("pg_constraint", &["oid", "conname", "conrelid", "contype", "conkey", "confrelid"]),
+    (
+        "pg_index",
+        &[
+            "indexrelid",
+            "indrelid",
+            "indisprimary",
+            "indisunique",
+            "indkey",
+        ],
+    ),
+    (
+        "pg_constraint",
+        &[
+            "oid",
+            "conname",
+            "conrelid",
+            "contype",
+            "conkey",
+            "confrelid",
+        ],
+    ),
     ("pg_inherits", &["inhrelid", "inhparent", "inhseqno"]),
     ("pg_proc", &["oid", "proname", "pronamespace", "prokind"]),
     ("pg_enum", &["oid", "enumtypid", "enumlabel"]),
     ("pg_range", &["rngtypid", "rngsubtype"]),
-    ("pg_depend", &["classid", "objid", "refclassid", "refobjid", "deptype"]),
+    (
+        "pg_depend",
+        &["classid", "objid", "refclassid", "refobjid", "deptype"],
+    ),
     ("pg_tablespace", &["oid", "spcname"]),
     ("pg_auth_members", &["roleid", "member"]),
     ("pg_policy", &["polrelid", "polname"]),
@@ -51,8 +76,16 @@ pub(in crate::query) const EMPTY: [(&str, &[&str]); 31] = [
 ];
 
 const FILLED: [&str; 10] = [
-    "pg_class", "pg_attribute", "pg_namespace", "pg_type", "pg_database", "pg_roles", "pg_user",
-    "pg_am", "pg_tables", "pg_views",
+    "pg_class",
+    "pg_attribute",
+    "pg_namespace",
+    "pg_type",
+    "pg_database",
+    "pg_roles",
+    "pg_user",
+    "pg_am",
+    "pg_tables",
+    "pg_views",
 ];
 
 /// The schema `pg_catalog`.
@@ -75,7 +108,10 @@ impl PgCatalog {
             "pg_type" => types(),
             "pg_database" => database(),
             "pg_roles" => role(&self.user),
-            "pg_user" => vec![("usename", text(&self.user)), ("usesysid", number(OWNER_OID))],
+            "pg_user" => vec![
+                ("usename", text(&self.user)),
+                ("usesysid", number(OWNER_OID)),
+            ],
             "pg_am" => vec![
                 ("oid", number(2)),
                 ("amname", text("heap")),
@@ -85,7 +121,10 @@ impl PgCatalog {
             "pg_views" => listed(&self.relations.all(), true, &self.user),
             _ => {
                 let (_, columns) = EMPTY.iter().find(|(known, _)| *known == name)?;
-                columns.iter().map(|column| (*column, empty(column))).collect()
+                columns
+                    .iter()
+                    .map(|column| (*column, empty(column)))
+                    .collect()
             }
         })
     }
@@ -113,12 +152,21 @@ fn classes(all: &[Relation]) -> Columns {
     let width = |relation: &Relation| i64::try_from(relation.schema.fields().len()).unwrap_or(0);
     vec![
         ("oid", numbers(all.iter().map(|relation| relation.oid))),
-        ("relname", texts(all.iter().map(|relation| relation.name.as_str()))),
+        (
+            "relname",
+            texts(all.iter().map(|relation| relation.name.as_str())),
+        ),
         ("relnamespace", same(PUBLIC_OID, n)),
         ("reltype", same(0, n)),
         ("reloftype", same(0, n)),
         ("relowner", same(OWNER_OID, n)),
-        ("relam", numbers(all.iter().map(|relation| if relation.is_view { 0 } else { 2 }))),
+        (
+            "relam",
+            numbers(
+                all.iter()
+                    .map(|relation| if relation.is_view { 0 } else { 2 }),
+            ),
+        ),
         ("relfilenode", same(0, n)),
         ("reltablespace", same(0, n)),
         ("relpages", same(0, n)),
@@ -174,7 +222,14 @@ fn attributes(all: &[Relation]) -> Columns {
         ("attnum", numbers(rows.iter().map(|row| row.at))),
         ("attndims", same(0, n)),
         ("atttypmod", same(-1, n)),
-        ("attnotnull", Arc::new(rows.iter().map(|row| Some(row.required)).collect::<BooleanArray>())),
+        (
+            "attnotnull",
+            Arc::new(
+                rows.iter()
+                    .map(|row| Some(row.required))
+                    .collect::<BooleanArray>(),
+            ),
+        ),
         ("atthasdef", all_are(false, n)),
         ("attidentity", texts(rows.iter().map(|_| ""))),
         ("attgenerated", texts(rows.iter().map(|_| ""))),
@@ -208,7 +263,10 @@ fn types() -> Columns {
         ("typowner", same(OWNER_OID, n)),
         ("typlen", numbers(TYPES.iter().map(|known| known.length))),
         ("typtype", texts(TYPES.iter().map(|_| "b"))),
-        ("typcategory", texts(TYPES.iter().map(|known| known.category))),
+        (
+            "typcategory",
+            texts(TYPES.iter().map(|known| known.category)),
+        ),
         ("typisdefined", all_are(true, n)),
         ("typdelim", texts(TYPES.iter().map(|_| ","))),
         ("typrelid", same(0, n)),
@@ -259,7 +317,11 @@ fn role(user: &str) -> Columns {
 
 fn listed(all: &[Relation], views: bool, user: &str) -> Columns {
     let names = || all.iter().filter(|relation| relation.is_view == views);
-    let (name, owner) = if views { ("viewname", "viewowner") } else { ("tablename", "tableowner") };
+    let (name, owner) = if views {
+        ("viewname", "viewowner")
+    } else {
+        ("tablename", "tableowner")
+    };
     vec![
         ("schemaname", texts(names().map(|_| PUBLIC))),
         (name, texts(names().map(|relation| relation.name.as_str()))),
@@ -269,9 +331,18 @@ fn listed(all: &[Relation], views: bool, user: &str) -> Columns {
 
 /// Names of catalogs tell what is a number: most are, of objects.
 fn empty(column: &str) -> ArrayRef {
-    let is_text = ["name", "description", "adbin", "type", "kind", "label", "key", "version"]
-        .iter()
-        .any(|end| column.ends_with(end));
+    let is_text = [
+        "name",
+        "description",
+        "adbin",
+        "type",
+        "kind",
+        "label",
+        "key",
+        "version",
+    ]
+    .iter()
+    .any(|end| column.ends_with(end));
     let data_type = match column {
         _ if column.starts_with("indis") => DataType::Boolean,
         _ if is_text => DataType::Utf8,
@@ -281,11 +352,11 @@ fn empty(column: &str) -> ArrayRef {
 }
 
 fn texts<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(values))
+    Arc::new(values.map(Some).collect::<StringArray>())
 }
 
 fn numbers(values: impl Iterator<Item = i64>) -> ArrayRef {
-    Arc::new(Int64Array::from_iter_values(values))
+    Arc::new(values.map(Some).collect::<Int64Array>())
 }
 
 fn text(value: &str) -> ArrayRef {
