@@ -41,7 +41,7 @@ pub struct QueryOptions {
     pub memory_bytes: usize,
     /// Of one query; beyond it sorts, joins and groups go to the spill folder.
     pub query_memory_bytes: usize,
-    /// Belongs to the engine, which empties it when it starts.
+    /// Of this engine only, which removes old spill files from it when it starts.
     pub spill_dir: PathBuf,
     pub spill_bytes_max: u64,
     /// Of planning, and of running up to the last row.
@@ -132,14 +132,14 @@ impl Engine {
     ) -> Result<Planned, QueryError> {
         let (engine, session, sql) = (self.clone(), session.clone(), sql.to_owned());
         self.workers
-            .run(async move { engine.plan_here(sources, session, &sql).await })
+            .run(async move { engine.plan_here(sources, &session, &sql).await })
             .await
     }
 
     async fn plan_here(
         self,
         sources: Sources,
-        settings: SessionSettings,
+        settings: &SessionSettings,
         sql: &str,
     ) -> Result<Planned, QueryError> {
         let mut parsed = statement::parse(sql)?;
@@ -209,7 +209,8 @@ impl Planned {
             plan
         } else {
             let cast = parameters.into_iter().zip(&parameter_types);
-            let values: Result<Vec<_>, _> = cast.map(|(value, to)| value.cast(to)).collect();
+            let values: Result<Vec<_>, _> =
+                cast.map(|(value, to)| value.cast(to.as_ref())).collect();
             plan.with_param_values(values?)?
         };
         engine.workers.answer(*state, plan).await
@@ -217,7 +218,7 @@ impl Planned {
 }
 
 impl Parameter {
-    fn cast(self, to: &Option<DataType>) -> Result<ScalarValue, QueryError> {
+    fn cast(self, to: Option<&DataType>) -> Result<ScalarValue, QueryError> {
         let value = match self {
             Self::Null => ScalarValue::Null,
             Self::Bool(value) => ScalarValue::from(value),

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
+use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
@@ -14,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{QueryError, QueryOptions};
+use super::{QueryError, QueryOptions, session};
 
 /// Record batches as they come; dropping it cancels the query.
 pub type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch, QueryError>> + Send>>;
@@ -103,9 +104,10 @@ impl Workers {
     ) -> Result<Batches, QueryError> {
         let place = self.place().await?;
         let after = self.options.time_max;
+        let context = session::task_context(&state, &self.options)?;
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES_MAX);
         let task = Task(self.runtime().spawn(async move {
-            let work = produce(state, plan, &sender);
+            let work = produce(state, plan, context, &sender);
             let result = tokio::time::timeout(after, work).await;
             drop(place);
             if let Err(error) = result.unwrap_or(Err(QueryError::Timeout { after })) {
@@ -153,10 +155,11 @@ async fn next(answer: Option<Answer>) -> Option<(Result<RecordBatch, QueryError>
 async fn produce(
     state: SessionState,
     plan: LogicalPlan,
+    context: Arc<TaskContext>,
     sender: &mpsc::Sender<Result<RecordBatch, QueryError>>,
 ) -> Result<(), QueryError> {
     let physical = state.create_physical_plan(&plan).await?;
-    let mut batches = execute_stream(physical, state.task_ctx())?;
+    let mut batches = execute_stream(physical, context)?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         if batch.num_rows() > 0 && sender.send(Ok(batch)).await.is_err() {

@@ -13,17 +13,22 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics};
+use datafusion::common::{ScalarValue, SplitPoint};
 use datafusion::datasource::source::DataSource;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr,
+    RangePartitioning,
+};
 use datafusion::physical_plan::DisplayFormatType;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use shared::batch::{Column, Values};
 
 use super::error::StoreFailure;
-use super::prune::Pruned;
+use super::prune::{self, Pruned};
 use super::session;
 use super::table::Source;
 use crate::store::{Chunk, Scan, ScanIter, View};
@@ -181,7 +186,9 @@ impl DataSource for ScanSource {
     }
 
     fn output_partitioning(&self) -> Partitioning {
-        Partitioning::UnknownPartitioning(self.rows.parts.len())
+        let parts = &self.rows.parts;
+        let ranges = self.rows.ranges().map(Partitioning::Range);
+        ranges.unwrap_or(Partitioning::UnknownPartitioning(parts.len()))
     }
 
     fn eq_properties(&self) -> EquivalenceProperties {
@@ -250,6 +257,27 @@ impl Iterator for Batches {
 }
 
 impl Rows {
+    /// Parts are ranges of devices: grouping and joining by device needs no exchange.
+    fn ranges(&self) -> Option<RangePartitioning> {
+        let at = self
+            .columns
+            .iter()
+            .position(|column| *column == Source::Device)?;
+        let device = Arc::new(PhysicalColumn::new(prune::DEVICE, at));
+        let ordering = LexOrdering::new([PhysicalSortExpr::new_default(device)])?;
+        let first = |part: &Option<Vec<String>>| {
+            let device = part.as_ref()?.first()?.as_str();
+            Some(SplitPoint::new(vec![ScalarValue::from(device)]))
+        };
+        let splits = self
+            .parts
+            .iter()
+            .skip(1)
+            .map(first)
+            .collect::<Option<Vec<_>>>()?;
+        RangePartitioning::try_new(ordering, splits).ok()
+    }
+
     fn batch(&self, chunk: Chunk) -> Result<RecordBatch, DataFusionError> {
         let Chunk {
             series,

@@ -1,16 +1,17 @@
 //! What DataFusion is told about one query: settings, functions, and the names it may read.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, SchemaProvider,
 };
 use datafusion::config::Dialect;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SessionStateDefaults, TaskContext};
 use datafusion::prelude::SessionConfig;
 
 use super::pg_catalog::{InformationSchema, PgCatalog, Relations};
@@ -23,18 +24,13 @@ pub(super) const TIME_ZONE: &str = "UTC";
 pub(super) const DATABASE: &str = "tributary";
 pub(super) const PUBLIC: &str = "public";
 
-/// The spill folder, emptied; its cap is shared by all queries.
+/// The spill folder, without what a node left there that was killed; its cap is shared by all
+/// queries.
 pub(super) fn runtime_env(options: &QueryOptions) -> Result<Arc<RuntimeEnv>, QueryError> {
-    let failed = |error: std::io::Error| QueryError::Internal {
-        message: format!(
-            "cannot use the spill folder {}: {error}",
-            options.spill_dir.display()
-        ),
-    };
-    match std::fs::remove_dir_all(&options.spill_dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => std::fs::create_dir_all(&options.spill_dir).map_err(failed)?,
-    }
+    let folder = &options.spill_dir;
+    emptied(folder).map_err(|error| QueryError::Internal {
+        message: format!("cannot use the spill folder {}: {error}", folder.display()),
+    })?;
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![
             options.spill_dir.clone(),
@@ -44,7 +40,36 @@ pub(super) fn runtime_env(options: &QueryOptions) -> Result<Arc<RuntimeEnv>, Que
     env(options, Arc::new(disk))
 }
 
-/// A memory pool for one query, beside the disk of all.
+/// Removes only what DataFusion makes: the path comes from a configuration.
+fn emptied(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("datafusion-") {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// What a plan runs with: a memory pool of its own, beside the disk of all.
+pub(super) fn task_context(
+    state: &SessionState,
+    options: &QueryOptions,
+) -> Result<Arc<TaskContext>, QueryError> {
+    let runtime = env(options, Arc::clone(&state.runtime_env().disk_manager))?;
+    Ok(Arc::new(TaskContext::new(
+        None,
+        state.session_id().to_owned(),
+        state.config().clone(),
+        state.scalar_functions().clone(),
+        state.higher_order_functions().clone(),
+        state.aggregate_functions().clone(),
+        state.window_functions().clone(),
+        runtime,
+    )))
+}
+
 fn env(options: &QueryOptions, disk: Arc<DiskManager>) -> Result<Arc<RuntimeEnv>, QueryError> {
     let pool = Arc::new(FairSpillPool::new(options.query_memory_bytes));
     let mut builder = RuntimeEnvBuilder::new().with_memory_pool(pool);
@@ -61,7 +86,7 @@ pub(super) fn base(options: &QueryOptions, runtime: Arc<RuntimeEnv>) -> SessionS
         .with_target_partitions(options.cores.max(1));
     let settings = config.options_mut();
     settings.execution.time_zone = Some(TIME_ZONE.to_owned());
-    // Parts of a scan are whole devices: grouping by device and more needs no exchange.
+    // Parts of a scan are ranges of devices: grouping by device and more needs no exchange.
     settings.optimizer.subset_repartition_threshold = 1;
     settings.sql_parser.dialect = Dialect::PostgreSQL;
     settings.sql_parser.map_string_types_to_utf8view = false;
@@ -81,7 +106,7 @@ pub(super) fn of(
     base: &SessionState,
     options: &QueryOptions,
     sources: Sources,
-    settings: SessionSettings,
+    settings: &SessionSettings,
 ) -> Result<SessionState, QueryError> {
     let relations = Arc::new(Relations::of(&sources.view));
     let catalogs = MemoryCatalogProviderList::new();
@@ -102,12 +127,9 @@ pub(super) fn of(
         }),
     };
     catalogs.register_catalog(DATABASE.to_owned(), Arc::new(database));
-    let runtime = env(options, Arc::clone(&base.runtime_env().disk_manager))?;
-    let mut state = SessionStateBuilder::new_from_existing(base.clone())
-        .with_runtime_env(runtime)
-        .with_catalog_list(Arc::new(catalogs))
-        .build();
-    for function in pg_catalog::functions(&relations, &settings) {
+    let mut state = base.clone();
+    state.register_catalog_list(Arc::new(catalogs));
+    for function in pg_catalog::functions(&relations, settings) {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
     }
     state.mark_start_execution();

@@ -47,7 +47,7 @@ fn options(spill: &tempfile::TempDir) -> QueryOptions {
         query_memory_bytes: 16 << 20,
         spill_dir: spill.path().join("spill"),
         spill_bytes_max: 64 << 20,
-        time_max: Duration::from_secs(60),
+        time_max: Duration::from_mins(1),
         queries_max: 4,
         cores: 2,
     }

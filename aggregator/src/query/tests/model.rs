@@ -145,12 +145,13 @@ fn literal(time: i64) -> String {
 
 const COLUMNS: &str = "device, site, CAST(time AS BIGINT), seq, value, ok, note";
 
-#[tokio::test]
-async fn conditions_on_time_and_device_take_the_same_rows() {
-    let (bench, rows) = filled(2_000);
+/// A condition in SQL, and the same in Rust.
+type Condition = (String, Box<dyn Fn(&Row) -> bool>);
+
+fn conditions() -> Vec<Condition> {
     let (low, high) = (START + 100 * SECOND, START + 700 * SECOND);
     let (from, to) = (literal(low), literal(high));
-    let conditions: Vec<(String, Box<dyn Fn(&Row) -> bool>)> = vec![
+    vec![
         ("true".into(), Box::new(|_| true)),
         (
             format!("time > {from}"),
@@ -201,8 +202,13 @@ async fn conditions_on_time_and_device_take_the_same_rows() {
             format!("CAST(time AS BIGINT) < {low} OR note = 'note 3'"),
             Box::new(move |row| row.time < low || row.note.as_deref() == Some("note 3")),
         ),
-    ];
-    for (condition, holds) in conditions {
+    ]
+}
+
+#[tokio::test]
+async fn conditions_on_time_and_device_take_the_same_rows() {
+    let (bench, rows) = filled(2_000);
+    for (condition, holds) in conditions() {
         let wanted: Vec<Vec<String>> = rows
             .iter()
             .filter(|row| holds(row))
@@ -335,6 +341,16 @@ async fn a_large_table_is_read_in_parts() {
         .await;
     assert_eq!(groups.len(), 7);
     assert!(groups.iter().all(|row| row[1] == "10000"), "{groups:?}");
+    let grouped = "SELECT device, part, sum(v) FROM big GROUP BY device, part";
+    let plan = format!("{:?}", bench.ask(&format!("EXPLAIN {grouped}")).await);
+    assert!(
+        !plan.contains("RepartitionExec"),
+        "parts are whole devices: {plan}"
+    );
+    assert_eq!(bench.ask(grouped).await.len(), 7 * 70);
+    let joined = "SELECT count(*), sum(b.v) FROM big a JOIN big b USING (device, v) \
+                  WHERE a.device IN ('d0', 'd1', 'd2', 'none')";
+    assert_eq!(bench.ask(joined).await, [["30000", "1049925000"]]);
     let one = bench
         .ask("SELECT count(v) FROM big WHERE device = 'd3' AND part = 'p1'")
         .await;
