@@ -11,4 +11,5 @@ pub mod ingest;
 pub mod cluster;
 pub mod state;
 pub mod store;
+pub mod query;
 pub mod inspect;

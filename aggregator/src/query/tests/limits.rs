@@ -1,0 +1,104 @@
+//! What queries may not do: take all memory, time or places.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use super::{Bench, QueryError, START};
+
+/// Runs for ever, as far as a test is concerned; hands out nothing before the end.
+const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b \
+     WHERE a.value + b.value = 3";
+
+#[tokio::test]
+async fn a_query_ends_at_its_deadline() {
+    let bench = Bench::with(|options| super::QueryOptions {
+        time_max: Duration::from_millis(300),
+        ..options
+    });
+    let error = bench.refusal(ENDLESS).await;
+    assert!(matches!(error, QueryError::Timeout { .. }), "{error:?}");
+    assert_eq!(bench.ask("SELECT 1").await, [["1"]]);
+}
+
+#[tokio::test]
+async fn dropping_an_answer_frees_its_place() {
+    let bench = Bench::with(|options| super::QueryOptions {
+        queries_max: 1,
+        ..options
+    });
+    for _ in 0..3 {
+        let mut batches = bench
+            .plan(ENDLESS)
+            .await
+            .unwrap()
+            .run(vec![])
+            .await
+            .unwrap();
+        assert!(futures_util::poll!(batches.next()).is_pending());
+        drop(batches);
+    }
+    assert_eq!(bench.ask("SELECT 1").await, [["1"]]);
+}
+
+#[tokio::test]
+async fn no_more_queries_run_than_there_are_places() {
+    let bench = Bench::with(|options| super::QueryOptions {
+        queries_max: 1,
+        time_max: Duration::from_millis(300),
+        ..options
+    });
+    let planned = [
+        bench.plan(ENDLESS).await.unwrap(),
+        bench.plan("SELECT 1").await.unwrap(),
+    ];
+    let [endless, short] = planned;
+    let running = endless.run(vec![]).await.unwrap();
+    let waiting = short.run(vec![]).await;
+    // Either the place came free at the deadline of the first, or the wait was over before.
+    if let Err(error) = waiting {
+        assert!(
+            matches!(error, QueryError::Busy { running: 1, .. }),
+            "{error:?}"
+        );
+    }
+    drop(running);
+}
+
+#[tokio::test]
+async fn memory_of_a_query_is_bounded() {
+    let bench = Bench::with(|options| super::QueryOptions {
+        query_memory_bytes: 1 << 20,
+        spill_bytes_max: 1 << 20,
+        ..options
+    });
+    let sql = "SELECT value, count(*) FROM generate_series(1, 3000000) AS s(value) \
+               GROUP BY value ORDER BY value DESC LIMIT 1";
+    let error = bench.refusal(sql).await;
+    assert!(matches!(error, QueryError::TooLarge { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_few_batches() {
+    let mut bench = Bench::new();
+    for part in 0..20 {
+        let line = |at: i64| format!("t,device=d v={at}i {}", START + at);
+        let lines: Vec<String> = (part * 1_000..(part + 1) * 1_000).map(line).collect();
+        bench.lines(&lines.join("\n"));
+    }
+    let mut batches = bench
+        .plan("SELECT v FROM t")
+        .await
+        .unwrap()
+        .run(vec![])
+        .await
+        .unwrap();
+    let mut rows = 0;
+    while let Some(batch) = batches.next().await {
+        let batch = batch.unwrap();
+        assert!(batch.num_rows() <= 8_192);
+        rows += batch.num_rows();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rows, 20_000);
+}
