@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use journal::DiskStorage;
 use openraft::async_runtime::WatchReceiver;
-use openraft::base::BoxFuture;
+use futures_util::future::BoxFuture;
 use openraft::raft::ReadPolicy;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use shared::id::{AgentId, Epoch, Lane, TimeNs};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::apply::{Applier, Progress};
 use super::join::{Admission, JoinError};
-use super::link::{CallError, Link, Purpose};
+use super::link::{Answerer, CallError, Link, Purpose};
 use super::listener::Listener;
 use super::log::{LogError, LogReader, LogStore};
 use super::network::Network;
@@ -135,9 +135,10 @@ impl Cluster {
         };
         let boot = getrandom::u64().map_err(|e| ClusterError::Random(e.to_string()))?;
         let parts = Parts {
+            cluster: config.cluster.clone(),
             name: config.name.as_str().into(),
             seat,
-            raft: raft_config(&config.cluster, &config.timing)?,
+            timing: config.timing.clone(),
             link,
             log,
             store,
@@ -147,7 +148,8 @@ impl Cluster {
             inline: false,
             wall_clock,
         };
-        let (cluster, answerer) = parts.run(tasks, stop.clone()).await?;
+        let (cluster, answerer) = parts.run(stop.clone()).await?;
+        cluster.tasks.keep(tasks);
         cluster.tasks.spawn(listener.run(answerer, stop));
         Ok(cluster)
     }
@@ -290,29 +292,31 @@ pub struct NodeStatus {
 }
 
 /// What a node is built of, wherever it runs.
-pub(super) struct Parts {
-    pub(super) name: Arc<str>,
-    pub(super) seat: Seat,
-    pub(super) raft: RaftConfig,
-    pub(super) link: Arc<dyn Link>,
-    pub(super) log: LogStore,
-    pub(super) store: Arc<dyn journal::Storage>,
-    pub(super) options: StoreOptions,
-    pub(super) wishes: Wishes,
+pub struct Parts {
+    pub cluster: String,
+    pub name: Arc<str>,
+    pub seat: Seat,
+    pub timing: Timing,
+    pub link: Arc<dyn Link>,
+    pub log: LogStore,
+    pub store: Arc<dyn journal::Storage>,
+    pub options: StoreOptions,
+    pub wishes: Wishes,
     /// Random: names this run of the node.
-    pub(super) boot: u64,
+    pub boot: u64,
     /// Merges run where they begin.
-    pub(super) inline: bool,
-    pub(super) wall_clock: fn() -> TimeNs,
+    pub inline: bool,
+    pub wall_clock: fn() -> TimeNs,
 }
 
 impl Parts {
     /// Starts consensus and the tasks around it; gives what answers other nodes.
-    pub(super) async fn run(
+    pub async fn run(
         self,
-        tasks: Tasks,
         stop: watch::Receiver<bool>,
-    ) -> Result<(Cluster, Arc<Peer>), ClusterError> {
+    ) -> Result<(Cluster, Arc<dyn Answerer>), ClusterError> {
+        let raft_config = raft_config(&self.cluster, &self.timing)?;
+        let tasks = Tasks::default();
         let (store, recovered) = Store::open_with(self.store, self.options)?;
         let (views, segments) = (store.views(), store.segments());
         let proposer = Proposer::new(self.boot);
@@ -325,7 +329,8 @@ impl Parts {
             link: Arc::clone(&self.link),
             segments: Arc::clone(&segments),
         };
-        let raft = Raft::new(self.seat.id, Arc::new(self.raft), network, self.log, applier);
+        let id = self.seat.id;
+        let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
         let raft = raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))?;
         let node = Node {
             id: self.seat.id,
@@ -360,7 +365,7 @@ impl Parts {
 }
 
 /// openraft, as our guarantees need it.
-pub(super) fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, ClusterError> {
+fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, ClusterError> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = RaftConfig {
         cluster_name: cluster.to_owned(),

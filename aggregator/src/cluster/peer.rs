@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::base::BoxFuture;
+use futures_util::future::BoxFuture;
 use openraft::raft::ReadPolicy;
 use tokio::sync::{mpsc, watch};
 
