@@ -1,5 +1,7 @@
 //! One feature, one test.
 
+use journal::OpenMode;
+
 use super::{Bench, Parameter, QueryError, START};
 use crate::query::Unknown;
 
@@ -379,4 +381,22 @@ async fn what_other_clients_probe_is_answered() {
         let found = bench.ask(sql).await;
         assert!(rows == 0 || found.len() == rows, "{sql}: {found:?}");
     }
+}
+
+#[tokio::test]
+async fn damaged_data_is_an_error_and_never_an_answer() {
+    let mut bench = bench();
+    bench.merge();
+    assert_eq!(bench.ask("SELECT sum(value) FROM fire").await, [["20.5"]]);
+    let segments = bench.disk.directory("segments").unwrap();
+    let [name] = segments.list().unwrap().try_into().expect("one segment");
+    let file = segments.open(&name, OpenMode::Existing).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes.iter_mut().take(200).for_each(|byte| *byte = !*byte);
+    file.write_at(0, &bytes).unwrap();
+    let error = bench.refusal("SELECT sum(value) FROM fire").await;
+    assert!(matches!(error, QueryError::Data(_)), "{error:?}");
+    assert_eq!(error.sqlstate(), "XX001");
+    assert!(error.to_string().contains(&name), "{error}");
 }
