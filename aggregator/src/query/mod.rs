@@ -113,7 +113,7 @@ pub struct Planned {
 }
 
 impl Engine {
-    /// Starts the threads and empties the spill folder.
+    /// Starts the threads; removes what a killed node left in the spill folder.
     pub fn new(options: QueryOptions) -> Result<Self, QueryError> {
         let runtime = session::runtime_env(&options)?;
         let base = session::base(&options, runtime);
