@@ -12,6 +12,10 @@ const AGENTS: [&str; 2] = ["gw1", "gw2"];
 const BATCHES: usize = 150;
 /// A round without an answer by then is given up; the agent asks another node.
 const ROUND_LIMIT: Duration = Duration::from_secs(12);
+/// A crash, an isolation and the end of each, four times.
+const FAULTS: usize = 8;
+/// Virtual time in which a majority must get on with it.
+const STUCK_LIMIT: Duration = Duration::from_secs(120);
 /// Virtual time in which everything must be acknowledged once all is healed.
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 
@@ -30,7 +34,11 @@ struct Trace {
 
 impl Trace {
     fn note(&mut self, event: impl std::fmt::Display) {
-        self.events.push(format!("{} ms: {event}", self.began.elapsed().as_millis()));
+        let event = format!("{} ms: {event}", self.began.elapsed().as_millis());
+        if std::env::var_os("TRIBUTARY_SIM_TALK").is_some() {
+            eprintln!("{event}");
+        }
+        self.events.push(event);
     }
 
     /// FNV-1a over all events.
@@ -83,14 +91,19 @@ async fn simulate(seed: u64) -> Outcome {
     let mut down: Option<usize> = None;
     let mut isolated = false;
     // The faults are spread over the first two thirds of what is to be sent.
-    let mut faults = 0;
+    let (mut faults, mut last_fault) = (0, Instant::now());
     let healed_at = loop {
         let sent: usize = agents.iter().map(|agent| agent.acknowledged).sum();
         if sent >= (faults + 1) * BATCHES / 6 {
             faults += 1;
+            last_fault = Instant::now();
             fault(&mut world, &mut choice, &mut down, &mut isolated, &mut trace).await;
         }
-        if faults >= 8 {
+        if faults >= FAULTS {
+            break Instant::now();
+        }
+        if last_fault.elapsed() > STUCK_LIMIT {
+            findings.push("no progress though two of three nodes can talk".to_owned());
             break Instant::now();
         }
         step(&world, &mut agents, &mut choice, &mut trace, &mut findings).await;
@@ -108,6 +121,9 @@ async fn simulate(seed: u64) -> Outcome {
         step(&world, &mut agents, &mut choice, &mut trace, &mut findings).await;
     }
     judge(&world, &agents, &mut trace, &mut findings).await;
+    if !findings.is_empty() {
+        findings.extend(trace.events.iter().rev().take(60).rev().cloned());
+    }
     Outcome {
         digest: trace.digest(),
         events: trace.events.len(),

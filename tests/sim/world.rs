@@ -14,7 +14,7 @@ use journal::{SimStorage, Storage};
 use shared::batch::Values;
 use shared::id::TimeNs;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::net::{End, Net};
 
@@ -108,6 +108,14 @@ impl World {
             self.nodes[at].seat = Some(Seat { id, incarnation });
             self.start(at).await;
         }
+        while !(0..3).all(|at| self.knows_three_voters(at)) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn knows_three_voters(&self, at: usize) -> bool {
+        let nodes = self.cluster(at).map_or_else(Vec::new, |cluster| cluster.overview().nodes);
+        nodes.iter().filter(|node| node.role != "learner").count() == 3
     }
 
     fn end(&self, at: usize, incarnation: u64) -> Arc<dyn Link> {
