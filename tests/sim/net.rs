@@ -21,10 +21,19 @@ struct State {
     answerers: HashMap<String, Arc<dyn Answerer>>,
     /// Ordered pairs of addresses between which nothing passes.
     cut: HashSet<(String, String)>,
-    /// When the last message of a wire arrives: the next one comes after it.
-    busy_until: HashMap<(String, String), Instant>,
+    wires: HashMap<Wire, Traffic>,
     seed: u64,
+}
+
+/// From, to, and for what: messages of one purpose do not overtake each other.
+type Wire = (String, String, Purpose);
+
+/// What has passed on one wire.
+#[derive(Clone, Copy)]
+struct Traffic {
     messages: u64,
+    /// When the last message arrives: the next one comes after it.
+    busy_until: Instant,
 }
 
 /// One node's end of the net.
@@ -65,30 +74,41 @@ impl Net {
     }
 
     /// Waits for a message to cross; false if it does not.
-    async fn cross(&self, from: &str, to: &str) -> bool {
-        let wire = (from.to_owned(), to.to_owned());
+    async fn cross(&self, from: &str, to: &str, purpose: Purpose) -> bool {
+        let wire = (from.to_owned(), to.to_owned(), purpose);
         let arrival = {
             let mut state = self.state();
-            state.messages += 1;
-            // Between 1 and 8 ms, by the seed and the number of the message.
-            let mixed = (state.seed ^ state.messages).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 61;
-            let earliest = Instant::now() + Duration::from_millis(mixed + 1);
-            let after = state.busy_until.get(&wire).copied();
-            let after = after.map_or(earliest, |last| last + Duration::from_millis(1));
-            let arrival = earliest.max(after);
-            state.busy_until.insert(wire.clone(), arrival);
+            let seed = state.seed;
+            let traffic = state.wires.entry(wire.clone()).or_insert(Traffic {
+                messages: 0,
+                busy_until: Instant::now(),
+            });
+            traffic.messages += 1;
+            let earliest = Instant::now() + delay(seed, &wire, traffic.messages);
+            let arrival = earliest.max(traffic.busy_until + Duration::from_millis(1));
+            traffic.busy_until = arrival;
             arrival
         };
         sleep_until(arrival).await;
-        !self.state().cut.contains(&wire)
+        !self.state().cut.contains(&(wire.0, wire.1))
     }
+}
+
+/// Between 1 and 16 ms, by the seed, the wire and the number of the message on it: not by what
+/// passes elsewhere, so that two messages of one instant do not decide about each other.
+fn delay(seed: u64, (from, to, purpose): &Wire, number: u64) -> Duration {
+    let bytes = from.bytes().chain(to.bytes()).chain([*purpose as u8]);
+    let mixed = bytes.chain(number.to_le_bytes()).fold(seed, |mixed, byte| {
+        (mixed ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+    });
+    Duration::from_millis(1 + mixed % 16)
 }
 
 impl Link for End {
     fn call(
         &self,
         to: &Member,
-        _purpose: Purpose,
+        purpose: Purpose,
         kind: Kind,
         payload: Bytes,
         limit: Duration,
@@ -103,7 +123,7 @@ impl Link for End {
         let gone = lost("the wire is cut");
         let to = to.clone();
         let talk = async move {
-            if !net.cross(&from, &to).await {
+            if !net.cross(&from, &to, purpose).await {
                 return None;
             }
             let answerer = net.state().answerers.get(&to).cloned();
@@ -116,7 +136,7 @@ impl Link for End {
             let answer = answerer.answer(&from, kind, incarnation, payload).await;
             // A node that lost power meanwhile says nothing any more.
             let same = net.state().answerers.get(&to).is_some_and(|now| Arc::ptr_eq(now, &answerer));
-            if !same || !net.cross(&to, &from).await {
+            if !same || !net.cross(&to, &from, purpose).await {
                 return None;
             }
             Some(answer.map_err(|why| CallError::Refused { address: to, why }))

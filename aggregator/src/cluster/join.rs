@@ -171,6 +171,7 @@ pub(super) async fn settle(
     let peers: Vec<String> = config.peers.iter().map(|peer| peer.address.clone()).collect();
     let asked = ask_all(&peers, link, &request);
     let (id, incarnation) = tokio::select! {
+        biased;
         admitted = asked => admitted?,
         _ = stop.wait_for(|stop| *stop) => return Err(JoinError::Stopped),
     };

@@ -64,6 +64,7 @@ pub(super) async fn run_proposals(
 ) {
     loop {
         let command = tokio::select! {
+            biased;
             command = taken.recv() => command,
             _ = stop.wait_for(|stop| *stop) => return,
         };
