@@ -6,3 +6,4 @@ pub mod batcher;
 pub mod buffer;
 pub mod window;
 pub mod uplink;
+pub mod keeper;

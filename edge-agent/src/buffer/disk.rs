@@ -39,6 +39,16 @@ pub(super) struct DiskState {
     pub(super) order_before: u64,
 }
 
+impl DiskState {
+    /// After so many epochs that began.
+    pub(super) fn after(order: u64) -> Self {
+        DiskState {
+            order_before: order,
+            ..DiskState::default()
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Queued {
     Entry(Place),

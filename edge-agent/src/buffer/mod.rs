@@ -139,10 +139,7 @@ impl Buffer {
         });
         let mut buffer = Buffer {
             options,
-            disk: disk::DiskState {
-                order_before: recovery.order(),
-                ..disk::DiskState::default()
-            },
+            disk: disk::DiskState::after(recovery.order()),
             epochs: recovery.into_shelves(),
             held: Held::default(),
             unacked_since: BTreeMap::new(),
