@@ -17,9 +17,7 @@ use rumqttc::{
 };
 use shared::id::{AgentId, Epoch, Lane};
 use shared::topic::Topic;
-use shared::verdict::{
-    Position, STREAM_PROPERTY, Verdict, format_stream, parse_stream_position,
-};
+use shared::verdict::{Position, STREAM_PROPERTY, Verdict, format_stream, parse_stream_position};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -90,7 +88,9 @@ struct BackOff {
 impl BackOff {
     /// Anything from nothing to the bound, so that agents that lost the same server spread out.
     fn delay(&mut self, random: u32) -> Duration {
-        let bound = BACK_OFF.saturating_mul(1 << self.failures.min(10)).min(BACK_OFF_MAX);
+        let bound = BACK_OFF
+            .saturating_mul(1 << self.failures.min(10))
+            .min(BACK_OFF_MAX);
         self.failures = self.failures.saturating_add(1);
         bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
@@ -114,17 +114,23 @@ impl Uplink {
     /// The server of this session, or of the next.
     pub fn server(&self) -> &str {
         let count = self.options.servers.len().max(1);
-        self.options.servers.get(self.next_server % count).map_or("", String::as_str)
+        self.options
+            .servers
+            .get(self.next_server % count)
+            .map_or("", String::as_str)
     }
 
     /// Begins a session and asks where these streams stand.
     pub fn connect(&mut self, streams: impl Iterator<Item = (Epoch, Lane)>) {
         self.due = None;
-        let streams: Vec<String> =
-            streams.map(|(epoch, lane)| format_stream(epoch, lane)).collect();
+        let streams: Vec<String> = streams
+            .map(|(epoch, lane)| format_stream(epoch, lane))
+            .collect();
         let skipped = streams.len().saturating_sub(STREAMS_MAX);
         let streams = streams.into_iter().skip(skipped);
-        let properties = streams.map(|stream| (STREAM_PROPERTY.to_owned(), stream)).collect();
+        let properties = streams
+            .map(|stream| (STREAM_PROPERTY.to_owned(), stream))
+            .collect();
         let options = self.mqtt_options(properties);
         let capacity = usize::from(self.options.in_flight_max) + 1;
         match AsyncClient::builder(options).capacity(capacity).try_build() {
@@ -155,7 +161,9 @@ impl Uplink {
         let mut options = MqttOptions::new(self.options.agent.as_str(), (host, port));
         let seconds = self.options.keep_alive.as_secs().clamp(1, 600);
         options
-            .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(&self.options.tls))))
+            .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(
+                &self.options.tls,
+            ))))
             .set_keep_alive(u16::try_from(seconds).expect("at most 600"))
             .set_outgoing_inflight_upper_limit(self.options.in_flight_max)
             .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_IN_BYTES_MAX))
@@ -177,7 +185,9 @@ impl Uplink {
             lane,
         };
         let handed =
-            session.client.try_publish(topic.to_string(), bytes, PublishOptions::at_least_once());
+            session
+                .client
+                .try_publish(topic.to_string(), bytes, PublishOptions::at_least_once());
         if handed.is_ok() {
             session.queued.push_back(id);
         }
@@ -249,7 +259,10 @@ impl Uplink {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a driver: it waits between sessions")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a driver: it waits between sessions"
+)]
 fn now() -> Instant {
     Instant::now()
 }
@@ -280,7 +293,10 @@ async fn poll(mut event_loop: EventLoop, told: mpsc::Sender<Told>) {
 }
 
 fn positions(connack: &ConnAck) -> Vec<(Epoch, Lane, Position)> {
-    let properties = connack.properties.iter().flat_map(|all| &all.user_properties);
+    let properties = connack
+        .properties
+        .iter()
+        .flat_map(|all| &all.user_properties);
     properties
         .filter(|(key, _)| key == STREAM_PROPERTY)
         .filter_map(|(_, value)| parse_stream_position(value))
@@ -288,8 +304,14 @@ fn positions(connack: &ConnAck) -> Vec<(Epoch, Lane, Position)> {
 }
 
 fn verdict(puback: &PubAck) -> Option<Verdict> {
-    let properties = puback.properties.iter().flat_map(|all| &all.user_properties);
-    Verdict::parse(puback.reason as u8, properties.map(|(key, value)| (key, value)))
+    let properties = puback
+        .properties
+        .iter()
+        .flat_map(|all| &all.user_properties);
+    Verdict::parse(
+        puback.reason as u8,
+        properties.map(|(key, value)| (key, value)),
+    )
 }
 
 #[cfg(test)]

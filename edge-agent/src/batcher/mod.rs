@@ -233,7 +233,10 @@ impl Batcher {
 
     /// Begins the dictionary of a new epoch. Whatever was open was taken before.
     pub fn new_epoch(&mut self) {
-        assert_eq!(self.cost.rows, 0, "the open batch speaks the old dictionary");
+        assert_eq!(
+            self.cost.rows, 0,
+            "the open batch speaks the old dictionary"
+        );
         self.series.clear();
         self.series_count = 0;
         self.new.clear();
@@ -266,7 +269,11 @@ impl Known {
 
 /// The fields that a series had, with those of a reading added or changed in type.
 fn widened(before: Option<&Known>, fields: &[(String, Value)]) -> Vec<(String, FieldType)> {
-    let own = || fields.iter().map(|(name, value)| (name.clone(), value.field_type()));
+    let own = || {
+        fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.field_type()))
+    };
     let mut all: Vec<(String, FieldType)> =
         before.map_or_else(Vec::new, |known| known.fields.clone());
     for (name, field_type) in own() {
@@ -275,7 +282,11 @@ fn widened(before: Option<&Known>, fields: &[(String, Value)]) -> Vec<(String, F
             None => all.push((name, field_type)),
         }
     }
-    if all.len() > FIELDS_MAX { own().collect() } else { all }
+    if all.len() > FIELDS_MAX {
+        own().collect()
+    } else {
+        all
+    }
 }
 
 impl OpenSeries {
@@ -433,9 +444,15 @@ fn split_names(definitions: Vec<SeriesDefinition>) -> Vec<Vec<SeriesDefinition>>
 }
 
 fn definition_bytes(definition: &SeriesDefinition) -> usize {
-    let tags = definition.tags.iter().map(|(key, value)| key.len() + value.len() + 4);
+    let tags = definition
+        .tags
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 4);
     let fields = definition.fields.iter().map(|(name, _)| name.len() + 3);
-    16 + definition.table.len() + definition.device.len() + tags.sum::<usize>() + fields.sum::<usize>()
+    16 + definition.table.len()
+        + definition.device.len()
+        + tags.sum::<usize>()
+        + fields.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ const OPTIONS: BatchOptions = BatchOptions {
 const START: Duration = Duration::ZERO;
 
 fn reading(device: &str, time: i64, fields: &[(&str, Value)]) -> Reading {
-    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    let fields = fields
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()));
     Reading {
         table: "t".to_owned(),
         device: device.to_owned(),
@@ -45,7 +47,10 @@ fn series_read_together_share_their_times() {
     let mut batcher = Batcher::new(OPTIONS);
     for time in 1..=3 {
         for device in ["a", "b"] {
-            push(&mut batcher, reading(device, time, &[("x", Value::Int(time))]));
+            push(
+                &mut batcher,
+                reading(device, time, &[("x", Value::Int(time))]),
+            );
         }
     }
     push(&mut batcher, reading("c", 2, &[("x", Value::Int(7))]));
@@ -55,8 +60,14 @@ fn series_read_together_share_their_times() {
     assert_eq!(collected.names[0].len(), 3);
     let groups = &collected.data.groups;
     assert_eq!(groups.len(), 2);
-    assert_eq!((groups[0].times.as_slice(), groups[0].series.len()), ([1, 2, 3].as_slice(), 2));
-    assert_eq!((groups[1].times.as_slice(), groups[1].series.len()), ([2].as_slice(), 1));
+    assert_eq!(
+        (groups[0].times.as_slice(), groups[0].series.len()),
+        ([1, 2, 3].as_slice(), 2)
+    );
+    assert_eq!(
+        (groups[1].times.as_slice(), groups[1].series.len()),
+        ([2].as_slice(), 1)
+    );
     encoded(&collected.data);
     assert_eq!(batcher.take(), None);
     push(&mut batcher, reading("a", 4, &[("x", Value::Int(4))]));
@@ -66,7 +77,10 @@ fn series_read_together_share_their_times() {
 #[test]
 fn fields_that_come_late_or_stay_away_are_absent() {
     let mut batcher = Batcher::new(OPTIONS);
-    push(&mut batcher, reading("a", 1, &[("x", Value::Int(1)), ("y", Value::Bool(true))]));
+    push(
+        &mut batcher,
+        reading("a", 1, &[("x", Value::Int(1)), ("y", Value::Bool(true))]),
+    );
     push(&mut batcher, reading("a", 2, &[("y", Value::Bool(false))]));
     push(&mut batcher, reading("a", 3, &[("x", Value::Int(3))]));
     let collected = batcher.take().unwrap();
@@ -85,9 +99,15 @@ fn a_new_field_or_a_changed_type_is_a_new_id_and_the_old_one_is_found_again() {
     for one in [int(), float(), int(), float()] {
         push(&mut batcher, one);
     }
-    push(&mut batcher, reading("a", 3, &[("z", Value::Text("hi".to_owned()))]));
+    push(
+        &mut batcher,
+        reading("a", 3, &[("z", Value::Text("hi".to_owned()))]),
+    );
     let collected = batcher.take().unwrap();
-    let types: Vec<_> = collected.names[0].iter().map(|one| one.fields.clone()).collect();
+    let types: Vec<_> = collected.names[0]
+        .iter()
+        .map(|one| one.fields.clone())
+        .collect();
     let field = |name: &str, field_type| (name.to_owned(), field_type);
     assert_eq!(
         types,
@@ -97,23 +117,40 @@ fn a_new_field_or_a_changed_type_is_a_new_id_and_the_old_one_is_found_again() {
             vec![field("x", FieldType::Float), field("z", FieldType::Text)],
         ]
     );
-    let rows: Vec<_> = collected.data.groups.iter().map(|group| group.times.len()).collect();
+    let rows: Vec<_> = collected
+        .data
+        .groups
+        .iter()
+        .map(|group| group.times.len())
+        .collect();
     assert_eq!(rows, [2, 2, 1]);
     encoded(&collected.data);
 }
 
 #[test]
 fn it_is_due_by_rows_by_bytes_and_by_age() {
-    let mut batcher = Batcher::new(BatchOptions { rows_max: 2, ..OPTIONS });
+    let mut batcher = Batcher::new(BatchOptions {
+        rows_max: 2,
+        ..OPTIONS
+    });
     assert_eq!(batcher.due(), None);
     push(&mut batcher, reading("a", 1, &[("x", Value::Int(1))]));
     assert!(!batcher.is_due(START));
     assert!(batcher.is_due(START + OPTIONS.linger));
     push(&mut batcher, reading("a", 2, &[("x", Value::Int(1))]));
     assert!(batcher.is_due(START));
-    assert_eq!(batcher.fit(&reading("a", 3, &[("x", Value::Int(1))])), Fit::AfterSeal);
-    let mut batcher = Batcher::new(BatchOptions { bytes_max: 100, ..OPTIONS });
-    push(&mut batcher, reading("a", 1, &[("x", Value::Text("y".repeat(100)))]));
+    assert_eq!(
+        batcher.fit(&reading("a", 3, &[("x", Value::Int(1))])),
+        Fit::AfterSeal
+    );
+    let mut batcher = Batcher::new(BatchOptions {
+        bytes_max: 100,
+        ..OPTIONS
+    });
+    push(
+        &mut batcher,
+        reading("a", 1, &[("x", Value::Text("y".repeat(100)))]),
+    );
     assert!(batcher.is_due(START));
 }
 
@@ -162,9 +199,15 @@ fn a_reading_that_no_batch_can_carry_is_told_so() {
 
 #[test]
 fn many_definitions_make_several_names_batches() {
-    let mut batcher = Batcher::new(BatchOptions { rows_max: usize::MAX, ..OPTIONS });
+    let mut batcher = Batcher::new(BatchOptions {
+        rows_max: usize::MAX,
+        ..OPTIONS
+    });
     for nth in 0..5_000 {
-        push(&mut batcher, reading(&format!("d{nth}"), 1, &[("x", Value::Bool(true))]));
+        push(
+            &mut batcher,
+            reading(&format!("d{nth}"), 1, &[("x", Value::Bool(true))]),
+        );
     }
     let sizes: Vec<_> = batcher.take().unwrap().names.iter().map(Vec::len).collect();
     assert_eq!(sizes, [4_096, 904]);

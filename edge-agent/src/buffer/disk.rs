@@ -97,7 +97,10 @@ impl Buffer {
             };
             let ends = data.each_ref().map(is_due);
             let needed = data.iter().zip(ends).filter_map(|(lane, end)| {
-                lane.entries.range(..end).map(|entry| entry.names_needed).max()
+                lane.entries
+                    .range(..end)
+                    .map(|entry| entry.names_needed)
+                    .max()
             });
             let needed = needed.max().unwrap_or(BatchNumber::NONE);
             let names_end = is_due(names).max(names.index_of(needed.next()));
@@ -123,7 +126,9 @@ impl Buffer {
         }
         let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
         let waiting = lanes.filter_map(|lane| {
-            let unacked = lane.unwritten().filter(|(_, entry)| entry.to > lane.acked.last);
+            let unacked = lane
+                .unwritten()
+                .filter(|(_, entry)| entry.to > lane.acked.last);
             unacked.map(|(_, entry)| entry.born).last()
         });
         waiting.min().map(|born| born + self.options.max_unsafe)
@@ -263,9 +268,14 @@ impl Buffer {
         if newest.into_iter().chain(told).max() == Some(oldest) {
             return None;
         }
-        let held: Vec<_> =
-            self.on_disk().filter(|(_, position)| position.file() == oldest).collect();
-        let bytes: usize = held.iter().map(|(_, position)| position.payload_bytes()).sum();
+        let held: Vec<_> = self
+            .on_disk()
+            .filter(|(_, position)| position.file() == oldest)
+            .collect();
+        let bytes: usize = held
+            .iter()
+            .map(|(_, position)| position.payload_bytes())
+            .sum();
         if bytes > SUBMISSION_BYTES_MAX || bytes as u64 > self.options.bytes_max / 32 {
             return None;
         }
@@ -273,7 +283,10 @@ impl Buffer {
         self.put_epochs(false, &mut queued, &mut records);
         let told = records.into_iter().map(|record| {
             // An epoch's record has its payload already: nothing is read for it.
-            let at = self.disk.told_at.expect("something is on disk, so the epochs were told");
+            let at = self
+                .disk
+                .told_at
+                .expect("something is on disk, so the epochs were told");
             (record, at)
         });
         let mut carried: Vec<(Append, DiskPosition)> = told.collect();
@@ -291,18 +304,22 @@ impl Buffer {
     fn on_disk(&self) -> impl Iterator<Item = (Place, DiskPosition)> {
         self.epochs.iter().flat_map(|shelf| {
             Lane::ALL.into_iter().flat_map(move |lane| {
-                shelf.lane(lane).entries.iter().filter_map(move |entry| match entry.disk {
-                    OnDisk::At(position) => {
-                        let place = Place {
-                            epoch: shelf.epoch,
-                            lane,
-                            from: entry.from,
-                            to: entry.to,
-                        };
-                        Some((place, position))
-                    }
-                    OnDisk::No | OnDisk::Queued => None,
-                })
+                shelf
+                    .lane(lane)
+                    .entries
+                    .iter()
+                    .filter_map(move |entry| match entry.disk {
+                        OnDisk::At(position) => {
+                            let place = Place {
+                                epoch: shelf.epoch,
+                                lane,
+                                from: entry.from,
+                                to: entry.to,
+                            };
+                            Some((place, position))
+                        }
+                        OnDisk::No | OnDisk::Queued => None,
+                    })
             })
         })
     }
@@ -336,7 +353,11 @@ fn take_lane(
     if held.unwritten == 0 {
         return true;
     }
-    for entry in held.entries.range_mut(..end).filter(|entry| entry.disk == OnDisk::No) {
+    for entry in held
+        .entries
+        .range_mut(..end)
+        .filter(|entry| entry.disk == OnDisk::No)
+    {
         if **room < entry.size {
             **room = 0;
             return false;

@@ -112,7 +112,9 @@ impl LaneShelf {
     /// Entries that are neither on disk nor on their way there, the newest first.
     pub(super) fn unwritten(&self) -> impl Iterator<Item = (usize, &Entry)> {
         let entries = self.entries.iter().enumerate().rev();
-        entries.filter(|(_, entry)| entry.disk == OnDisk::No).take(self.unwritten)
+        entries
+            .filter(|(_, entry)| entry.disk == OnDisk::No)
+            .take(self.unwritten)
     }
 
     /// An entry that just left: what it counted.
@@ -121,6 +123,8 @@ impl LaneShelf {
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.entries.back().is_none_or(|last| last.to <= self.acked.last)
+        self.entries
+            .back()
+            .is_none_or(|last| last.to <= self.acked.last)
     }
 }

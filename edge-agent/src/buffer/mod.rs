@@ -28,8 +28,8 @@ use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use crate::batcher::{Collected, WaiterId};
-use lane::{Entry, LaneShelf, OnDisk};
 pub use disk::{DiskWork, payload_to_batch};
+use lane::{Entry, LaneShelf, OnDisk};
 pub use recover::Recovery;
 
 /// Where the buffer is, and its bounds.
@@ -246,7 +246,10 @@ impl Buffer {
             Lane::Names => BatchNumber::NONE,
             Lane::Live | Lane::Backlog => self.current().lane(Lane::Names).sealed.last,
         };
-        let shelf = self.epochs.last_mut().expect("there is always a current epoch");
+        let shelf = self
+            .epochs
+            .last_mut()
+            .expect("there is always a current epoch");
         let held = &mut shelf.lanes[lane as usize];
         let number = held.sealed.last.next();
         let previous = held.sealed.digest;
@@ -261,7 +264,10 @@ impl Buffer {
         };
         let bytes = Bytes::from(encode(&header, body)?);
         let digest = digest(previous, &bytes);
-        held.sealed = Position { last: number, digest };
+        held.sealed = Position {
+            last: number,
+            digest,
+        };
         held.entries.push_back(Entry {
             from: number,
             to: number,
@@ -288,7 +294,10 @@ impl Buffer {
 
     /// Everything sealed before this is acked.
     fn complete_below(&self, wall: TimeNs) -> TimeNs {
-        self.unacked_since.keys().next().map_or(wall, |oldest| wall.min(*oldest))
+        self.unacked_since
+            .keys()
+            .next()
+            .map_or(wall, |oldest| wall.min(*oldest))
     }
 
     /// All streams with something held, oldest epoch first; what CONNECT asks the positions of.
@@ -296,7 +305,9 @@ impl Buffer {
         let of = |shelf: &EpochShelf| {
             let epoch = shelf.epoch;
             let held = Lane::ALL.map(|lane| (lane, !shelf.lane(lane).entries.is_empty()));
-            held.into_iter().filter(|(_, held)| *held).map(move |(lane, _)| (epoch, lane))
+            held.into_iter()
+                .filter(|(_, held)| *held)
+                .map(move |(lane, _)| (epoch, lane))
         };
         self.epochs.iter().flat_map(of)
     }
@@ -338,12 +349,14 @@ impl Buffer {
 
     /// Where the cluster is known to stand.
     pub fn acked(&self, epoch: Epoch, lane: Lane) -> Position {
-        self.lane(epoch, lane).map_or_else(Position::default, |held| held.acked)
+        self.lane(epoch, lane)
+            .map_or_else(Position::default, |held| held.acked)
     }
 
     /// The last batch sealed in a stream, as far as known.
     pub fn sealed(&self, epoch: Epoch, lane: Lane) -> Position {
-        self.lane(epoch, lane).map_or_else(Position::default, |held| held.sealed)
+        self.lane(epoch, lane)
+            .map_or_else(Position::default, |held| held.sealed)
     }
 
     /// The digest of a stream's own chain, where it is still known.
@@ -352,11 +365,19 @@ impl Buffer {
     }
 
     fn lane(&self, epoch: Epoch, lane: Lane) -> Option<&LaneShelf> {
-        self.epochs.iter().rev().find(|shelf| shelf.epoch == epoch).map(|shelf| shelf.lane(lane))
+        self.epochs
+            .iter()
+            .rev()
+            .find(|shelf| shelf.epoch == epoch)
+            .map(|shelf| shelf.lane(lane))
     }
 
     fn lane_mut(&mut self, epoch: Epoch, lane: Lane) -> Option<&mut LaneShelf> {
-        let shelf = self.epochs.iter_mut().rev().find(|shelf| shelf.epoch == epoch)?;
+        let shelf = self
+            .epochs
+            .iter_mut()
+            .rev()
+            .find(|shelf| shelf.epoch == epoch)?;
         Some(&mut shelf.lanes[lane as usize])
     }
 
@@ -372,7 +393,9 @@ impl Buffer {
             return settled;
         }
         let first = shelf.index_of(shelf.acked.last.next());
-        let end = shelf.entries.partition_point(|entry| entry.to <= position.last);
+        let end = shelf
+            .entries
+            .partition_point(|entry| entry.to <= position.last);
         for entry in shelf.entries.range_mut(first..end) {
             settled.kept.append(&mut entry.waiters);
             settled.batches_acked += 1;
@@ -411,8 +434,11 @@ impl Buffer {
             return;
         }
         let range = shelf.index_of(position.last.next())..shelf.index_of(shelf.acked.last.next());
-        let again: Vec<TimeNs> =
-            shelf.entries.range(range).map(|entry| entry.sealed_at).collect();
+        let again: Vec<TimeNs> = shelf
+            .entries
+            .range(range)
+            .map(|entry| entry.sealed_at)
+            .collect();
         shelf.acked = position;
         for sealed_at in again {
             *self.unacked_since.entry(sealed_at).or_default() += 1;
@@ -466,8 +492,14 @@ impl Buffer {
 
     /// When the oldest data or gap record came that is not acked.
     pub fn oldest(&self) -> Option<Duration> {
-        let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes[Lane::Live as usize..]);
-        lanes.filter_map(|lane| lane.unacked().next()).map(|entry| entry.born).min()
+        let lanes = self
+            .epochs
+            .iter()
+            .flat_map(|shelf| &shelf.lanes[Lane::Live as usize..]);
+        lanes
+            .filter_map(|lane| lane.unacked().next())
+            .map(|entry| entry.born)
+            .min()
     }
 }
 

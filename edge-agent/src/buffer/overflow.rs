@@ -33,27 +33,21 @@ impl Buffer {
     }
 
     /// Lets the oldest data go until the bound is kept.
-    pub fn make_room(&mut self, now: Duration, wall: TimeNs) -> Settled {
+    pub fn make_room(&mut self, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
         while self.held.bytes > self.bytes_max() {
             let Some(oldest) = self.oldest_data() else {
                 break;
             };
-            let one = self.drop_batch(oldest, GapReason::Overflow, now, wall);
+            let one = self.drop_batch(oldest, GapReason::Overflow, wall);
             settled.add(one);
         }
         settled
     }
 
     /// The batch will never come, being refused for ever or damaged: a gap record takes its place.
-    pub fn give_up(
-        &mut self,
-        place: Place,
-        reason: GapReason,
-        now: Duration,
-        wall: TimeNs,
-    ) -> Settled {
-        self.drop_batch(place, reason, now, wall)
+    pub fn give_up(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
+        self.drop_batch(place, reason, wall)
     }
 
     /// The cluster stands at `position`, before numbers that it acked and that are held no more.
@@ -106,7 +100,11 @@ impl Buffer {
     fn oldest_data(&self) -> Option<Place> {
         self.epochs.iter().find_map(|shelf| {
             let fronts = [Lane::Live, Lane::Backlog].map(|lane| {
-                let data = shelf.lane(lane).entries.iter().find(|entry| entry.gap.is_none())?;
+                let data = shelf
+                    .lane(lane)
+                    .entries
+                    .iter()
+                    .find(|entry| entry.gap.is_none())?;
                 let place = Place {
                     epoch: shelf.epoch,
                     lane,
@@ -115,18 +113,15 @@ impl Buffer {
                 };
                 Some((data.sealed_at, place))
             });
-            let oldest = fronts.into_iter().flatten().min_by_key(|(sealed_at, _)| *sealed_at);
+            let oldest = fronts
+                .into_iter()
+                .flatten()
+                .min_by_key(|(sealed_at, _)| *sealed_at);
             oldest.map(|(_, place)| place)
         })
     }
 
-    fn drop_batch(
-        &mut self,
-        place: Place,
-        reason: GapReason,
-        now: Duration,
-        wall: TimeNs,
-    ) -> Settled {
+    fn drop_batch(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
         let mut held = self.held;
         let Some(shelf) = self.lane_mut(place.epoch, place.lane) else {
@@ -147,13 +142,14 @@ impl Buffer {
         settled.readings_lost = lost.readings;
         settled.lost.append(&mut lost.waiters);
         let mut gone = vec![lost.sealed_at];
-        let before = at.checked_sub(1).and_then(|before| shelf.entries.get(before));
+        let before = at
+            .checked_sub(1)
+            .and_then(|before| shelf.entries.get(before));
         let mut position = at;
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
             sealed_at: wall,
-            born: now,
             size: 0,
             ram: None,
             disk: OnDisk::No,
@@ -171,6 +167,7 @@ impl Buffer {
             gone.push(before.sealed_at);
             gap.from = before.from;
             gap.previous = before.previous;
+            gap.born = gap.born.min(before.born);
             gap.readings += before.readings;
             gap.urgent |= before.disk != OnDisk::No;
         } else {

@@ -111,8 +111,10 @@ impl Recovery {
             }
         }
         let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
-        let replaced: Vec<u64> =
-            lane.range(entry.from.0..=entry.to.0).map(|(to, _)| *to).collect();
+        let replaced: Vec<u64> = lane
+            .range(entry.from.0..=entry.to.0)
+            .map(|(to, _)| *to)
+            .collect();
         for to in replaced {
             lane.remove(&to);
         }

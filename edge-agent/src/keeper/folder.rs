@@ -65,12 +65,11 @@ impl Folder {
         fs::create_dir_all(&dead).map_err(failed)?;
         let dead_letters = fs::read_dir(&dead).map_err(failed)?.count();
         let storage = DiskStorage::open(path.join("journal")).map_err(failed)?;
-        let (buffer, writer, handle) = recover(storage, options, epoch, wall).map_err(|error| {
-            KeeperError::Buffer {
+        let (buffer, writer, handle) =
+            recover(storage, options, epoch, wall).map_err(|error| KeeperError::Buffer {
                 path: path.clone(),
                 error,
-            }
-        })?;
+            })?;
         let thread = writer.spawn("buffer").map_err(failed)?;
         let folder = Folder {
             path: path.clone(),
@@ -90,7 +89,12 @@ impl Folder {
         if self.dead_letters >= DEAD_LETTERS_MAX {
             return Err(io::Error::other("there are 1,000 refused batches already"));
         }
-        let name = format!("{}-{}-{}.batch", place.epoch, place.lane.as_str(), place.to.0);
+        let name = format!(
+            "{}-{}-{}.batch",
+            place.epoch,
+            place.lane.as_str(),
+            place.to.0
+        );
         let folder = self.path.join("dead-letters");
         let mut file = File::create(folder.join(name))?;
         file.write_all(bytes)?;
@@ -132,7 +136,11 @@ fn recover(
 }
 
 fn lock(path: &Path) -> Result<File, KeeperError> {
-    let opened = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
+    let opened = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"));
     let file = opened.map_err(|source| KeeperError::Folder {
         path: path.to_owned(),
         source,

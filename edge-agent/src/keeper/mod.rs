@@ -99,7 +99,10 @@ struct Clock {
 }
 
 impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "a driver: it gives the state machines their time")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a driver: it gives the state machines their time"
+    )]
     fn start() -> Self {
         Clock {
             start: Instant::now(),
@@ -110,7 +113,10 @@ impl Clock {
         self.start.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a driver: it stamps what is sealed")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a driver: it stamps what is sealed"
+    )]
     fn wall() -> TimeNs {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let nanos = since.map_or(0, |since| since.as_nanos());
@@ -241,7 +247,10 @@ impl Keeper {
 
     fn deadline(&self, stopping: Option<Duration>) -> Duration {
         let now = self.clock.now();
-        let stalled = self.window.stalled_since().map(|since| since + ANSWER_LIMIT);
+        let stalled = self
+            .window
+            .stalled_since()
+            .map(|since| since + ANSWER_LIMIT);
         let times = [
             Some(self.next_tick),
             self.batcher.due(),
@@ -262,7 +271,11 @@ impl Keeper {
         if let Some(work) = self.buffer.next_sync(now, false) {
             self.submit(work);
         }
-        if self.window.stalled_since().is_some_and(|since| since + ANSWER_LIMIT <= now) {
+        if self
+            .window
+            .stalled_since()
+            .is_some_and(|since| since + ANSWER_LIMIT <= now)
+        {
             self.session_ended("no acknowledgement within 10 s");
             self.uplink.fail();
         }
@@ -328,7 +341,10 @@ impl Keeper {
         let readings = collected.readings;
         self.waiters.sealed(&waiting);
         let live_max = self.options.window.batches_max;
-        match self.buffer.seal(collected, live_max, now, since, Clock::wall()) {
+        match self
+            .buffer
+            .seal(collected, live_max, now, since, Clock::wall())
+        {
             Ok(batches) => self.account.sealed += batches,
             Err(error) => {
                 tracing::error!(%error, readings, "a batch cannot be encoded: its readings are dropped");
@@ -336,9 +352,12 @@ impl Keeper {
                 self.waiters.lost(&waiting, NotKept::TooLarge);
             }
         }
-        let settled = self.buffer.make_room(now, Clock::wall());
+        let settled = self.buffer.make_room(Clock::wall());
         if settled.readings_lost > 0 {
-            tracing::warn!(readings = settled.readings_lost, "the buffer is full: the oldest readings go");
+            tracing::warn!(
+                readings = settled.readings_lost,
+                "the buffer is full: the oldest readings go"
+            );
         }
         self.settle(settled);
     }
@@ -352,7 +371,8 @@ impl Keeper {
         self.batcher.new_epoch();
         let epoch = mint_epoch();
         tracing::info!(%epoch, "a new epoch begins");
-        self.buffer.begin_epoch(epoch, Some(last), self.clock.now(), Clock::wall());
+        self.buffer
+            .begin_epoch(epoch, Some(last), self.clock.now(), Clock::wall());
     }
 
     fn submit(&mut self, work: DiskWork) {
@@ -377,14 +397,18 @@ impl Keeper {
         let settled = self.buffer.synced(result);
         self.settle(settled);
         if self.buffer.disk_failed() {
-            let settled = self.buffer.make_room(self.clock.now(), Clock::wall());
+            let settled = self.buffer.make_room(Clock::wall());
             self.settle(settled);
         }
     }
 
     fn settle(&mut self, settled: Settled) {
         self.waiters.kept(&settled.kept);
-        let why = if self.buffer.disk_failed() { NotKept::Disk } else { NotKept::BufferFull };
+        let why = if self.buffer.disk_failed() {
+            NotKept::Disk
+        } else {
+            NotKept::BufferFull
+        };
         self.waiters.lost(&settled.lost, why);
         self.account.settled(&settled);
     }
@@ -420,9 +444,12 @@ impl Keeper {
 
     fn damaged(&mut self, id: u64, place: Place, now: Duration) {
         let wall = Clock::wall();
-        self.window.answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
+        self.window
+            .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
         let reason = GapReason::Damaged;
-        let outcome = self.window.give_up(now, wall, place, reason, &mut self.buffer);
+        let outcome = self
+            .window
+            .give_up(now, wall, place, reason, &mut self.buffer);
         self.outcome(outcome);
     }
 
@@ -442,7 +469,9 @@ impl Keeper {
             }
             UplinkEvent::Answered(id, Some(verdict)) => {
                 let wall = Clock::wall();
-                let outcome = self.window.answered(now, wall, id, verdict, &mut self.buffer);
+                let outcome = self
+                    .window
+                    .answered(now, wall, id, verdict, &mut self.buffer);
                 self.outcome(outcome);
             }
             UplinkEvent::Answered(_, None) => {
@@ -486,12 +515,15 @@ impl Keeper {
             match self.folder.dead_letter(place, &bytes) {
                 Ok(()) => self.account.dead_letters += 1,
                 Err(error) => {
-                    self.account.trouble(format!("a refused batch could not be set aside: {error}"));
+                    self.account
+                        .trouble(format!("a refused batch could not be set aside: {error}"));
                 }
             }
         }
         let reason = GapReason::Refused;
-        let outcome = self.window.give_up(now, wall, place, reason, &mut self.buffer);
+        let outcome = self
+            .window
+            .give_up(now, wall, place, reason, &mut self.buffer);
         self.settle(outcome.settled);
         if let Some(alarm) = outcome.alarm {
             self.alarm(alarm);
@@ -510,7 +542,10 @@ impl Keeper {
                 lane.as_str()
             ),
             Alarm::Refused { epoch, lane } => {
-                format!("the cluster refuses a gap record of {epoch}/{}", lane.as_str())
+                format!(
+                    "the cluster refuses a gap record of {epoch}/{}",
+                    lane.as_str()
+                )
             }
         };
         tracing::error!("{text}");
@@ -534,7 +569,12 @@ impl Keeper {
     }
 
     fn give_account(&mut self) {
-        let oldest = self.buffer.oldest().into_iter().chain(self.batcher.since()).min();
+        let oldest = self
+            .buffer
+            .oldest()
+            .into_iter()
+            .chain(self.batcher.since())
+            .min();
         let now = self.clock.now();
         let (buffer, window) = (&self.buffer, &self.window);
         let open = self.batcher.readings();
@@ -543,7 +583,9 @@ impl Keeper {
             status.pending_readings = open + buffer.readings_pending();
             status.in_flight_batches = window.in_flight() as u64;
             status.oldest_unacked_ms = oldest.map_or(0, |oldest| {
-                u64::try_from(now.saturating_sub(oldest).as_millis()).unwrap_or(u64::MAX).max(1)
+                u64::try_from(now.saturating_sub(oldest).as_millis())
+                    .unwrap_or(u64::MAX)
+                    .max(1)
             });
             status.buffer_bytes = buffer.bytes();
             status.buffer_bytes_max = buffer.bytes_max();
@@ -582,7 +624,12 @@ impl Keeper {
         self.account.disconnected("stopped");
         self.give_account();
         let error = self.account.last_error();
-        let Disk { handle, thread, synced, .. } = self.disk;
+        let Disk {
+            handle,
+            thread,
+            synced,
+            ..
+        } = self.disk;
         drop((handle, synced));
         let ended = tokio::task::spawn_blocking(move || thread.join()).await;
         if readings > 0 || !matches!(ended, Ok(Ok(()))) {

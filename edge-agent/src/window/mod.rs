@@ -154,7 +154,9 @@ impl Window {
         if too_much && !self.flights.is_empty() {
             return None;
         }
-        let Place { epoch, lane, to, .. } = chosen.place;
+        let Place {
+            epoch, lane, to, ..
+        } = chosen.place;
         if lane != Lane::Names {
             self.pay(epoch == buffer.epoch() && lane == Lane::Live);
         }
@@ -196,7 +198,9 @@ impl Window {
     fn choose(&mut self, now: Duration, buffer: &Buffer) -> Option<Sendable> {
         let current = buffer.epoch();
         let epochs: Vec<Epoch> = buffer.epochs().collect();
-        let names = epochs.iter().find_map(|epoch| self.ready(now, *epoch, Lane::Names, buffer));
+        let names = epochs
+            .iter()
+            .find_map(|epoch| self.ready(now, *epoch, Lane::Names, buffer));
         if names.is_some() {
             return names;
         }
@@ -207,7 +211,9 @@ impl Window {
         }
         let other = epochs.iter().find_map(|epoch| {
             let older = *epoch != current;
-            let live = older.then(|| self.ready(now, *epoch, Lane::Live, buffer)).flatten();
+            let live = older
+                .then(|| self.ready(now, *epoch, Lane::Live, buffer))
+                .flatten();
             live.or_else(|| self.ready(now, *epoch, Lane::Backlog, buffer))
         });
         other.or(live)
@@ -223,7 +229,13 @@ impl Window {
     }
 
     /// The next batch of a stream, if it may be sent now.
-    fn ready(&mut self, now: Duration, epoch: Epoch, lane: Lane, buffer: &Buffer) -> Option<Sendable> {
+    fn ready(
+        &mut self,
+        now: Duration,
+        epoch: Epoch,
+        lane: Lane,
+        buffer: &Buffer,
+    ) -> Option<Sendable> {
         let stream = *self.stream(epoch, lane, buffer);
         if stream.not_before > now {
             return None;
@@ -259,7 +271,12 @@ impl Window {
         };
         self.flight_bytes -= flight.bytes;
         self.progress_at = now;
-        let Place { epoch, lane, from, to } = flight.place;
+        let Place {
+            epoch,
+            lane,
+            from,
+            to,
+        } = flight.place;
         match verdict {
             Verdict::Ok => {
                 let position = Position {
@@ -294,7 +311,11 @@ impl Window {
             Verdict::Names(position) => {
                 buffer.names_lost(epoch, position);
                 self.back(epoch, Lane::Names, position.last.next(), now, buffer);
-                let rest = if flight_needs_nothing(buffer, epoch, position) { PUZZLED } else { Duration::ZERO };
+                let rest = if flight_needs_nothing(buffer, epoch, position) {
+                    PUZZLED
+                } else {
+                    Duration::ZERO
+                };
                 self.back(epoch, lane, from, now + rest, buffer);
             }
             Verdict::Fork(_) => fork(buffer, epoch, lane, &mut outcome),
@@ -324,11 +345,13 @@ impl Window {
         reason: GapReason,
         buffer: &mut Buffer,
     ) -> Outcome {
-        let settled = buffer.give_up(place, reason, now, wall);
+        let settled = buffer.give_up(place, reason, wall);
         let mut outcome = Outcome::default();
         if settled.gap_records == 0 && settled.readings_lost == 0 {
             // It is a gap record itself: nothing can stand in for it.
-            let Place { epoch, lane, from, .. } = place;
+            let Place {
+                epoch, lane, from, ..
+            } = place;
             outcome.alarm = Some(Alarm::Refused { epoch, lane });
             self.back(epoch, lane, from, now + HELPLESS, buffer);
         }
@@ -345,7 +368,9 @@ impl Window {
         buffer: &mut Buffer,
         outcome: &mut Outcome,
     ) {
-        let Place { epoch, lane, from, .. } = place;
+        let Place {
+            epoch, lane, from, ..
+        } = place;
         let acked = buffer.acked(epoch, lane).last;
         if position.last > acked {
             if !believe(buffer, epoch, lane, position, outcome) {
@@ -358,10 +383,16 @@ impl Window {
             if known.is_some_and(|known| known != position.digest) {
                 return fork(buffer, epoch, lane, outcome);
             }
-            outcome.settled.add(buffer.restored(epoch, lane, position, now, wall));
+            outcome
+                .settled
+                .add(buffer.restored(epoch, lane, position, now, wall));
         }
         // Nothing before it is missing, and yet it is refused: not at once again.
-        let rest = if position.last.next() >= from { PUZZLED } else { Duration::ZERO };
+        let rest = if position.last.next() >= from {
+            PUZZLED
+        } else {
+            Duration::ZERO
+        };
         self.back(epoch, lane, position.last.next(), now + rest, buffer);
     }
 
