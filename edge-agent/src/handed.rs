@@ -141,10 +141,7 @@ pub(crate) fn reading_bytes(reading: &Reading) -> usize {
         };
         EACH + name.len() + text
     });
-    EACH + reading.table.len()
-        + reading.device.len()
-        + tags.sum::<usize>()
-        + fields.sum::<usize>()
+    EACH + reading.table.len() + reading.device.len() + tags.sum::<usize>() + fields.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -2,3 +2,8 @@
 
 pub mod handed;
 pub mod status;
+pub mod batcher;
+pub mod buffer;
+pub mod window;
+pub mod uplink;
+pub mod keeper;
