@@ -6,7 +6,10 @@ use shared::id::TimeNs;
 
 /// This machine's wall clock. A clock before 1970 reads as 1970, one after 2262 as 2262.
 pub(crate) fn now() -> TimeNs {
-    #[expect(clippy::disallowed_methods, reason = "a driver: the intakes stamp with it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a driver: the intakes stamp with it"
+    )]
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let nanos = since.map_or(0, |since| since.as_nanos());
     TimeNs(i64::try_from(nanos).unwrap_or(i64::MAX))

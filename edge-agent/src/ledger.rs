@@ -86,7 +86,9 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
         let start = end.saturating_sub(STEP);
         let mut tail = Vec::new();
         file.seek(SeekFrom::Start(start))?;
-        Read::by_ref(file).take(end - start).read_to_end(&mut tail)?;
+        Read::by_ref(file)
+            .take(end - start)
+            .read_to_end(&mut tail)?;
         if let Some(at) = tail.iter().rposition(|byte| *byte == b'\n') {
             return Ok(start + at as u64 + 1);
         }
@@ -223,11 +225,18 @@ mod tests {
 
         refused.send(Err(NotKept::BufferFull)).unwrap();
         drop(lost);
-        ledger.try_expect(&[reading(4)]).unwrap().send(Ok(())).unwrap();
+        ledger
+            .try_expect(&[reading(4)])
+            .unwrap()
+            .send(Ok(()))
+            .unwrap();
         drop(ledger);
         tasks.join_next().await.unwrap().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text, "t,device=d v=0i 0\nt,device=d v=1i 1\nt,device=d v=4i 4\n");
+        assert_eq!(
+            text,
+            "t,device=d v=0i 0\nt,device=d v=1i 1\nt,device=d v=4i 4\n"
+        );
     }
 
     #[tokio::test]

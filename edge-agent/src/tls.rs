@@ -150,7 +150,10 @@ mod tests {
         };
         let error = client(&AgentId::parse("gw1").unwrap(), &files).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("cert.pem") && text.contains("pki agent"), "{text}");
+        assert!(
+            text.contains("cert.pem") && text.contains("pki agent"),
+            "{text}"
+        );
         std::fs::write(&files.cert, "no PEM").unwrap();
         let error = client(&AgentId::parse("gw1").unwrap(), &files).unwrap_err();
         assert!(error.to_string().contains("no certificate"), "{error}");

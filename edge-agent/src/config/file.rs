@@ -196,13 +196,7 @@ impl UplinkTable {
 
 impl BatchTable {
     fn resolve(&self) -> Result<Batch, Located> {
-        let rows_max = range(
-            "batch",
-            "rows_max",
-            self.rows_max,
-            1,
-            BATCH_ROWS_MAX as u64,
-        )?;
+        let rows_max = range("batch", "rows_max", self.rows_max, 1, BATCH_ROWS_MAX as u64)?;
         let bytes_max = range(
             "batch",
             "bytes_max",
@@ -289,7 +283,9 @@ fn loopback(table: &'static str, key: &'static str, text: &str) -> Result<(), Lo
     let host = text.rsplit_once(':').map_or("", |(host, _)| host);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_loopback = bare == "localhost"
-        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
     if is_host_port(text) && is_loopback {
         return Ok(());
     }

@@ -105,7 +105,13 @@ impl IntakeTables {
             enabled: false,
             ..HostTable::default()
         });
-        let interval = range("intake.host", "interval_ms", host.interval_ms, 10, 86_400_000)?;
+        let interval = range(
+            "intake.host",
+            "interval_ms",
+            host.interval_ms,
+            10,
+            86_400_000,
+        )?;
         let host = host.enabled.then_some(Host {
             interval: Duration::from_millis(interval),
         });
@@ -116,7 +122,12 @@ impl IntakeTables {
                 .map_err(|bad| Located { nth, ..bad })?;
             if lines.iter().any(|other| other.listen == line.listen) {
                 let allowed = "another [[intake.line]] listens there already";
-                let bad = bad("intake.line", "listen", quoted(&line.listen.to_string()), allowed);
+                let bad = bad(
+                    "intake.line",
+                    "listen",
+                    quoted(&line.listen.to_string()),
+                    allowed,
+                );
                 return Err(Located { nth, ..bad });
             }
             lines.push(line);

@@ -121,7 +121,9 @@ pub struct Replay {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplayFormat {
     /// Line protocol.
-    Line { device_key: String },
+    Line {
+        device_key: String,
+    },
     Csv(Csv),
 }
 

@@ -24,10 +24,16 @@ fn check_text(text: &str) -> Result<Config, String> {
 fn paths_resolve_against_the_file_and_the_rest_has_defaults() {
     let config = check("").unwrap();
     assert_eq!(config.data_dir, Path::new("/etc/tributary/data"));
-    assert_eq!(config.uplink.ca, Path::new("/etc/tributary/pki/nodes-ca.pem"));
+    assert_eq!(
+        config.uplink.ca,
+        Path::new("/etc/tributary/pki/nodes-ca.pem")
+    );
     assert_eq!(config.uplink.cert, Path::new("/keys/gw1.pem"));
     assert_eq!(config.batch.linger, Duration::from_secs(1));
-    assert_eq!((config.health, config.ledger, config.host), (None, None, None));
+    assert_eq!(
+        (config.health, config.ledger, config.host),
+        (None, None, None)
+    );
     assert!(config.lines.is_empty() && config.replays.is_empty());
 }
 
@@ -52,7 +58,11 @@ file = "recorded.lp"
 "#;
     let config = check(more).unwrap();
     assert_eq!(config.host.unwrap().interval, Duration::from_secs(1));
-    let listens: Vec<_> = config.lines.iter().map(|line| line.listen.to_string()).collect();
+    let listens: Vec<_> = config
+        .lines
+        .iter()
+        .map(|line| line.listen.to_string())
+        .collect();
     let socket = "unix:///etc/tributary/run/lines.sock";
     assert_eq!(listens, ["tcp://127.0.0.1:8094", socket, "stdin"]);
     assert!(config.lines[0].ack && !config.lines[1].ack);
@@ -60,8 +70,14 @@ file = "recorded.lp"
     let ReplayFormat::Csv(csv) = &config.replays[0].format else {
         panic!("{:?}", config.replays[0]);
     };
-    assert_eq!((csv.table.as_str(), csv.time_column.as_str()), ("trucks", "time"));
-    assert!(matches!(config.replays[1].format, ReplayFormat::Line { .. }));
+    assert_eq!(
+        (csv.table.as_str(), csv.time_column.as_str()),
+        ("trucks", "time")
+    );
+    assert!(matches!(
+        config.replays[1].format,
+        ReplayFormat::Line { .. }
+    ));
 }
 
 #[test]
@@ -81,10 +97,22 @@ fn an_unknown_key_names_file_line_key_and_what_exists() {
 #[test]
 fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
     for (more, start, part) in [
-        ("[health]\nlisten = \"0.0.0.0:80\"\n", ":12: `health.listen`", "this machine"),
-        ("[health]\nlisten = \"127.0.0.1\"\n", ":12: `health.listen`", "127.0.0.1:9100"),
+        (
+            "[health]\nlisten = \"0.0.0.0:80\"\n",
+            ":12: `health.listen`",
+            "this machine",
+        ),
+        (
+            "[health]\nlisten = \"127.0.0.1\"\n",
+            ":12: `health.listen`",
+            "127.0.0.1:9100",
+        ),
         ("[batch]\nrows_max = 0\n", ":12: `batch.rows_max`", "1 to"),
-        ("[buffer]\n\nbytes_max = 7\n", ":13: `buffer.bytes_max`", "allowed"),
+        (
+            "[buffer]\n\nbytes_max = 7\n",
+            ":13: `buffer.bytes_max`",
+            "allowed",
+        ),
         (
             "[batch]\nbytes_max = 900000\n[buffer]\nram_bytes_max = 1048576\n[window]\nbytes_max = 1\n",
             ":16: `window.bytes_max`",
@@ -100,7 +128,11 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
             ":14: `intake.line.listen`",
             "already",
         ),
-        ("[[intake.replay]]\nfile = \"x.txt\"\n", ":11: `intake.replay.format`", "csv"),
+        (
+            "[[intake.replay]]\nfile = \"x.txt\"\n",
+            ":11: `intake.replay.format`",
+            "csv",
+        ),
         (
             "[[intake.replay]]\nfile = \"x.csv\"\nspeed = -1\n",
             ":13: `intake.replay.speed`",

@@ -88,7 +88,9 @@ mod tests {
         let mut framer = Framer::new(5);
         let mut lines = Vec::new();
         let mut note = |frame: Frame| {
-            let line = frame.line.map(|line| String::from_utf8(line.to_vec()).unwrap());
+            let line = frame
+                .line
+                .map(|line| String::from_utf8(line.to_vec()).unwrap());
             lines.push((line, frame.bytes));
         };
         for piece in stream.chunks(piece_bytes) {
@@ -118,7 +120,11 @@ mod tests {
             line("end", 3),
         ];
         for piece_bytes in 1..=stream.len() {
-            assert_eq!(cut(stream, piece_bytes), expected, "pieces of {piece_bytes}");
+            assert_eq!(
+                cut(stream, piece_bytes),
+                expected,
+                "pieces of {piece_bytes}"
+            );
         }
     }
 

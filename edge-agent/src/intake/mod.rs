@@ -119,7 +119,11 @@ impl Entry {
             Some(ledger) => ledger.try_expect(&readings).map(Some),
             None => Ok(None),
         }
-        .is_ok_and(|kept| self.intakes.try_hand_over(Handed { readings, kept }).is_ok());
+        .is_ok_and(|kept| {
+            self.intakes
+                .try_hand_over(Handed { readings, kept })
+                .is_ok()
+        });
         let counter = if taken {
             &self.counters().readings
         } else {

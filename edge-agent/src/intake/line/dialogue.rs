@@ -130,7 +130,9 @@ impl Answers {
     /// How many lines are readings.
     pub(super) fn readings(&self) -> u64 {
         let readings = self.lines.iter();
-        readings.filter(|line| matches!(line, Answer::Reading)).count() as u64
+        readings
+            .filter(|line| matches!(line, Answer::Reading))
+            .count() as u64
     }
 
     /// The text that goes to the device.
@@ -193,19 +195,37 @@ mod tests {
         let stream = format!("t f=1 1\n\n# note\nt f=NaN 2\n{long}\nno line protocol\nt f=2");
         for piece_bytes in [1, 3, 1_000] {
             let groups = talk(stream.as_bytes(), piece_bytes);
-            let text: String = groups.iter().map(|group| group.answers.text(Ok(()))).collect();
+            let text: String = groups
+                .iter()
+                .map(|group| group.answers.text(Ok(())))
+                .collect();
             let answers: Vec<_> = text.lines().collect();
             assert_eq!(answers.len(), 7, "{text}");
             assert_eq!(answers[..3], ["ok 1", "ok 2", "ok 3"]);
             assert!(answers[3].starts_with("error 4 column 5: NaN"), "{text}");
-            assert!(answers[4].starts_with("error 5 the line is over 100 bytes"), "{text}");
+            assert!(
+                answers[4].starts_with("error 5 the line is over 100 bytes"),
+                "{text}"
+            );
             assert!(answers[5].starts_with("error 6 column "), "{text}");
             assert_eq!(answers[6], "ok 7");
             let readings: Vec<_> = groups.iter().flat_map(|group| &group.readings).collect();
             assert_eq!(readings.len(), 2);
-            assert_eq!((readings[1].time, readings[1].device.as_str()), (TimeNs(7), "gw1"));
-            let refused: Vec<_> = groups.iter().flat_map(|group| group.answers.refused()).collect();
-            assert_eq!(refused.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [4, 5, 6]);
+            assert_eq!(
+                (readings[1].time, readings[1].device.as_str()),
+                (TimeNs(7), "gw1")
+            );
+            let refused: Vec<_> = groups
+                .iter()
+                .flat_map(|group| group.answers.refused())
+                .collect();
+            assert_eq!(
+                refused
+                    .iter()
+                    .map(|(number, _)| *number)
+                    .collect::<Vec<_>>(),
+                [4, 5, 6]
+            );
         }
     }
 
@@ -216,7 +236,10 @@ mod tests {
         assert_eq!(groups[0].answers.readings(), 1);
         let text = groups[0].answers.text(Err(NotKept::BufferFull));
         let answers: Vec<_> = text.lines().collect();
-        assert!(answers[0].starts_with("error 1 the agent's buffer is full"), "{text}");
+        assert!(
+            answers[0].starts_with("error 1 the agent's buffer is full"),
+            "{text}"
+        );
         assert_eq!(answers[1], "ok 2");
         assert!(answers[2].starts_with("error 3 column 5"), "{text}");
     }
