@@ -509,6 +509,3 @@ fn forget(held: &mut Held, entry: &Entry) {
         held.ram_bytes -= entry.size;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -185,14 +185,14 @@ impl Agent {
         );
         sealed.unwrap();
         let settled = self.buffer.make_room(self.wall());
-        self.settle(settled);
+        self.settle(&settled);
     }
 
     fn wall(&self) -> TimeNs {
         TimeNs(WALL.0 + i64::try_from(self.now.as_nanos()).unwrap())
     }
 
-    fn settle(&mut self, settled: Settled) {
+    fn settle(&mut self, settled: &Settled) {
         self.kept
             .extend(settled.kept.iter().map(|id| i64::try_from(id.0).unwrap()));
         self.lost += settled.readings_lost;
@@ -216,7 +216,7 @@ impl Agent {
         let results: Vec<_> = self.results.lock().unwrap().drain(..).collect();
         for result in results {
             let settled = self.buffer.synced(result);
-            self.settle(settled);
+            self.settle(&settled);
         }
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
@@ -246,7 +246,7 @@ impl Agent {
     }
 
     fn outcome(&mut self, outcome: Outcome) {
-        self.settle(outcome.settled);
+        self.settle(&outcome.settled);
         self.alarms.extend(outcome.alarm);
         if let Some(place) = outcome.refused {
             let reason = GapReason::Refused;
@@ -579,11 +579,9 @@ fn what_is_in_flight_is_bounded_and_the_backlog_has_its_share() {
     agent.connect(&cluster);
     while agent.send() {}
     assert_eq!(agent.window.in_flight(), WINDOW.batches_max);
-    let mut value = 40;
     let mut sent = [0; 3];
-    for _ in 0..200 {
+    for value in 40..240 {
         agent.seal(value..value + 1, false);
-        value += 1;
         while agent.send() {}
         let (_, bytes) = agent.wire.front().unwrap();
         sent[decode(bytes).unwrap().header.lane as usize] += 1;
