@@ -444,6 +444,57 @@ fn a_clean_end_is_told_and_nothing_is_sent_again() {
 }
 
 #[test]
+fn an_older_epoch_that_was_drained_is_not_held_after_the_next_start() {
+    let disk = SimStorage::new(15);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.seal(0..5, true);
+    agent.sync();
+    for epoch in 2..4 {
+        drop(agent);
+        disk.power_cut();
+        agent = Agent::start(&disk, epoch);
+        assert_eq!(
+            agent.buffer.readings_pending(),
+            if epoch == 2 { 5 } else { 0 }
+        );
+        agent.connect(&cluster);
+        agent.talk(&mut cluster);
+        agent.sync();
+    }
+    assert_eq!(cluster.hellos.last().unwrap().older_epochs, []);
+    assert_eq!(cluster.rows, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn what_was_acked_does_not_fill_the_journal() {
+    let disk = SimStorage::new(16);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    for value in 0..5_000 {
+        agent.seal(value..value + 1, true);
+        agent.sync();
+        agent.talk(&mut cluster);
+    }
+    assert!(!agent.buffer.is_full());
+    assert_eq!(agent.kept.len(), 5_000);
+    let written = agent.buffer.journal_bytes_written();
+    assert!(
+        written > FILES.file_bytes * FILES.files_max as u64,
+        "{written}: it went round"
+    );
+    drop(agent);
+    disk.power_cut();
+    let mut agent = Agent::start(&disk, 2);
+    agent.connect(&cluster);
+    agent.seal(5_000..5_001, true);
+    agent.talk(&mut cluster);
+    assert_eq!(cluster.rows.len(), 5_001);
+    assert_eq!(cluster.gaps, []);
+}
+
+#[test]
 fn a_restored_cluster_gets_a_gap_record_and_the_names_again() {
     let disk = SimStorage::new(9);
     let mut cluster = Cluster::default();
