@@ -242,10 +242,10 @@ impl Agent {
         let outcome = self
             .window
             .connected(self.now, &positions, &mut self.buffer);
-        self.outcome(outcome);
+        self.outcome(&outcome);
     }
 
-    fn outcome(&mut self, outcome: Outcome) {
+    fn outcome(&mut self, outcome: &Outcome) {
         self.settle(&outcome.settled);
         self.alarms.extend(outcome.alarm);
         if let Some(place) = outcome.refused {
@@ -253,7 +253,7 @@ impl Agent {
             let outcome =
                 self.window
                     .give_up(self.now, self.wall(), place, reason, &mut self.buffer);
-            self.outcome(outcome);
+            self.outcome(&outcome);
         }
     }
 
@@ -284,7 +284,7 @@ impl Agent {
             let outcome =
                 self.window
                     .answered(self.now, self.wall(), id, verdict, &mut self.buffer);
-            self.outcome(outcome);
+            self.outcome(&outcome);
         }
     }
 
