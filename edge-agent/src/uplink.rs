@@ -107,7 +107,7 @@ impl Uplink {
             session: None,
             back_off: BackOff::default(),
             next_server: 0,
-            due: Some(now()),
+            due: Some(Instant::now()),
         }
     }
 
@@ -243,7 +243,7 @@ impl Uplink {
 
     fn rest(&mut self) {
         let random = getrandom::u32().unwrap_or(u32::MAX);
-        self.due = Some(now() + self.back_off.delay(random));
+        self.due = Some(Instant::now() + self.back_off.delay(random));
     }
 
     /// Says good-bye if there is a session.
@@ -257,14 +257,6 @@ impl Uplink {
             let _ = tokio::time::timeout(limit, ended).await;
         }
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a driver: it waits between sessions"
-)]
-fn now() -> Instant {
-    Instant::now()
 }
 
 async fn poll(mut event_loop: EventLoop, told: mpsc::Sender<Told>) {

@@ -22,8 +22,12 @@ const SUBMISSION_BYTES_MAX: usize = 8 << 20;
 pub(super) struct DiskState {
     /// What the submission on its way holds.
     queued: Option<Vec<Queued>>,
-    /// The records of where the epochs stand are behind the current epoch's beginning.
-    pub(super) epoch_told: bool,
+    /// Grows when the records of where the epochs stand have to be written anew.
+    to_tell: u64,
+    /// What `to_tell` was when they were written.
+    told: u64,
+    /// Epochs with nothing left to send, of which the journal may still show records.
+    retired: Vec<Retired>,
     /// Where the latest of those records stands.
     told_at: Option<DiskPosition>,
     /// The journal takes nothing any more until the agent is started anew.
@@ -40,6 +44,18 @@ pub(super) struct DiskState {
 }
 
 impl DiskState {
+    /// Where the epochs stand has changed in a way that a restart must know.
+    pub(super) fn tell(&mut self) {
+        self.to_tell = self.told + 1;
+    }
+
+    /// An epoch was let go of: until its records are gone, a restart must know that too.
+    pub(super) fn retire(&mut self, record: EpochRecord) {
+        let file = self.newest_file;
+        self.retired.push(Retired { record, file });
+        self.tell();
+    }
+
     /// After so many epochs that began.
     pub(super) fn after(order: u64) -> Self {
         DiskState {
@@ -52,7 +68,15 @@ impl DiskState {
 #[derive(Debug, Clone, Copy)]
 enum Queued {
     Entry(Place),
-    Epoch(Epoch),
+    /// What `to_tell` was.
+    Epoch(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Retired {
+    record: EpochRecord,
+    /// No record of it is in a later file.
+    file: u64,
 }
 
 /// Work for the journal's owner.
@@ -81,7 +105,7 @@ impl Buffer {
         let max_unsafe = self.options.max_unsafe;
         let mut queued = Vec::new();
         let mut records = Vec::new();
-        if !self.disk.epoch_told {
+        if self.disk.told < self.disk.to_tell {
             self.put_epochs(false, &mut queued, &mut records);
         }
         let mut room = SUBMISSION_BYTES_MAX;
@@ -144,14 +168,17 @@ impl Buffer {
 
     fn put_epochs(&self, ended: bool, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
         let last = self.epochs.len() - 1;
-        for (nth, shelf) in self.epochs.iter().enumerate() {
-            queued.push(Queued::Epoch(shelf.epoch));
-            let record = EpochRecord {
-                epoch: shelf.epoch,
-                order: shelf.order,
+        let retired = self.disk.retired.iter().map(|retired| retired.record);
+        let held = self
+            .epochs
+            .iter()
+            .enumerate()
+            .map(|(nth, shelf)| EpochRecord {
                 ended_cleanly: ended && nth == last,
-                acked: shelf.lanes.each_ref().map(|lane| lane.acked),
-            };
+                ..shelf.record()
+            });
+        for record in retired.chain(held) {
+            queued.push(Queued::Epoch(self.disk.to_tell));
             records.push(Append {
                 head: epoch_head(),
                 payload: encode_epoch(&record),
@@ -171,9 +198,9 @@ impl Buffer {
                     self.disk.written_bytes += position.payload_bytes() as u64 + 32;
                     match one {
                         Queued::Entry(place) => self.entry_synced(place, position, &mut settled),
-                        Queued::Epoch(epoch) => {
+                        Queued::Epoch(told) => {
                             told_at.get_or_insert(position);
-                            self.disk.epoch_told |= epoch == self.epoch();
+                            self.disk.told = told;
                         }
                     }
                 }
@@ -243,13 +270,16 @@ impl Buffer {
         let newest = self.disk.newest_file;
         if first.map_or(newest, |first| first.file()) > told_at.file() {
             // What is told anew lets the file go that it was told in.
-            self.disk.epoch_told = false;
+            self.disk.tell();
         }
         let first = first.map_or(told_at, |first| first.min(told_at));
         if first.file() <= self.disk.released_before {
             return None;
         }
         self.disk.released_before = first.file();
+        self.disk
+            .retired
+            .retain(|retired| retired.file >= first.file());
         self.disk.full = false;
         Some(first)
     }

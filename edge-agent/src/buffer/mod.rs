@@ -30,6 +30,7 @@ use shared::verdict::Position;
 use crate::batcher::{Collected, WaiterId};
 pub use disk::{DiskWork, payload_to_batch};
 use lane::{Entry, LaneShelf, OnDisk};
+use record::EpochRecord;
 pub use recover::Recovery;
 
 /// Where the buffer is, and its bounds.
@@ -119,6 +120,15 @@ impl EpochShelf {
         &self.lanes[lane as usize]
     }
 
+    fn record(&self) -> EpochRecord {
+        EpochRecord {
+            epoch: self.epoch,
+            order: self.order,
+            ended_cleanly: false,
+            acked: self.lanes.each_ref().map(|lane| lane.acked),
+        }
+    }
+
     fn is_drained(&self) -> bool {
         self.lanes.iter().all(LaneShelf::is_drained)
     }
@@ -184,7 +194,7 @@ impl Buffer {
         });
         let sealed = self.stamp(Lane::Names, &hello, now, wall, 0);
         sealed.expect("a hello is within every limit").urgent = true;
-        self.disk.epoch_told = false;
+        self.disk.tell();
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -460,6 +470,7 @@ impl Buffer {
         };
         if self.epochs[at].is_drained() {
             let shelf = self.epochs.remove(at);
+            self.disk.retire(shelf.record());
             for entry in shelf.lanes.iter().flat_map(|lane| &lane.entries) {
                 forget(&mut self.held, entry);
             }
@@ -509,6 +520,3 @@ fn forget(held: &mut Held, entry: &Entry) {
         held.ram_bytes -= entry.size;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -125,9 +125,9 @@ mod tests {
             epoch: Epoch(7),
             order: 300,
             ended_cleanly: true,
-            acked: [1, 2, 300].map(|last| Position {
-                last: BatchNumber(last),
-                digest: Digest([last as u8; 8]),
+            acked: [1_u8, 2, 200].map(|last| Position {
+                last: BatchNumber(u64::from(last)),
+                digest: Digest([last; 8]),
             }),
         };
         let payload = encode_epoch(&record);

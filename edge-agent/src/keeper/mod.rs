@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::{JournalError, Position as DiskPosition, WriterHandle};
 use shared::batch::{GapReason, LastEpoch};
-use shared::id::{AgentId, Epoch, TimeNs};
+use shared::id::{AgentId, TimeNs};
 use shared::verdict::Verdict;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -99,10 +99,6 @@ struct Clock {
 }
 
 impl Clock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a driver: it gives the state machines their time"
-    )]
     fn start() -> Self {
         Clock {
             start: Instant::now(),
@@ -359,7 +355,7 @@ impl Keeper {
                 "the buffer is full: the oldest readings go"
             );
         }
-        self.settle(settled);
+        self.settle(&settled);
     }
 
     fn begin_epoch(&mut self) {
@@ -395,14 +391,14 @@ impl Keeper {
             self.account.trouble(format!("the buffer's disk: {error}"));
         }
         let settled = self.buffer.synced(result);
-        self.settle(settled);
+        self.settle(&settled);
         if self.buffer.disk_failed() {
             let settled = self.buffer.make_room(Clock::wall());
-            self.settle(settled);
+            self.settle(&settled);
         }
     }
 
-    fn settle(&mut self, settled: Settled) {
+    fn settle(&mut self, settled: &Settled) {
         self.waiters.kept(&settled.kept);
         let why = if self.buffer.disk_failed() {
             NotKept::Disk
@@ -410,7 +406,7 @@ impl Keeper {
             NotKept::BufferFull
         };
         self.waiters.lost(&settled.lost, why);
-        self.account.settled(&settled);
+        self.account.settled(settled);
     }
 
     fn send(&mut self, now: Duration) {
@@ -496,7 +492,7 @@ impl Keeper {
             refused,
             took,
         } = outcome;
-        self.settle(settled);
+        self.settle(&settled);
         if let Some(took) = took {
             self.account.took(took);
         }
@@ -524,7 +520,7 @@ impl Keeper {
         let outcome = self
             .window
             .give_up(now, wall, place, reason, &mut self.buffer);
-        self.settle(outcome.settled);
+        self.settle(&outcome.settled);
         if let Some(alarm) = outcome.alarm {
             self.alarm(alarm);
         }
@@ -637,9 +633,7 @@ impl Keeper {
         }
         Ok(())
     }
-
-    /// The epoch that is sealed into.
-    pub fn epoch(&self) -> Epoch {
-        self.buffer.epoch()
-    }
 }
+
+#[cfg(test)]
+mod tests;

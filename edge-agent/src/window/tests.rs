@@ -185,14 +185,14 @@ impl Agent {
         );
         sealed.unwrap();
         let settled = self.buffer.make_room(self.wall());
-        self.settle(settled);
+        self.settle(&settled);
     }
 
     fn wall(&self) -> TimeNs {
         TimeNs(WALL.0 + i64::try_from(self.now.as_nanos()).unwrap())
     }
 
-    fn settle(&mut self, settled: Settled) {
+    fn settle(&mut self, settled: &Settled) {
         self.kept
             .extend(settled.kept.iter().map(|id| i64::try_from(id.0).unwrap()));
         self.lost += settled.readings_lost;
@@ -216,7 +216,7 @@ impl Agent {
         let results: Vec<_> = self.results.lock().unwrap().drain(..).collect();
         for result in results {
             let settled = self.buffer.synced(result);
-            self.settle(settled);
+            self.settle(&settled);
         }
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
@@ -242,18 +242,18 @@ impl Agent {
         let outcome = self
             .window
             .connected(self.now, &positions, &mut self.buffer);
-        self.outcome(outcome);
+        self.outcome(&outcome);
     }
 
-    fn outcome(&mut self, outcome: Outcome) {
-        self.settle(outcome.settled);
+    fn outcome(&mut self, outcome: &Outcome) {
+        self.settle(&outcome.settled);
         self.alarms.extend(outcome.alarm);
         if let Some(place) = outcome.refused {
             let reason = GapReason::Refused;
             let outcome =
                 self.window
                     .give_up(self.now, self.wall(), place, reason, &mut self.buffer);
-            self.outcome(outcome);
+            self.outcome(&outcome);
         }
     }
 
@@ -284,7 +284,7 @@ impl Agent {
             let outcome =
                 self.window
                     .answered(self.now, self.wall(), id, verdict, &mut self.buffer);
-            self.outcome(outcome);
+            self.outcome(&outcome);
         }
     }
 
@@ -444,6 +444,57 @@ fn a_clean_end_is_told_and_nothing_is_sent_again() {
 }
 
 #[test]
+fn an_older_epoch_that_was_drained_is_not_held_after_the_next_start() {
+    let disk = SimStorage::new(15);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.seal(0..5, true);
+    agent.sync();
+    for epoch in 2..4 {
+        drop(agent);
+        disk.power_cut();
+        agent = Agent::start(&disk, epoch);
+        assert_eq!(
+            agent.buffer.readings_pending(),
+            if epoch == 2 { 5 } else { 0 }
+        );
+        agent.connect(&cluster);
+        agent.talk(&mut cluster);
+        agent.sync();
+    }
+    assert_eq!(cluster.hellos.last().unwrap().older_epochs, []);
+    assert_eq!(cluster.rows, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn what_was_acked_does_not_fill_the_journal() {
+    let disk = SimStorage::new(16);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    for value in 0..5_000 {
+        agent.seal(value..value + 1, true);
+        agent.sync();
+        agent.talk(&mut cluster);
+    }
+    assert!(!agent.buffer.is_full());
+    assert_eq!(agent.kept.len(), 5_000);
+    let written = agent.buffer.journal_bytes_written();
+    assert!(
+        written > FILES.file_bytes * FILES.files_max as u64,
+        "{written}: it went round"
+    );
+    drop(agent);
+    disk.power_cut();
+    let mut agent = Agent::start(&disk, 2);
+    agent.connect(&cluster);
+    agent.seal(5_000..5_001, true);
+    agent.talk(&mut cluster);
+    assert_eq!(cluster.rows.len(), 5_001);
+    assert_eq!(cluster.gaps, []);
+}
+
+#[test]
 fn a_restored_cluster_gets_a_gap_record_and_the_names_again() {
     let disk = SimStorage::new(9);
     let mut cluster = Cluster::default();
@@ -579,11 +630,9 @@ fn what_is_in_flight_is_bounded_and_the_backlog_has_its_share() {
     agent.connect(&cluster);
     while agent.send() {}
     assert_eq!(agent.window.in_flight(), WINDOW.batches_max);
-    let mut value = 40;
     let mut sent = [0; 3];
-    for _ in 0..200 {
+    for value in 40..240 {
         agent.seal(value..value + 1, false);
-        value += 1;
         while agent.send() {}
         let (_, bytes) = agent.wire.front().unwrap();
         sent[decode(bytes).unwrap().header.lane as usize] += 1;
