@@ -5,7 +5,7 @@
 //! over what they hold, the keeper sends and saves it, then everybody is answered.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -176,9 +176,9 @@ impl Sources {
     }
 }
 
-fn open_ledger(path: &PathBuf, background: &mut JoinSet<()>) -> Result<Ledger, AgentError> {
+fn open_ledger(path: &Path, background: &mut JoinSet<()>) -> Result<Ledger, AgentError> {
     let (ledger, writer) = ledger::open(path).map_err(|source| AgentError::Ledger {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })?;
     background.spawn(writer.run());
