@@ -5,9 +5,11 @@
 //! over what they hold, the keeper sends and saves it, then everybody is answered.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -57,15 +59,16 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             _ = interrupt.recv() => {}
         }
     };
-    run_until(config, stop).await
+    let tls = tls::client(&config.agent, &config.uplink)?;
+    run_until(config, tls, stop).await
 }
 
 /// Runs until `stop` is over, or until nothing can be kept any more.
-///
-/// # Errors
-/// As [`run`].
-pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
-    let tls = tls::client(&config.agent, &config.uplink)?;
+async fn run_until(
+    config: Config,
+    tls: Arc<ClientConfig>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
     let mut lines = Vec::new();
     for line in &config.lines {
         lines.push(LineIntake::bind(line.clone(), config.agent.clone()).await?);
@@ -101,9 +104,7 @@ pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result
             intakes: intakes.accounts.clone(),
         }));
     }
-    let Sources {
-        tasks: mut sources, ..
-    } = intakes;
+    let mut sources = intakes.started();
     tracing::info!("agent {} runs", config.agent);
 
     let keeper = keeper.run(keeper_stop);
@@ -169,6 +170,11 @@ impl Sources {
         }
     }
 
+    /// Their tasks. All other ways in are gone: the ledger ends with the last intake.
+    fn started(self) -> JoinSet<()> {
+        self.tasks
+    }
+
     fn entry(&mut self, name: &str) -> Entry {
         let account = Account::new(name);
         self.accounts.push(account.clone());
@@ -176,9 +182,9 @@ impl Sources {
     }
 }
 
-fn open_ledger(path: &PathBuf, background: &mut JoinSet<()>) -> Result<Ledger, AgentError> {
+fn open_ledger(path: &Path, background: &mut JoinSet<()>) -> Result<Ledger, AgentError> {
     let (ledger, writer) = ledger::open(path).map_err(|source| AgentError::Ledger {
-        path: path.clone(),
+        path: path.to_owned(),
         source,
     })?;
     background.spawn(writer.run());
@@ -193,7 +199,7 @@ async fn finish(tasks: &mut JoinSet<()>) {
     }
 }
 
-fn keeper_options(config: &Config, tls: std::sync::Arc<rustls::ClientConfig>) -> KeeperOptions {
+fn keeper_options(config: &Config, tls: Arc<ClientConfig>) -> KeeperOptions {
     KeeperOptions {
         agent: config.agent.clone(),
         batch: BatchOptions {
@@ -215,5 +221,83 @@ fn keeper_options(config: &Config, tls: std::sync::Arc<rustls::ClientConfig>) ->
         servers: config.uplink.servers.clone(),
         keep_alive: config.uplink.keep_alive,
         tls,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+    use tokio::sync::oneshot;
+
+    const CONFIG: &str = r#"
+[agent]
+id = "gw1"
+data_dir = "data"
+[uplink]
+servers = ["127.0.0.1:1"]
+ca = "unused"
+cert = "unused"
+key = "unused"
+[batch]
+linger_ms = 5
+[ledger]
+file = "ledger.lp"
+[intake.host]
+interval_ms = 20
+[[intake.line]]
+listen = "unix://lines.sock"
+ack = true
+"#;
+
+    /// TLS that no test gets to use: nothing listens.
+    fn tls() -> Arc<ClientConfig> {
+        let provider = rustls::crypto::ring::default_provider();
+        let config = ClientConfig::builder_with_provider(provider.into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        Arc::new(config)
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_quick_and_the_ledger_has_what_was_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config::parse(CONFIG, &folder.path().join("agent.toml")).unwrap();
+        let socket = folder.path().join("lines.sock");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let device = async {
+            let mut stream = loop {
+                // The agent on the same thread has to get its turn.
+                tokio::task::yield_now().await;
+                if let Ok(stream) = UnixStream::connect(&socket).await {
+                    break stream;
+                }
+            };
+            stream.write_all(b"t f=1 1\nt f=2 2\n").await.unwrap();
+            let mut answers = [0; 10];
+            stream.read_exact(&mut answers).await.unwrap();
+            stop.send(()).unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            answers
+        };
+        let agent = run_until(config, tls(), async {
+            stopped.await.unwrap();
+        });
+        let both = async { tokio::join!(agent, device) };
+        let both = tokio::time::timeout(INTAKES_LIMIT - Duration::from_secs(1), both);
+        let (ended, answers) = both.await.expect("nobody is waited for");
+        ended.unwrap();
+        assert_eq!(&answers, b"ok 1\nok 2\n");
+        let ledger = std::fs::read_to_string(folder.path().join("ledger.lp")).unwrap();
+        assert!(
+            ledger.contains("t,device=gw1 f=1.0 1\nt,device=gw1 f=2.0 2\n"),
+            "{ledger}"
+        );
+        assert!(ledger.contains("host_load,device=gw1"), "{ledger}");
+        assert!(!socket.exists());
     }
 }

@@ -80,7 +80,10 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
         (None, _) => Err(format!(
             "{verb} needs a file: `tributary-agent {verb} FILE`"
         )),
-        (Some(_), Some(more)) => Err(format!("{verb} takes one file; {more:?} is too much")),
+        (Some(_), Some(more)) => Err(format!(
+            "{verb} takes one file; {} is too much",
+            more.display()
+        )),
     }
 }
 
@@ -106,7 +109,7 @@ mod tests {
         for (typed, part) in [
             ("", "run FILE"),
             ("run", "run FILE"),
-            ("run a b", "\"b\""),
+            ("run a b", "b is too much"),
             ("walk a", "\"walk\""),
             ("run --fast a", "--fast"),
         ] {

@@ -312,7 +312,7 @@ pub(super) fn range(
 pub(super) fn bad(
     table: &'static str,
     key: &'static str,
-    value: impl ToString,
+    value: impl std::fmt::Display,
     allowed: impl Into<String>,
 ) -> Located {
     Located {

@@ -4,10 +4,151 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use super::Told;
-use crate::intake::Account;
+use crate::intake::Counters;
 use crate::status::Status;
 
 const CANNOT_FAIL: &str = "writing to a string cannot fail";
+
+/// A number's name, where it is found, and what it means. Names that end in `_total` only grow.
+type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
+
+/// Of the keeper.
+const NUMBERS: [Number<Status>; 21] = [
+    (
+        "pending_readings",
+        |status| status.pending_readings,
+        "Readings handed over and not acknowledged by the cluster",
+    ),
+    (
+        "in_flight_batches",
+        |status| status.in_flight_batches,
+        "Batches sent and not answered",
+    ),
+    (
+        "oldest_unacked_ms",
+        |status| status.oldest_unacked_ms,
+        "Age of the oldest reading that is not acknowledged",
+    ),
+    (
+        "readings_total",
+        |status| status.readings_total,
+        "Readings taken",
+    ),
+    (
+        "batches_sealed_total",
+        |status| status.batches_sealed_total,
+        "Batches sealed",
+    ),
+    (
+        "batches_acked_total",
+        |status| status.batches_acked_total,
+        "Batches acknowledged",
+    ),
+    (
+        "batches_resent_total",
+        |status| status.batches_resent_total,
+        "Batches sent again",
+    ),
+    (
+        "readings_acked_total",
+        |status| status.readings_acked_total,
+        "Readings acknowledged",
+    ),
+    (
+        "buffer_bytes",
+        |status| status.buffer_bytes,
+        "Bytes of the buffer on disk",
+    ),
+    (
+        "buffer_bytes_max",
+        |status| status.buffer_bytes_max,
+        "Bytes that the buffer may take",
+    ),
+    (
+        "journal_bytes_written_total",
+        |status| status.journal_bytes_written_total,
+        "Bytes written to the buffer",
+    ),
+    (
+        "unsafe_readings",
+        |status| status.unsafe_readings,
+        "Readings neither on disk nor acknowledged",
+    ),
+    (
+        "gap_records_total",
+        |status| status.gap_records_total,
+        "Records of batches that will never come",
+    ),
+    (
+        "readings_lost_total",
+        |status| status.readings_lost_total,
+        "Readings lost",
+    ),
+    (
+        "not_kept_total",
+        |status| status.not_kept_total,
+        "Readings refused by the agent",
+    ),
+    (
+        "dead_letters_total",
+        |status| status.dead_letters_total,
+        "Batches that the cluster refused for ever",
+    ),
+    (
+        "reconnects_total",
+        |status| status.reconnects_total,
+        "Connections made after the first",
+    ),
+    (
+        "ack_ms_last",
+        |status| status.ack_ms_last,
+        "From sending to acknowledgement, of the last batch",
+    ),
+    (
+        "ack_ms_p50",
+        |status| status.ack_ms_p50,
+        "From sending to acknowledgement, median",
+    ),
+    (
+        "ack_ms_p99",
+        |status| status.ack_ms_p99,
+        "From sending to acknowledgement, 99th percentile",
+    ),
+    (
+        "wire_bytes_total",
+        |status| status.wire_bytes_total,
+        "Bytes of batches sent",
+    ),
+];
+
+/// Of one intake.
+const INTAKE_NUMBERS: [Number<Counters>; 5] = [
+    (
+        "readings_total",
+        |counters| counters.readings.load(Ordering::Relaxed),
+        "Readings handed over by an intake",
+    ),
+    (
+        "refused_total",
+        |counters| counters.refused.load(Ordering::Relaxed),
+        "Lines that are no readings",
+    ),
+    (
+        "dropped_total",
+        |counters| counters.dropped.load(Ordering::Relaxed),
+        "Readings given up by a source that cannot wait",
+    ),
+    (
+        "not_kept_total",
+        |counters| counters.not_kept.load(Ordering::Relaxed),
+        "Readings whose source was told that they are not kept",
+    ),
+    (
+        "connections",
+        |counters| counters.connections.load(Ordering::Relaxed),
+        "Open connections",
+    ),
+];
 
 /// The whole HTTP answer to a request that begins with this line.
 pub(super) fn answer(request_line: &str, told: &Told) -> String {
@@ -33,166 +174,29 @@ pub(super) fn answer(request_line: &str, told: &Told) -> String {
     if method == "HEAD" { head } else { head + &body }
 }
 
-/// Every number of the keeper, with what it means. Names that end in `_total` only grow.
-fn numbers(status: &Status) -> [(&'static str, u64, &'static str); 20] {
-    [
-        (
-            "pending_readings",
-            status.pending_readings,
-            "Readings handed over and not acknowledged by the cluster",
-        ),
-        (
-            "in_flight_batches",
-            status.in_flight_batches,
-            "Batches sent and not answered",
-        ),
-        (
-            "oldest_unacked_ms",
-            status.oldest_unacked_ms,
-            "Age of the oldest reading that is not acknowledged",
-        ),
-        ("readings_total", status.readings_total, "Readings taken"),
-        (
-            "batches_sealed_total",
-            status.batches_sealed_total,
-            "Batches sealed",
-        ),
-        (
-            "batches_acked_total",
-            status.batches_acked_total,
-            "Batches acknowledged",
-        ),
-        (
-            "batches_resent_total",
-            status.batches_resent_total,
-            "Batches sent again",
-        ),
-        (
-            "readings_acked_total",
-            status.readings_acked_total,
-            "Readings acknowledged",
-        ),
-        (
-            "buffer_bytes",
-            status.buffer_bytes,
-            "Bytes of the buffer on disk",
-        ),
-        (
-            "buffer_bytes_max",
-            status.buffer_bytes_max,
-            "Bytes that the buffer may take",
-        ),
-        (
-            "journal_bytes_written_total",
-            status.journal_bytes_written_total,
-            "Bytes written to the buffer",
-        ),
-        (
-            "unsafe_readings",
-            status.unsafe_readings,
-            "Readings neither on disk nor acknowledged",
-        ),
-        (
-            "gap_records_total",
-            status.gap_records_total,
-            "Records of batches that will never come",
-        ),
-        (
-            "readings_lost_total",
-            status.readings_lost_total,
-            "Readings lost",
-        ),
-        (
-            "not_kept_total",
-            status.not_kept_total,
-            "Readings refused by the agent",
-        ),
-        (
-            "dead_letters_total",
-            status.dead_letters_total,
-            "Batches that the cluster refused for ever",
-        ),
-        (
-            "reconnects_total",
-            status.reconnects_total,
-            "Connections made after the first",
-        ),
-        (
-            "ack_ms_last",
-            status.ack_ms_last,
-            "From sending to acknowledgement, of the last batch",
-        ),
-        (
-            "ack_ms_p50",
-            status.ack_ms_p50,
-            "From sending to acknowledgement, median",
-        ),
-        (
-            "ack_ms_p99",
-            status.ack_ms_p99,
-            "From sending to acknowledgement, 99th percentile",
-        ),
-    ]
-}
-
-/// The numbers of one intake.
-fn intake_numbers(account: &Account) -> [(&'static str, u64, &'static str); 5] {
-    let counters = &account.counters;
-    let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    [
-        (
-            "readings_total",
-            of(&counters.readings),
-            "Readings handed over by an intake",
-        ),
-        (
-            "refused_total",
-            of(&counters.refused),
-            "Lines that are no readings",
-        ),
-        (
-            "dropped_total",
-            of(&counters.dropped),
-            "Readings given up by a source that cannot wait",
-        ),
-        (
-            "not_kept_total",
-            of(&counters.not_kept),
-            "Readings whose source was told that they are not kept",
-        ),
-        ("connections", of(&counters.connections), "Open connections"),
-    ]
-}
-
 /// One JSON object.
 fn status(told: &Told) -> String {
     let status = told.status.borrow().clone();
+    let last_error = status.last_error.as_deref();
     let mut json = format!(
-        "{{\"agent\":{},\"version\":{},\"connected\":{},\"server\":{},\"epoch\":\"{:016x}\"",
+        "{{\"agent\":{},\"version\":{},\"connected\":{},\"server\":{},\"epoch\":\"{:016x}\",\
+         \"last_error\":{}",
         quoted(&told.agent),
         quoted(env!("CARGO_PKG_VERSION")),
         status.connected,
         quoted(&status.server),
-        status.epoch
+        status.epoch,
+        last_error.map_or("null".to_owned(), quoted)
     );
-    for (name, value, _) in numbers(&status) {
-        write!(json, ",\"{name}\":{value}").expect(CANNOT_FAIL);
+    for (name, value, _) in NUMBERS {
+        write!(json, ",\"{name}\":{}", value(&status)).expect(CANNOT_FAIL);
     }
-    let last_error = status
-        .last_error
-        .as_deref()
-        .map_or("null".to_owned(), quoted);
-    write!(
-        json,
-        ",\"wire_bytes_total\":{},\"last_error\":{last_error},\"intakes\":[",
-        status.wire_bytes_total
-    )
-    .expect(CANNOT_FAIL);
+    json.push_str(",\"intakes\":[");
     for (at, account) in told.intakes.iter().enumerate() {
         let comma = if at == 0 { "" } else { "," };
         write!(json, "{comma}{{\"name\":{}", quoted(&account.name)).expect(CANNOT_FAIL);
-        for (name, value, _) in intake_numbers(account) {
-            write!(json, ",\"{name}\":{value}").expect(CANNOT_FAIL);
+        for (name, value, _) in INTAKE_NUMBERS {
+            write!(json, ",\"{name}\":{}", value(&account.counters)).expect(CANNOT_FAIL);
         }
         json.push('}');
     }
@@ -204,33 +208,18 @@ fn status(told: &Told) -> String {
 fn metrics(told: &Told) -> String {
     let status = told.status.borrow().clone();
     let mut text = String::new();
-    let connected = (
-        "connected",
-        u64::from(status.connected),
-        "1 while a node answers",
-    );
-    let wire = (
-        "wire_bytes_total",
-        status.wire_bytes_total,
-        "Bytes of batches sent",
-    );
-    for (name, value, help) in [connected, wire].into_iter().chain(numbers(&status)) {
+    head(&mut text, "connected", "1 while a node answers");
+    let connected = u64::from(status.connected);
+    writeln!(text, "tributary_agent_connected {connected}").expect(CANNOT_FAIL);
+    for (name, value, help) in NUMBERS {
         head(&mut text, name, help);
-        writeln!(text, "tributary_agent_{name} {value}").expect(CANNOT_FAIL);
+        writeln!(text, "tributary_agent_{name} {}", value(&status)).expect(CANNOT_FAIL);
     }
-    let by_intake: Vec<_> = told
-        .intakes
-        .iter()
-        .map(|account| (label(&account.name), intake_numbers(account)))
-        .collect();
-    let Some((_, first)) = by_intake.first() else {
-        return text;
-    };
-    for (at, (name, _, help)) in first.iter().enumerate() {
+    for (name, value, help) in INTAKE_NUMBERS {
         let name = format!("intake_{name}");
         head(&mut text, &name, help);
-        for (intake, values) in &by_intake {
-            let value = values[at].1;
+        for account in &told.intakes {
+            let (intake, value) = (label(&account.name), value(&account.counters));
             writeln!(
                 text,
                 "tributary_agent_{name}{{intake=\"{intake}\"}} {value}"
@@ -280,6 +269,7 @@ fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::intake::Account;
     use tokio::sync::watch;
 
     fn told() -> Told {

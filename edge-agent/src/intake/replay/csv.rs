@@ -139,12 +139,11 @@ fn cells(line: &[u8]) -> Result<Vec<String>, String> {
     let mut cells = Vec::new();
     let mut rest = text;
     loop {
-        let (cell, after) = match rest.strip_prefix('"') {
-            Some(inside) => quoted(inside)?,
-            None => {
-                let end = rest.find(',').unwrap_or(rest.len());
-                (rest[..end].to_owned(), &rest[end..])
-            }
+        let (cell, after) = if let Some(inside) = rest.strip_prefix('"') {
+            quoted(inside)?
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            (rest[..end].to_owned(), &rest[end..])
         };
         cells.push(cell);
         match after.strip_prefix(',') {

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::frame::{Frame, Framer};
+use super::frame::Framer;
 use super::{Complaints, Entry, Outcome, outcome_of, stopped};
 use crate::clock;
 use crate::config::{Replay, ReplayFormat};
@@ -82,6 +82,12 @@ pub async fn run(
         Ok(End::Stopped) => {}
         Err(error) => tracing::error!("{name}: given up: {error}"),
     }
+}
+
+/// One line of the file.
+enum OneLine {
+    Whole(Vec<u8>),
+    TooLong,
 }
 
 struct Player {
@@ -183,11 +189,13 @@ impl Player {
                     break line;
                 }
                 if at_end {
-                    break Some(Vec::new());
+                    break OneLine::Whole(Vec::new());
                 }
             };
-            let first = first.unwrap_or_default();
-            let header = Header::parse(&first, csv);
+            let header = match first {
+                OneLine::Whole(line) => Header::parse(&line, csv),
+                OneLine::TooLong => Err(format!("it is over {LINE_PAYLOAD_BYTES_MAX} bytes")),
+            };
             self.header = Some(header.map_err(|why| ReplayError::Header { path, why })?);
         }
         if position.bytes > self.read.bytes {
@@ -211,8 +219,8 @@ impl Player {
             let before = self.read;
             while let Some(line) = next_line(&mut self.framer, &mut self.read, at_end) {
                 let parsed = match line {
-                    Some(line) => self.parse(&line),
-                    None => Err("it is too long".to_owned()),
+                    OneLine::Whole(line) => self.parse(&line),
+                    OneLine::TooLong => Err(format!("it is over {LINE_PAYLOAD_BYTES_MAX} bytes")),
                 };
                 let reading = match parsed {
                     Ok(Some(reading)) => reading,
@@ -395,19 +403,18 @@ impl Player {
     }
 }
 
-/// The next line, `Some(None)` if it is too long; counts it.
-fn next_line(framer: &mut Framer, read: &mut Position, at_end: bool) -> Option<Option<Vec<u8>>> {
-    let (line, bytes) = {
-        let frame = framer.next();
-        let Frame { line, bytes } = match frame {
-            Some(frame) => frame,
-            None if at_end => framer.last()?,
-            None => return None,
-        };
-        (line.map(<[u8]>::to_vec), bytes)
+/// The next line, counted.
+fn next_line(framer: &mut Framer, read: &mut Position, at_end: bool) -> Option<OneLine> {
+    let frame = match framer.next() {
+        Some(frame) => frame,
+        None if at_end => framer.last()?,
+        None => return None,
     };
-    read.step(bytes);
-    Some(line)
+    read.step(frame.bytes);
+    Some(match frame.line {
+        Some(line) => OneLine::Whole(line.to_vec()),
+        None => OneLine::TooLong,
+    })
 }
 
 #[cfg(test)]
