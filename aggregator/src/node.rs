@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::cluster::{self, Calls, Cluster, ClusterError, ListenError as ClusterListenError};
 use crate::cluster::Listener as ClusterListener;
+use crate::cluster::{self, Calls, Cluster, ClusterError, ListenError as ClusterListenError};
 use crate::config::Config;
 use crate::ingest::{IngestMetrics, ListenError, Listener, ListenerOptions};
 use crate::metrics;

@@ -39,18 +39,24 @@ impl Agent {
     /// Seals everything that it will ever send.
     pub(crate) fn new(name: &str, batches: usize) -> Agent {
         let mut names = Sealer::new(Lane::Names);
-        names.seal(0, Body::Hello(Hello {
-            older_epochs: Vec::new(),
-            last: None,
-            max_unsafe_ms: 10_000,
-        }));
-        names.seal(0, Body::Names(vec![SeriesDefinition {
-            id: LocalSeriesId(1),
-            table: "sim".to_owned(),
-            device: name.to_owned(),
-            tags: Vec::new(),
-            fields: vec![("seq".to_owned(), FieldType::Int)],
-        }]));
+        names.seal(
+            0,
+            Body::Hello(Hello {
+                older_epochs: Vec::new(),
+                last: None,
+                max_unsafe_ms: 10_000,
+            }),
+        );
+        names.seal(
+            0,
+            Body::Names(vec![SeriesDefinition {
+                id: LocalSeriesId(1),
+                table: "sim".to_owned(),
+                device: name.to_owned(),
+                tags: Vec::new(),
+                fields: vec![("seq".to_owned(), FieldType::Int)],
+            }]),
+        );
         let mut live = Sealer::new(Lane::Live);
         let mut next = 1;
         for _ in 0..batches {
@@ -85,8 +91,11 @@ impl Agent {
             }
             self.introduced = true;
         }
-        let window: Vec<Bytes> =
-            self.live[self.acknowledged..].iter().take(WINDOW).cloned().collect();
+        let window: Vec<Bytes> = self.live[self.acknowledged..]
+            .iter()
+            .take(WINDOW)
+            .cloned()
+            .collect();
         let mut tickets = Vec::new();
         for batch in window {
             tickets.push(self.send(node, batch).await);
@@ -109,13 +118,17 @@ impl Agent {
     }
 
     async fn send(&self, node: &Cluster, batch: Bytes) -> <Cluster as Upstream>::Ticket {
-        node.submit(self.id(), TimeNs(0), Payload::Batch(batch)).await
+        node.submit(self.id(), TimeNs(0), Payload::Batch(batch))
+            .await
     }
 }
 
 fn data(seqs: Vec<i64>) -> Data {
     // The times of this agent's readings are its numbers: plausible to nobody, kept all the same.
-    let times = seqs.iter().map(|seq| 1_767_225_600_000_000_000 + seq).collect();
+    let times = seqs
+        .iter()
+        .map(|seq| 1_767_225_600_000_000_000 + seq)
+        .collect();
     let column = Column {
         field: 0,
         present: None,

@@ -20,7 +20,11 @@ fn one_run() {
         "trace {:016x} of {} events, {} batches acknowledged",
         outcome.digest, outcome.events, outcome.acknowledged
     );
-    assert!(outcome.findings.is_empty(), "seed {seed}: {:#?}", outcome.findings);
+    assert!(
+        outcome.findings.is_empty(),
+        "seed {seed}: {:#?}",
+        outcome.findings
+    );
 }
 
 #[test]
@@ -42,5 +46,7 @@ fn trace(seed: u64) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "seed {seed}:\n{text}\n{errors}");
     let trace = text.lines().find(|line| line.contains("trace "));
-    trace.unwrap_or_else(|| panic!("no trace in {text}")).to_owned()
+    trace
+        .unwrap_or_else(|| panic!("no trace in {text}"))
+        .to_owned()
 }

@@ -99,7 +99,9 @@ impl Net {
 fn delay(seed: u64, (from, to, purpose): &Wire, number: u64) -> Duration {
     let bytes = from.bytes().chain(to.bytes()).chain([*purpose as u8]);
     let mixed = bytes.chain(number.to_le_bytes()).fold(seed, |mixed, byte| {
-        (mixed ^ u64::from(byte)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+        (mixed ^ u64::from(byte))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(23)
     });
     Duration::from_millis(1 + mixed % 16)
 }
@@ -135,7 +137,11 @@ impl Link for End {
             };
             let answer = answerer.answer(&from, kind, incarnation, payload).await;
             // A node that lost power meanwhile says nothing any more.
-            let same = net.state().answerers.get(&to).is_some_and(|now| Arc::ptr_eq(now, &answerer));
+            let same = net
+                .state()
+                .answerers
+                .get(&to)
+                .is_some_and(|now| Arc::ptr_eq(now, &answerer));
             if !same || !net.cross(&to, &from, purpose).await {
                 return None;
             }

@@ -86,7 +86,10 @@ async fn simulate(seed: u64) -> Outcome {
     let mut world = World::new(seed);
     world.found().await;
     trace.note("three nodes");
-    let mut agents: Vec<Agent> = AGENTS.iter().map(|name| Agent::new(name, BATCHES)).collect();
+    let mut agents: Vec<Agent> = AGENTS
+        .iter()
+        .map(|name| Agent::new(name, BATCHES))
+        .collect();
     let mut findings = Vec::new();
     let mut down: Option<usize> = None;
     let mut isolated = false;
@@ -97,7 +100,14 @@ async fn simulate(seed: u64) -> Outcome {
         if sent >= (faults + 1) * BATCHES / 6 {
             faults += 1;
             last_fault = Instant::now();
-            fault(&mut world, &mut choice, &mut down, &mut isolated, &mut trace).await;
+            fault(
+                &mut world,
+                &mut choice,
+                &mut down,
+                &mut isolated,
+                &mut trace,
+            )
+            .await;
         }
         if faults >= FAULTS {
             break Instant::now();
@@ -187,7 +197,10 @@ async fn step(
             let visible = world.visible(at, &agent.name);
             let acknowledged = i64::try_from(upto).expect("few") * READINGS;
             if let Some(missing) = (1..=acknowledged).find(|seq| !visible.contains(seq)) {
-                findings.push(format!("{}: {missing} is acknowledged, not visible", agent.name));
+                findings.push(format!(
+                    "{}: {missing} is acknowledged, not visible",
+                    agent.name
+                ));
             }
             continue;
         }
@@ -198,7 +211,11 @@ async fn step(
             let mut visible = world.visible(at, &agent.name);
             visible.sort_unstable();
             // A prefix, each once.
-            if !visible.iter().copied().eq(1..=i64::try_from(visible.len()).expect("few")) {
+            if !visible
+                .iter()
+                .copied()
+                .eq(1..=i64::try_from(visible.len()).expect("few"))
+            {
                 findings.push(format!("{} at node {at}: holes or doubles", agent.name));
             }
         }
@@ -225,7 +242,10 @@ async fn judge(world: &World, agents: &[Agent], trace: &mut Trace, findings: &mu
                     agent.name
                 ));
             }
-            trace.note(format_args!("{} at node {at}: {shown} readings", agent.name));
+            trace.note(format_args!(
+                "{} at node {at}: {shown} readings",
+                agent.name
+            ));
         }
     }
 }

@@ -68,7 +68,9 @@ fn member(name: &str) -> Member {
 }
 
 fn folder(disk: &SimStorage, name: &str) -> Arc<dyn Storage> {
-    disk.as_storage().directory(name).expect("a simulated disk without faults")
+    disk.as_storage()
+        .directory(name)
+        .expect("a simulated disk without faults")
 }
 
 impl World {
@@ -90,7 +92,9 @@ impl World {
     /// Makes the cluster: the first node founds it, the others join.
     pub(crate) async fn found(&mut self) {
         let log = LogStore::open(folder(&self.nodes[0].disk, "log"), log_options());
-        begin_log(log.expect("an empty log"), &member("a")).await.expect("a good disk");
+        begin_log(log.expect("an empty log"), &member("a"))
+            .await
+            .expect("a good disk");
         self.nodes[0].seat = Some(Seat {
             id: 1,
             incarnation: INCARNATION,
@@ -114,7 +118,9 @@ impl World {
     }
 
     fn knows_three_voters(&self, at: usize) -> bool {
-        let nodes = self.cluster(at).map_or_else(Vec::new, |cluster| cluster.overview().nodes);
+        let nodes = self
+            .cluster(at)
+            .map_or_else(Vec::new, |cluster| cluster.overview().nodes);
         nodes.iter().filter(|node| node.role != "learner").count() == 3
     }
 
@@ -150,7 +156,10 @@ impl World {
             wall_clock: virtual_clock,
         };
         let (stop, stopped) = watch::channel(false);
-        let (cluster, answerer) = parts.run(stopped).await.expect("a node starts from its disk");
+        let (cluster, answerer) = parts
+            .run(stopped)
+            .await
+            .expect("a node starts from its disk");
         self.net.listen(node.name, answerer);
         self.nodes[at].running = Some(Running {
             cluster,
@@ -175,7 +184,10 @@ impl World {
     }
 
     pub(crate) fn cluster(&self, at: usize) -> Option<&Cluster> {
-        self.nodes[at].running.as_ref().map(|running| &running.cluster)
+        self.nodes[at]
+            .running
+            .as_ref()
+            .map(|running| &running.cluster)
     }
 
     /// Whom the running nodes take for the leader, if they agree with it.
@@ -197,7 +209,9 @@ impl World {
     /// The numbers of a device in a linearizable view of a node.
     pub(crate) async fn read(&self, at: usize, device: &str) -> Result<Vec<i64>, String> {
         let cluster = self.cluster(at).ok_or("it is not running")?;
-        cluster.linearizable(Instant::now() + Duration::from_secs(60)).await?;
+        cluster
+            .linearizable(Instant::now() + Duration::from_secs(60))
+            .await?;
         Ok(visible(cluster, device))
     }
 }
@@ -212,7 +226,13 @@ fn visible(cluster: &Cluster, device: &str) -> Vec<i64> {
     let mut seen = Vec::new();
     for chunk in cluster.views().latest().scan(scan) {
         let chunk = chunk.expect("a simulated disk without rot");
-        match chunk.columns.into_iter().next().flatten().map(|column| column.values) {
+        match chunk
+            .columns
+            .into_iter()
+            .next()
+            .flatten()
+            .map(|column| column.values)
+        {
             Some(Values::Int(values)) => seen.extend(values),
             other => panic!("the field seq holds {other:?}"),
         }

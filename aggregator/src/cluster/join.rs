@@ -162,13 +162,19 @@ pub(super) async fn settle(
         name: config.name.clone(),
         standing,
     };
-    identity(Standing::Joining { joining }).write(disk).map_err(io)?;
+    identity(Standing::Joining { joining })
+        .write(disk)
+        .map_err(io)?;
     let request = JoinRequest {
         name: config.name.clone(),
         address: config.listen.cluster_advertised.clone(),
         joining,
     };
-    let peers: Vec<String> = config.peers.iter().map(|peer| peer.address.clone()).collect();
+    let peers: Vec<String> = config
+        .peers
+        .iter()
+        .map(|peer| peer.address.clone())
+        .collect();
     let asked = ask_all(&peers, link, &request);
     let (id, incarnation) = tokio::select! {
         biased;
@@ -227,7 +233,13 @@ async fn ask(link: &dyn Link, address: &str, request: &JoinRequest) -> Result<Jo
         name: String::new(),
         address: address.to_owned(),
     };
-    let asked = link.call(&to, Purpose::Pulse, Kind::Join, request.encode(), JOIN_LIMIT);
+    let asked = link.call(
+        &to,
+        Purpose::Pulse,
+        Kind::Join,
+        request.encode(),
+        JOIN_LIMIT,
+    );
     let answer = asked.await.map_err(|e: CallError| e.to_string())?;
     Joined::decode(&answer).map_err(|e: WireError| e.to_string())
 }
@@ -267,7 +279,9 @@ impl Admission {
         };
         match self.raft.client_write(CommandBytes(command.encode())).await {
             // What was applied decides: an admission of the same name may have come before.
-            Ok(_) => self.known(&request).ok_or_else(|| "not admitted".to_owned()),
+            Ok(_) => self
+                .known(&request)
+                .ok_or_else(|| "not admitted".to_owned()),
             Err(error) => match error.forward_to_leader() {
                 Some(leader) => Ok(Joined::NotLeader {
                     address: leader.leader_node.as_ref().map(|node| node.address.clone()),
