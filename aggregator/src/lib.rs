@@ -12,5 +12,6 @@ pub mod cluster;
 pub mod state;
 pub mod store;
 pub mod query;
+pub mod serve;
 pub mod node;
 pub mod inspect;

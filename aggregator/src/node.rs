@@ -4,8 +4,10 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,11 +17,22 @@ use crate::cluster::{self, Calls, Cluster, ClusterError, ListenError as ClusterL
 use crate::config::Config;
 use crate::ingest::{IngestMetrics, ListenError, Listener, ListenerOptions};
 use crate::metrics;
+use crate::query::{Engine, QueryError, QueryOptions};
+use crate::serve::http::{self, Http, HttpOptions};
+use crate::serve::pg::{self, Postgres, PostgresOptions};
+use crate::serve::{self, Admission, ServeMetrics, Service, ServiceOptions};
 use crate::tls::{Material, RevocationMetrics, Revocations, RevokedError, TlsError};
+use crate::users::{Users, UsersError};
 
 /// How long a stop waits for the stages before it cuts them off.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const LOCK_FILE: &str = "lock";
+const SPILL_FOLDER: &str = "spill";
+/// How long a statement waits for a view that is new enough.
+const READ_WAIT_MAX: Duration = Duration::from_secs(10);
+const QUERY_TIME_MAX: Duration = Duration::from_secs(300);
+/// Connections of each protocol that reads.
+const READERS_MAX: usize = 256;
 
 /// Why a node does not start, or ended. Who must act: the operator.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +50,14 @@ pub enum NodeError {
     Rustls(#[from] rustls::Error),
     #[error(transparent)]
     Revoked(#[from] RevokedError),
+    #[error("cannot listen on {address}: {source}; is another process using the port?")]
+    Port { address: String, source: io::Error },
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    #[error("the query engine: {0}")]
+    Query(#[from] QueryError),
+    #[error(transparent)]
+    Readers(#[from] serve::ListenError),
     #[error(transparent)]
     Mqtt(#[from] ListenError),
     #[error(transparent)]
@@ -90,6 +111,8 @@ async fn run_stages(
     let ingest_metrics = IngestMetrics::register(&mut registry);
     tasks.spawn(reloader.run(config.tls.revoked_poll, revocation_metrics, stop.clone()));
 
+    let serve_metrics = ServeMetrics::register(&mut registry);
+
     // Every port first: one that is taken is told before anything is changed.
     let nodes = ClusterListener::bind(
         &config.listen.cluster,
@@ -98,7 +121,9 @@ async fn run_stages(
         revocations.clone(),
     )
     .await?;
-
+    for address in [&config.listen.mqtt, &config.listen.http, &config.listen.postgres] {
+        probe(address).await?;
+    }
     let calls = Calls {
         tls: material.cluster_client()?,
         revocations: revocations.clone(),
@@ -110,17 +135,102 @@ async fn run_stages(
         incarnation = format!("{:016x}", cluster.seat().incarnation),
         "running"
     );
-    let options = ListenerOptions {
-        cluster: config.cluster.clone(),
-        limits: config.limits,
-        tls: material.mqtt_server()?,
+    let doors = Doors {
+        config,
+        material: &material,
         revocations,
-        metrics: ingest_metrics,
+        cluster: &cluster,
+        ingest_metrics,
+        serve_metrics,
+        registry: Arc::new(registry),
     };
-    let mqtt = Listener::bind(&config.listen.mqtt, options, cluster.clone()).await?;
-    tasks.spawn(mqtt.run(stop.clone()));
+    doors.open(tasks, &stop).await?;
+    tracing::info!("serving");
     let why = cluster.failed().await;
+    cluster.stop().await;
     Err(NodeError::Consensus(why))
+}
+
+/// The doors of a node, opened once there is something behind them.
+struct Doors<'a> {
+    config: &'a Config,
+    material: &'a Material,
+    revocations: Revocations,
+    cluster: &'a Cluster,
+    ingest_metrics: Arc<IngestMetrics>,
+    serve_metrics: Arc<ServeMetrics>,
+    registry: Arc<Registry>,
+}
+
+impl Doors<'_> {
+    async fn open(
+        self,
+        tasks: &mut JoinSet<()>,
+        stop: &watch::Receiver<bool>,
+    ) -> Result<(), NodeError> {
+        let config = self.config;
+        let options = ListenerOptions {
+            cluster: config.cluster.clone(),
+            limits: config.limits,
+            tls: self.material.mqtt_server()?,
+            revocations: self.revocations.clone(),
+            metrics: self.ingest_metrics,
+        };
+        let mqtt = Listener::bind(&config.listen.mqtt, options, self.cluster.clone()).await?;
+        let service = Service::new(ServiceOptions {
+            engine: Engine::new(query_options(&config.data_dir))?,
+            upstream: Arc::new(self.cluster.clone()),
+            metrics: Arc::clone(&self.serve_metrics),
+            read_wait_max: READ_WAIT_MAX,
+        });
+        let users = Users::load(&config.users_file)?;
+        let admission = Arc::new(Admission::new(&config.cluster, users, self.revocations));
+        let options = HttpOptions {
+            tls: self.material.public_server(http::ALPN)?,
+            service: service.clone(),
+            admission: Arc::clone(&admission),
+            registry: self.registry,
+            metrics: Arc::clone(&self.serve_metrics),
+            connections_max: READERS_MAX,
+        };
+        let http = Http::bind(&config.listen.http, options).await?;
+        let options = PostgresOptions {
+            tls: self.material.public_server(pg::ALPN)?,
+            service,
+            admission,
+            metrics: self.serve_metrics,
+            connections_max: READERS_MAX,
+        };
+        let postgres = Postgres::bind(&config.listen.postgres, options).await?;
+        tasks.spawn(mqtt.run(stop.clone()));
+        tasks.spawn(http.run(stop.clone()));
+        tasks.spawn(postgres.run(stop.clone()));
+        Ok(())
+    }
+}
+
+/// What queries may use, beside ingest, on a small machine.
+fn query_options(data_dir: &Path) -> QueryOptions {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    QueryOptions {
+        memory_bytes: 1 << 30,
+        query_memory_bytes: 256 << 20,
+        spill_dir: data_dir.join(SPILL_FOLDER),
+        spill_bytes_max: 4 << 30,
+        time_max: QUERY_TIME_MAX,
+        queries_max: 64,
+        cores,
+    }
+}
+
+/// Whether an address can be listened on. It is let go of again: its door opens later.
+async fn probe(address: &str) -> Result<(), NodeError> {
+    let bound = tokio::net::TcpListener::bind(address).await;
+    let failed = |source| NodeError::Port {
+        address: address.to_owned(),
+        source,
+    };
+    bound.map(drop).map_err(failed)
 }
 
 /// Held as long as the node runs.

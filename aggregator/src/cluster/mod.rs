@@ -31,7 +31,7 @@ pub use apply::Progress;
 pub use identity::{NodeIdentity, Standing};
 pub use join::{JoinError, ask_all, begin_log, init};
 pub use listener::{ListenError, Listener};
-pub use node::{Calls, Cluster, ClusterError, NodeStatus, Overview, Parts, Seat};
+pub use node::{Calls, Cluster, ClusterError, Parts, Seat};
 pub use propose::Ticket;
 pub use runtime::seed_randomness;
 pub use steward::Wishes;

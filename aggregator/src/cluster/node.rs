@@ -31,7 +31,9 @@ use super::types::{CommandBytes, Member, Raft};
 use super::wire::{self, Kind};
 use super::{LOG_FOLDER, STORE_FOLDER, join, log_options};
 use crate::config::{Config, Timing};
-use crate::ingest::Upstream;
+use crate::ingest;
+use crate::query::NodeRow;
+use crate::serve::{self, NotReadable, Overview};
 use crate::state::Command;
 use crate::state::command::Payload;
 use crate::store::{Options as StoreOptions, Store, StoreError, View, Views};
@@ -86,6 +88,7 @@ pub(super) struct Node {
 #[derive(Clone)]
 pub struct Cluster {
     seat: Seat,
+    cluster: Arc<str>,
     name: Arc<str>,
     node: Node,
     proposer: Arc<Proposer>,
@@ -205,8 +208,8 @@ impl Cluster {
 
     /// A view that holds everything a quorum had committed when this was called. `Err`: none can
     /// be had before the deadline, and why.
-    pub async fn linearizable(&self, deadline: Instant) -> Result<Arc<View>, String> {
-        let mut why = "this node recovers".to_owned();
+    pub async fn linearizable(&self, deadline: Instant) -> Result<Arc<View>, NotReadable> {
+        let mut why = NotReadable::NotServing;
         let read = async {
             let mut recovered = self.recovered.clone();
             // The sender lives as long as the node.
@@ -220,9 +223,12 @@ impl Cluster {
                         if applied.await.is_ok() {
                             return self.node.views.latest();
                         }
-                        why = "consensus stopped".to_owned();
+                        why = NotReadable::NotServing;
                     }
-                    Err(error) => why = error,
+                    Err(error) => {
+                        tracing::debug!(error, "no read index yet");
+                        why = NotReadable::NoLeader;
+                    }
                 }
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
@@ -246,7 +252,7 @@ impl Cluster {
                 let known = metrics.replication.as_ref().and_then(|all| all.get(id));
                 known.copied().flatten().map(|matched| matched.index)
             };
-            NodeStatus {
+            NodeRow {
                 id: *id,
                 name: member.name.clone(),
                 address: member.address.clone(),
@@ -260,44 +266,17 @@ impl Cluster {
             }
         });
         Overview {
-            name: self.name.to_string(),
+            cluster: self.cluster.to_string(),
+            node: self.name.to_string(),
             id: self.seat.id,
-            incarnation: self.seat.incarnation,
             leader,
             term: metrics.current_term,
             applied: self.node.progress.borrow().applied,
-            last,
-            nodes: nodes.collect(),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            incarnation: self.seat.incarnation,
+            nodes: Arc::new(nodes.collect()),
         }
     }
-}
-
-/// A cluster as one of its nodes sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
-    /// Of the node that was asked.
-    pub name: String,
-    pub id: u64,
-    pub incarnation: u64,
-    pub leader: Option<u64>,
-    pub term: u64,
-    pub applied: u64,
-    /// The last log entry that the node has.
-    pub last: u64,
-    pub nodes: Vec<NodeStatus>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeStatus {
-    pub id: u64,
-    pub name: String,
-    pub address: String,
-    /// `leader`, `follower` or `learner`.
-    pub role: &'static str,
-    /// The last entry that it is known to have; of other nodes only the leader knows.
-    pub applied: Option<u64>,
-    /// Entries behind the log's end.
-    pub lag: Option<u64>,
 }
 
 /// What a node is built of, wherever it runs.
@@ -363,6 +342,7 @@ impl Parts {
         tasks.spawn(steward::run(node.clone(), self.wishes, stop));
         let cluster = Cluster {
             seat: self.seat,
+            cluster: self.cluster.into(),
             name: self.name,
             node,
             proposer,
@@ -500,7 +480,7 @@ impl Propose for Node {
     }
 }
 
-impl Upstream for Cluster {
+impl ingest::Upstream for Cluster {
     type Ticket = Ticket;
 
     async fn submit(&self, agent: AgentId, received: TimeNs, payload: Payload) -> Ticket {
@@ -526,6 +506,24 @@ impl Upstream for Cluster {
 
     fn ready(&self) -> bool {
         self.readiness().is_ok()
+    }
+}
+
+impl serve::Upstream for Cluster {
+    fn linearizable(&self, deadline: Instant) -> BoxFuture<'_, Result<Arc<View>, NotReadable>> {
+        Box::pin(self.linearizable(deadline))
+    }
+
+    fn latest(&self) -> Arc<View> {
+        self.node.views.latest()
+    }
+
+    fn overview(&self) -> Overview {
+        self.overview()
+    }
+
+    fn ready(&self) -> Result<(), &'static str> {
+        self.readiness()
     }
 }
 
