@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::alias::{SnapshotOf, VoteOf};
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -151,6 +149,7 @@ impl RaftNetworkV2<C> for Client {
             snapshot.snapshot,
         );
         tokio::select! {
+            biased;
             sent = send => sent.map_err(|error| {
                 tracing::warn!(%error, "a snapshot was not delivered; it is tried again");
                 StreamingError::Unreachable(Unreachable::new(&AnyError::error(error)))

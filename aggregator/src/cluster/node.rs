@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use journal::DiskStorage;
 use openraft::async_runtime::WatchReceiver;
-use openraft::base::BoxFuture;
 use openraft::raft::ReadPolicy;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use shared::id::{AgentId, Epoch, Lane, TimeNs};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::apply::{Applier, Progress};
 use super::join::{Admission, JoinError};
-use super::link::{CallError, Link, Purpose};
+use super::link::{Answerer, CallError, Link, Purpose};
 use super::listener::Listener;
 use super::log::{LogError, LogReader, LogStore};
 use super::network::Network;
@@ -111,7 +111,13 @@ impl Cluster {
         let Calls { tls, revocations } = calls;
         let transport = |incarnation| {
             let (tls, revocations) = (Arc::clone(&tls), revocations.clone());
-            Transport::new(&config.cluster, incarnation, tls, revocations, tasks.clone())
+            Transport::new(
+                &config.cluster,
+                incarnation,
+                tls,
+                revocations,
+                tasks.clone(),
+            )
         };
         let folder = |source| ClusterError::Folder {
             folder: config.data_dir.display().to_string(),
@@ -121,7 +127,10 @@ impl Cluster {
         let (id, incarnation) = join::settle(config, &*disk, &transport(0), &mut stop).await?;
         let seat = Seat { id, incarnation };
         let link: Arc<dyn Link> = Arc::new(transport(incarnation));
-        let log = LogStore::open(disk.directory(LOG_FOLDER).map_err(folder)?, log_options(config))?;
+        let log = LogStore::open(
+            disk.directory(LOG_FOLDER).map_err(folder)?,
+            log_options(config),
+        )?;
         let hours = config.store.partition.as_secs() / 3_600;
         let options = StoreOptions {
             partition_hours: u32::try_from(hours).unwrap_or(u32::MAX),
@@ -135,9 +144,10 @@ impl Cluster {
         };
         let boot = getrandom::u64().map_err(|e| ClusterError::Random(e.to_string()))?;
         let parts = Parts {
+            cluster: config.cluster.clone(),
             name: config.name.as_str().into(),
             seat,
-            raft: raft_config(&config.cluster, &config.timing)?,
+            timing: config.timing.clone(),
             link,
             log,
             store,
@@ -147,7 +157,8 @@ impl Cluster {
             inline: false,
             wall_clock,
         };
-        let (cluster, answerer) = parts.run(tasks, stop.clone()).await?;
+        let (cluster, answerer) = parts.run(stop.clone()).await?;
+        cluster.tasks.keep(tasks);
         cluster.tasks.spawn(listener.run(answerer, stop));
         Ok(cluster)
     }
@@ -290,29 +301,31 @@ pub struct NodeStatus {
 }
 
 /// What a node is built of, wherever it runs.
-pub(super) struct Parts {
-    pub(super) name: Arc<str>,
-    pub(super) seat: Seat,
-    pub(super) raft: RaftConfig,
-    pub(super) link: Arc<dyn Link>,
-    pub(super) log: LogStore,
-    pub(super) store: Arc<dyn journal::Storage>,
-    pub(super) options: StoreOptions,
-    pub(super) wishes: Wishes,
+pub struct Parts {
+    pub cluster: String,
+    pub name: Arc<str>,
+    pub seat: Seat,
+    pub timing: Timing,
+    pub link: Arc<dyn Link>,
+    pub log: LogStore,
+    pub store: Arc<dyn journal::Storage>,
+    pub options: StoreOptions,
+    pub wishes: Wishes,
     /// Random: names this run of the node.
-    pub(super) boot: u64,
+    pub boot: u64,
     /// Merges run where they begin.
-    pub(super) inline: bool,
-    pub(super) wall_clock: fn() -> TimeNs,
+    pub inline: bool,
+    pub wall_clock: fn() -> TimeNs,
 }
 
 impl Parts {
     /// Starts consensus and the tasks around it; gives what answers other nodes.
-    pub(super) async fn run(
+    pub async fn run(
         self,
-        tasks: Tasks,
         stop: watch::Receiver<bool>,
-    ) -> Result<(Cluster, Arc<Peer>), ClusterError> {
+    ) -> Result<(Cluster, Arc<dyn Answerer>), ClusterError> {
+        let raft_config = raft_config(&self.cluster, &self.timing)?;
+        let tasks = Tasks::default();
         let (store, recovered) = Store::open_with(self.store, self.options)?;
         let (views, segments) = (store.views(), store.segments());
         let proposer = Proposer::new(self.boot);
@@ -325,7 +338,8 @@ impl Parts {
             link: Arc::clone(&self.link),
             segments: Arc::clone(&segments),
         };
-        let raft = Raft::new(self.seat.id, Arc::new(self.raft), network, self.log, applier);
+        let id = self.seat.id;
+        let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
         let raft = raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))?;
         let node = Node {
             id: self.seat.id,
@@ -360,7 +374,7 @@ impl Parts {
 }
 
 /// openraft, as our guarantees need it.
-pub(super) fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, ClusterError> {
+fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, ClusterError> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = RaftConfig {
         cluster_name: cluster.to_owned(),
@@ -379,7 +393,9 @@ pub(super) fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, 
         enable_pre_vote: Some(true),
         ..RaftConfig::default()
     };
-    config.validate().map_err(|e| ClusterError::Timing(e.to_string()))
+    config
+        .validate()
+        .map_err(|e| ClusterError::Timing(e.to_string()))
 }
 
 async fn watch_leadership(raft: Raft, led: watch::Sender<Option<Leadership>>) {
@@ -388,7 +404,9 @@ async fn watch_leadership(raft: Raft, led: watch::Sender<Option<Leadership>>) {
         let now = {
             let metrics = metrics.borrow_and_update();
             let term = metrics.vote.leader_id.term;
-            metrics.current_leader.map(|leader| Leadership { term, leader })
+            metrics
+                .current_leader
+                .map(|leader| Leadership { term, leader })
         };
         led.send_if_modified(|known| std::mem::replace(known, now) != now);
         if metrics.changed().await.is_err() {
@@ -399,7 +417,11 @@ async fn watch_leadership(raft: Raft, led: watch::Sender<Option<Leadership>>) {
 
 /// A node that restarts must not show less than it showed before.
 async fn recover(raft: Raft, done: watch::Sender<bool>) {
-    while raft.wait_for_recovery(Some(Duration::from_secs(3_600))).await.is_err() {
+    while raft
+        .wait_for_recovery(Some(Duration::from_secs(3_600)))
+        .await
+        .is_err()
+    {
         if raft.metrics().borrow_watched().running_state.is_err() {
             return;
         }
@@ -414,7 +436,11 @@ impl Node {
     fn member(&self, id: u64) -> Option<Member> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().get_node(&id).cloned()
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
     }
 
     /// The index that a read must have seen to be linearizable: by a round of a quorum, no lease.
@@ -427,9 +453,13 @@ impl Node {
             let read = read.map_err(|_| "no quorum answers".to_owned())?;
             return Ok(read.map_err(|e| e.to_string())?.0.index());
         }
-        let to = self.member(leader).ok_or("the leader's address is not known")?;
+        let to = self
+            .member(leader)
+            .ok_or("the leader's address is not known")?;
         let (kind, nothing) = (Kind::ReadIndex, Bytes::new());
-        let asked = self.link.call(&to, Purpose::Pulse, kind, nothing, READ_INDEX_LIMIT);
+        let asked = self
+            .link
+            .call(&to, Purpose::Pulse, kind, nothing, READ_INDEX_LIMIT);
         let index = asked.await.map_err(|e| e.to_string())?;
         wire::decode_index(&index).map_err(|e| e.to_string())
     }
@@ -484,7 +514,10 @@ impl Upstream for Cluster {
     ) -> Vec<(Epoch, Lane, Position)> {
         let view = self.node.views.latest();
         let at = |epoch, lane| view.state().position(agent, epoch, lane);
-        streams.iter().map(|(epoch, lane)| (*epoch, *lane, at(*epoch, *lane))).collect()
+        streams
+            .iter()
+            .map(|(epoch, lane)| (*epoch, *lane, at(*epoch, *lane)))
+            .collect()
     }
 
     fn incarnation(&self) -> u64 {

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
 use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -26,11 +26,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// What the operator wants of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wishes {
-    pub(super) merge_bytes: u64,
-    pub(super) merge_age: Duration,
-    pub(super) retention: Duration,
-    pub(super) log_keep_bytes: u64,
+pub struct Wishes {
+    pub merge_bytes: u64,
+    pub merge_age: Duration,
+    pub retention: Duration,
+    pub log_keep_bytes: u64,
 }
 
 /// What is due. Time is counted from any start.
@@ -128,6 +128,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
     let mut duties = Duties::new(wishes);
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(LOOK_EVERY) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
@@ -211,7 +212,11 @@ async fn enlist(node: &Node, state: &State) {
         let matched = replication.get(&admitted.id).copied().flatten();
         let near = matched.is_some_and(|id| id.index + LAG_MAX >= last);
         if near && !voters.contains(&admitted.id) {
-            tracing::info!(name, id = admitted.id, "a learner has caught up and may vote");
+            tracing::info!(
+                name,
+                id = admitted.id,
+                "a learner has caught up and may vote"
+            );
             let change = ChangeMembers::AddVoterIds(BTreeSet::from([admitted.id]));
             if let Err(error) = node.raft.change_membership(change, true).await {
                 tracing::debug!(%error, name, "no voter yet");

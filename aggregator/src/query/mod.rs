@@ -32,7 +32,7 @@ pub use error::{QueryError, Unknown};
 pub use running::Batches;
 
 use crate::store::View;
-use running::Workers;
+use running::{Logical, Workers};
 
 /// What queries may use of this node.
 #[derive(Debug, Clone)]
@@ -106,14 +106,14 @@ pub struct Engine {
 pub struct Planned {
     engine: Engine,
     state: Box<SessionState>,
-    plan: LogicalPlan,
+    plan: Logical,
     schema: SchemaRef,
     parameter_types: Vec<Option<DataType>>,
     index: u64,
 }
 
 impl Engine {
-    /// Starts the threads and empties the spill folder.
+    /// Starts the threads; removes what a killed node left in the spill folder.
     pub fn new(options: QueryOptions) -> Result<Self, QueryError> {
         let runtime = session::runtime_env(&options)?;
         let base = session::base(&options, runtime);
@@ -158,12 +158,24 @@ impl Engine {
             statement: statement::verb(sql),
         })?;
         let parameter_types = parameter_types(&plan)?;
-        let described = match state.optimize(&plan) {
-            Err(error) if parameter_types.is_empty() => return Err(error.into()),
-            Err(_) => None,
-            Ok(optimized) => Some(Arc::clone(optimized.schema().inner())),
+        let has_parameters = !parameter_types.is_empty();
+        let (plan, schema) = match state.optimize(&plan) {
+            // Types may need the values of the parameters.
+            Err(_) if has_parameters => {
+                let schema = Arc::clone(plan.schema().inner());
+                (Logical::AsWritten(plan), schema)
+            }
+            Err(error) => return Err(error.into()),
+            Ok(optimized) => {
+                let schema = Arc::clone(optimized.schema().inner());
+                let plan = if has_parameters {
+                    Logical::AsWritten(plan)
+                } else {
+                    Logical::Optimized(optimized)
+                };
+                (plan, schema)
+            }
         };
-        let schema = described.unwrap_or_else(|| Arc::clone(plan.schema().inner()));
         Ok(Planned {
             engine: self,
             state: Box::new(state),
@@ -205,13 +217,14 @@ impl Planned {
             let message = format!("the statement has {wanted} parameters, not {given}");
             return Err(QueryError::Invalid { message });
         }
-        let plan = if parameters.is_empty() {
-            plan
-        } else {
-            let cast = parameters.into_iter().zip(&parameter_types);
-            let values: Result<Vec<_>, _> =
-                cast.map(|(value, to)| value.cast(to.as_ref())).collect();
-            plan.with_param_values(values?)?
+        let plan = match plan {
+            Logical::AsWritten(plan) => {
+                let cast = parameters.into_iter().zip(&parameter_types);
+                let values: Result<Vec<_>, _> =
+                    cast.map(|(value, to)| value.cast(to.as_ref())).collect();
+                Logical::AsWritten(plan.with_param_values(values?)?)
+            }
+            optimized @ Logical::Optimized(_) => optimized,
         };
         engine.workers.answer(*state, plan).await
     }

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::pg_catalog::EMPTY;
+use super::session::PUBLIC;
 
 const PG_CATALOG: &str = "pg_catalog";
 /// A Monday, as TimescaleDB begins its buckets; those of months begin with a month.
@@ -42,6 +43,24 @@ impl VisitorMut for Rewrite {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Infallible> {
+        // Grafana unrolls the search path in ways that only PostgreSQL plans; ours is one schema.
+        if let Expr::InSubquery {
+            expr: inner,
+            subquery,
+            negated,
+        } = expr
+            && subquery
+                .to_string()
+                .contains("current_setting('search_path')")
+        {
+            let path = Value::SingleQuotedString(PUBLIC.to_owned());
+            let (found, negated) = (Box::new(take(inner)), *negated);
+            *expr = Expr::InList {
+                expr: found,
+                list: vec![Expr::Value(path.into())],
+                negated,
+            };
+        }
         let query = match expr {
             Expr::Subquery(query) => Some(query),
             Expr::Function(Function {

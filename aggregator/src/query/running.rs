@@ -33,6 +33,13 @@ pub(super) struct Workers {
     runtime: Option<Runtime>,
 }
 
+/// A plan, and what is still to be done to it.
+#[derive(Debug)]
+pub(super) enum Logical {
+    AsWritten(LogicalPlan),
+    Optimized(LogicalPlan),
+}
+
 /// Ends its task when it is dropped.
 struct Task<T>(JoinHandle<T>);
 
@@ -100,7 +107,7 @@ impl Workers {
     pub(super) async fn answer(
         &self,
         state: SessionState,
-        plan: LogicalPlan,
+        plan: Logical,
     ) -> Result<Batches, QueryError> {
         let place = self.place().await?;
         let after = self.options.time_max;
@@ -154,11 +161,18 @@ async fn next(answer: Option<Answer>) -> Option<(Result<RecordBatch, QueryError>
 
 async fn produce(
     state: SessionState,
-    plan: LogicalPlan,
+    plan: Logical,
     context: Arc<TaskContext>,
     sender: &mpsc::Sender<Result<RecordBatch, QueryError>>,
 ) -> Result<(), QueryError> {
-    let physical = state.create_physical_plan(&plan).await?;
+    let plan = match plan {
+        Logical::Optimized(plan) => plan,
+        Logical::AsWritten(plan) => state.optimize(&plan)?,
+    };
+    let physical = state
+        .query_planner()
+        .create_physical_plan(&plan, &state)
+        .await?;
     let mut batches = execute_stream(physical, context)?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;

@@ -45,7 +45,11 @@ fn emptied(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("datafusion-") {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("datafusion-")
+        {
             std::fs::remove_dir_all(entry.path())?;
         }
     }

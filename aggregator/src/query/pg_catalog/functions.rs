@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
@@ -34,6 +34,7 @@ enum Answer {
     Text(Option<String>),
     Number(Option<i64>),
     Truth(bool),
+    Texts(Vec<String>),
 }
 
 struct CatalogFunction {
@@ -44,7 +45,7 @@ struct CatalogFunction {
     signature: Signature,
 }
 
-use Answer::{Number, Text, Truth};
+use Answer::{Number, Text, Texts, Truth};
 
 /// By name, with the type of the answer.
 #[rustfmt::skip]
@@ -109,6 +110,14 @@ const TRUTHS: [(&str, Body); 9] = [
     ("has_column_privilege", |_, _| Truth(true)),
 ];
 
+#[rustfmt::skip]
+const LISTS: [(&str, Body); 2] = [
+    ("parse_ident", |_, arguments| {
+        Texts(text(arguments, 0).map(|name| parsed(&name)).unwrap_or_default())
+    }),
+    ("current_schemas", |_, _| Texts(vec![PUBLIC.to_owned()])),
+];
+
 /// All of them, for one session and view.
 pub(in crate::query) fn functions(
     relations: &Arc<Relations>,
@@ -122,9 +131,12 @@ pub(in crate::query) fn functions(
     let texts = TEXTS.iter().map(|entry| (entry, DataType::Utf8));
     let numbers = NUMBERS.iter().map(|entry| (entry, DataType::Int64));
     let truths = TRUTHS.iter().map(|entry| (entry, DataType::Boolean));
+    let of_texts = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
+    let lists = LISTS.iter().map(|entry| (entry, of_texts.clone()));
     let all = texts
         .chain(numbers)
         .chain(truths)
+        .chain(lists)
         .map(|((name, body), returns)| {
             let any = vec![TypeSignature::Nullary, TypeSignature::VariadicAny];
             let signature = Signature::one_of(any, Volatility::Stable);
@@ -184,6 +196,10 @@ impl CatalogFunction {
             Text(value) => ScalarValue::Utf8(value),
             Number(value) => ScalarValue::Int64(value),
             Truth(value) => ScalarValue::Boolean(Some(value)),
+            Texts(values) => {
+                let values: Vec<ScalarValue> = values.into_iter().map(ScalarValue::from).collect();
+                ScalarValue::List(ScalarValue::new_list_nullable(&values, &DataType::Utf8))
+            }
         }
     }
 }
@@ -263,4 +279,51 @@ fn quoted(name: &str) -> String {
         return name.to_owned();
     }
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The parts of a name as SQL writes it.
+fn parsed(name: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        let last = parts.last_mut().expect("it begins with one");
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                last.push('"');
+            }
+            '"' => quoted = !quoted,
+            '.' if !quoted => parts.push(String::new()),
+            c if quoted => last.push(c),
+            c => last.extend(c.to_lowercase()),
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_and_parsed_back() {
+        for name in ["fire", "Fire", "a b", "a.b", "1a", "say \"x\"", ""] {
+            let written = quoted(name);
+            assert_eq!(
+                written == name,
+                name == "fire" || name.is_empty(),
+                "{written}"
+            );
+            assert_eq!(parsed(&format!("public.{written}")), ["public", name]);
+        }
+        assert_eq!(parsed("Public.Fire"), ["public", "fire"]);
+    }
+
+    #[test]
+    fn sizes_are_rounded_down() {
+        assert_eq!(size(10_239), "10239 bytes");
+        assert_eq!(size(10_240), "10 kB");
+        assert_eq!(size(3 << 40), "3072 GB");
+    }
 }

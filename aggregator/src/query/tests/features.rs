@@ -1,5 +1,7 @@
 //! One feature, one test.
 
+use journal::OpenMode;
+
 use super::{Bench, Parameter, QueryError, START};
 use crate::query::Unknown;
 
@@ -90,13 +92,28 @@ async fn what_grafana_asks_is_answered() {
     assert_eq!(bench.ask(&sql).await, [["86400000.0", "21.5"]]);
     let sql = "SELECT current_setting('server_version_num')::int/100 AS version";
     assert_eq!(bench.ask(sql).await, [["1600"]]);
-    let sql = "SELECT quote_ident(column_name), data_type, udt_name FROM information_schema.columns \
-               WHERE quote_ident(table_name) = 'fire' ORDER BY ordinal_position LIMIT 2";
-    let rows = [
-        ["time", "timestamp with time zone", "timestamptz"],
-        ["device", "text", "text"],
-    ];
-    assert_eq!(bench.ask(sql).await, rows);
+    let path = "quote_ident(table_schema) IN (SELECT trim(s[i]) FROM generate_series(array_lower( \
+                string_to_array(current_setting('search_path'), ','), 1), 1) AS i, \
+                string_to_array(current_setting('search_path'), ',') s)";
+    let sql = format!(
+        "SELECT CASE WHEN {path} THEN quote_ident(table_name) ELSE 'x' END AS \"table\" \
+         FROM information_schema.tables ORDER BY CASE WHEN {path} THEN 0 ELSE 1 END, 1"
+    );
+    assert_eq!(
+        bench.ask(&sql).await,
+        [["agents"], ["fire"], ["gaps"], ["nodes"]]
+    );
+    let sql = format!(
+        "SELECT quote_ident(column_name) AS \"column\", data_type AS \"type\" \
+         FROM information_schema.columns WHERE CASE WHEN array_length(parse_ident('fire'), 1) = 2 \
+         THEN quote_ident(table_name) = (parse_ident('fire'))[2] \
+         ELSE quote_ident(table_name) = 'fire' AND {path} END"
+    );
+    let columns = bench.ask(&sql).await;
+    assert_eq!(columns[0], ["time", "timestamp with time zone"]);
+    assert_eq!(columns.len(), 6);
+    let none = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'";
+    assert_eq!(bench.ask(none).await.len(), 0);
 }
 
 #[tokio::test]
@@ -319,4 +336,67 @@ async fn a_plan_sees_its_view_and_nothing_newer() {
             .unwrap();
     assert_eq!(super::texts(&batches[0]), [["2"]]);
     assert_eq!(bench.ask("SELECT count(value) FROM fire").await, [["3"]]);
+}
+
+#[tokio::test]
+async fn what_other_clients_probe_is_answered() {
+    let bench = bench();
+    for (sql, rows) in [
+        ("select pg_catalog.version()", 1),
+        ("select current_schema()", 1),
+        (
+            "SELECT t.oid, typarray FROM pg_type t JOIN pg_namespace ns ON typnamespace = ns.oid \
+             WHERE typname = 'hstore'",
+            0,
+        ),
+        (
+            "SELECT pg_catalog.pg_class.relname FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace \
+             ON pg_catalog.pg_namespace.oid = pg_catalog.pg_class.relnamespace \
+             WHERE pg_catalog.pg_class.relkind = ANY (ARRAY['r', 'p']) \
+             AND pg_catalog.pg_table_is_visible(pg_catalog.pg_class.oid) \
+             AND pg_catalog.pg_namespace.nspname != 'pg_catalog'",
+            1,
+        ),
+        (
+            "SELECT NULL AS TABLE_CAT, n.nspname AS TABLE_SCHEM, c.relname AS TABLE_NAME, \
+             d.description AS REMARKS FROM pg_catalog.pg_namespace n, pg_catalog.pg_class c \
+             LEFT JOIN pg_catalog.pg_description d ON (c.oid = d.objoid AND d.objsubid = 0 \
+             AND d.classoid = 'pg_class'::regclass) WHERE c.relnamespace = n.oid \
+             ORDER BY TABLE_SCHEM, TABLE_NAME",
+            4,
+        ),
+        (
+            "SELECT nspname FROM pg_namespace WHERE nspname = ANY (current_schemas(false))",
+            1,
+        ),
+        ("DESCRIBE fire", 6),
+        ("EXPLAIN ANALYZE SELECT max(value) FROM fire", 1),
+        ("EXPLAIN VERBOSE SELECT max(value) FROM fire", 0),
+        ("SELECT * FROM information_schema.views", 3),
+        (
+            "SELECT 'fire'::regclass, 1::regclass::text, 'int8'::regtype::oid",
+            1,
+        ),
+    ] {
+        let found = bench.ask(sql).await;
+        assert!(rows == 0 || found.len() == rows, "{sql}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_data_is_an_error_and_never_an_answer() {
+    let mut bench = bench();
+    bench.merge();
+    assert_eq!(bench.ask("SELECT sum(value) FROM fire").await, [["20.5"]]);
+    let segments = bench.disk.directory("segments").unwrap();
+    let [name] = segments.list().unwrap().try_into().expect("one segment");
+    let file = segments.open(&name, OpenMode::Existing).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes.iter_mut().take(200).for_each(|byte| *byte = !*byte);
+    file.write_at(0, &bytes).unwrap();
+    let error = bench.refusal("SELECT sum(value) FROM fire").await;
+    assert!(matches!(error, QueryError::Data(_)), "{error:?}");
+    assert_eq!(error.sqlstate(), "XX001");
+    assert!(error.to_string().contains(&name), "{error}");
 }

@@ -102,3 +102,47 @@ async fn a_slow_reader_holds_few_batches() {
     }
     assert_eq!(rows, 20_000);
 }
+
+/// As deep as `statement` lets in; on threads with a smaller stack than those of the engine, too.
+#[tokio::test]
+async fn the_deepest_statements_break_no_stack() {
+    let mut bench = Bench::new();
+    bench.lines("t,device=d v=1i");
+    let chain = format!("SELECT v{} FROM t", " + v".repeat(390));
+    let either = format!(
+        "SELECT v FROM t WHERE v = 1{}",
+        " OR v = 2 AND v < 9".repeat(400)
+    );
+    let union = format!(
+        "SELECT v FROM t{}",
+        " UNION ALL SELECT v FROM t".repeat(300)
+    );
+    let parentheses = format!("SELECT {}v{} FROM t", "(".repeat(40), ")".repeat(40));
+    let nested = format!(
+        "SELECT * FROM {}t{}",
+        "(SELECT * FROM ".repeat(20),
+        ")".repeat(20)
+    );
+    let case = format!(
+        "SELECT {}1{} FROM t",
+        "CASE WHEN v = 1 THEN ".repeat(40),
+        " END".repeat(40)
+    );
+    for (sql, rows) in [
+        (chain, 1),
+        (either, 1),
+        (union, 301),
+        (parentheses, 1),
+        (nested, 1),
+        (case, 1),
+    ] {
+        let start = &sql[..60];
+        match bench.try_ask(&sql, vec![]).await {
+            Ok(answer) => assert_eq!(answer.rows.len(), rows, "{start}"),
+            Err(error) => assert!(
+                matches!(error, QueryError::TooLarge { .. }),
+                "{start} {error:?}"
+            ),
+        }
+    }
+}

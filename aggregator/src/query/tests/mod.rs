@@ -13,7 +13,7 @@ use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use journal::SimStorage;
+use journal::{SimStorage, Storage};
 use shared::id::{AgentId, TimeNs};
 
 use super::{Engine, NodeRow, Parameter, Planned, QueryError, QueryOptions};
@@ -27,6 +27,7 @@ const START: i64 = 1_000 * DAY;
 
 /// A store that is filled by lines, and an engine beside it.
 struct Bench {
+    disk: Arc<dyn Storage>,
     store: Store,
     state: State,
     index: u64,
@@ -61,8 +62,10 @@ impl Bench {
     fn with(change: impl FnOnce(QueryOptions) -> QueryOptions) -> Self {
         let spill = tempfile::tempdir().unwrap();
         let engine = Engine::new(change(options(&spill))).unwrap();
-        let (store, recovered) = Store::open(SimStorage::new(7).as_storage()).unwrap();
+        let disk = SimStorage::new(7).as_storage();
+        let (store, recovered) = Store::open(Arc::clone(&disk)).unwrap();
         let mut bench = Self {
+            disk,
             store,
             state: recovered.state,
             index: 0,
