@@ -288,8 +288,9 @@ ack = true
             stopped.await.unwrap();
         });
         let both = async { tokio::join!(agent, device) };
-        let both = tokio::time::timeout(INTAKES_LIMIT - Duration::from_secs(1), both);
-        let (ended, answers) = both.await.expect("nobody is waited for");
+        // Sooner than anybody is given up.
+        let both = tokio::time::timeout(INTAKES_LIMIT * 4 / 5, Box::pin(both)).await;
+        let (ended, answers) = both.expect("nobody is waited for");
         ended.unwrap();
         assert_eq!(&answers, b"ok 1\nok 2\n");
         let ledger = std::fs::read_to_string(folder.path().join("ledger.lp")).unwrap();

@@ -156,8 +156,26 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
 }
 
 #[test]
-fn the_example_in_the_repository_is_good() {
+fn the_example_in_the_repository_is_good_and_shows_the_defaults() {
     let text = include_str!("../../../deploy/config/agent.toml");
     let config = check_text(text).unwrap();
     assert!(config.host.is_some() && config.lines[0].ack);
+
+    let is_key = |line: &str| {
+        line.starts_with('[')
+            || line
+                .split_once(" = ")
+                .is_some_and(|(key, _)| !key.contains(' '))
+    };
+    let open = |line: &str| match line.strip_prefix("# ").filter(|line| is_key(line)) {
+        Some(line) => format!("{line}\n"),
+        None => format!("{line}\n"),
+    };
+    let opened = check_text(&text.lines().map(open).collect::<String>()).unwrap();
+    assert_eq!(opened.uplink, config.uplink);
+    assert_eq!(opened.batch, config.batch);
+    assert_eq!(opened.buffer, config.buffer);
+    assert_eq!(opened.window, config.window);
+    assert_eq!(opened.lines, config.lines);
+    assert!(opened.health.is_some() && opened.replays.len() == 1);
 }

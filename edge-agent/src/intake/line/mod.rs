@@ -10,6 +10,7 @@ mod connection;
 mod dialogue;
 
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -213,11 +214,13 @@ impl Server {
     }
 }
 
-/// A socket file that nobody answers on was left by a killed agent and is replaced.
+/// A socket that nobody answers on was left by a killed agent and is replaced; any other file is
+/// somebody's.
 async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let first = UnixListener::bind(path);
     let in_use = matches!(&first, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
-    if !in_use {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if !in_use || !is_socket {
         return first;
     }
     match UnixStream::connect(path).await {

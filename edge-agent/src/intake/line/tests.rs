@@ -201,3 +201,13 @@ async fn a_socket_file_is_taken_over_from_the_dead_and_from_nobody_else() {
     tasks.join_next().await.unwrap().unwrap();
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    std::fs::write(&path, "precious").unwrap();
+    let taken = options(Listen::Unix(path.clone()));
+    assert!(LineIntake::bind(taken, gw1()).await.is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
