@@ -228,7 +228,7 @@ impl Journal {
         for (nth, generation) in generations.iter().copied().enumerate() {
             let before: Option<(u64, Scanned)> = newest;
             if let Some((before, scanned)) = before {
-                self.check_continued(before, scanned, generation)?;
+                Self::check_continued(before, scanned, generation)?;
             }
             let file = self
                 .storage
@@ -274,7 +274,6 @@ impl Journal {
     }
 
     fn check_continued(
-        &self,
         before: u64,
         scanned: Scanned,
         next: u64,

@@ -532,9 +532,9 @@ mod tests {
             file(&sim, "a").sync().unwrap();
             sim.power_cut();
             if sim.list().unwrap().is_empty() {
-                without += 1
+                without += 1;
             } else {
-                with += 1
+                with += 1;
             }
         }
         assert!(with > 10 && without > 10);

@@ -199,7 +199,7 @@ mod tests {
                     .collect();
             }),
             ("long text", |r| {
-                r.fields[1].1 = Value::Text("x".repeat(16_385))
+                r.fields[1].1 = Value::Text("x".repeat(16_385));
             }),
         ];
         for (what, breach) in breaches {

@@ -255,10 +255,10 @@ mod tests {
             let mut reader = crate::wire::Reader::new(&content[*at..]);
             reader
                 .varint()
-                .is_ok_and(|n| n as usize == reader.remaining())
+                .is_ok_and(|n| usize::try_from(n) == Ok(reader.remaining()))
         };
         let at = (36..content.len()).find(is_length).unwrap();
         let mut reader = crate::wire::Reader::new(&content[at..]);
-        reader.varint().unwrap() as usize
+        usize::try_from(reader.varint().unwrap()).unwrap()
     }
 }

@@ -12,8 +12,17 @@ pub mod inspect;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
 mod properties;
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the numbers of a test are small"
+)]
 mod tests;
 
 pub use decode::{DecodeError, decode, read_header};

@@ -302,18 +302,18 @@ fn headers_keep_the_rules() {
     let breaches: [(&str, &str, fn(&mut Header)); 10] = [
         ("number 0", "data_live", |h| h.number = BatchNumber(0)),
         ("number too high", "data_live", |h| {
-            h.number = BatchNumber(COUNT_MAX + 1)
+            h.number = BatchNumber(COUNT_MAX + 1);
         }),
         ("names number too high", "data_live", |h| {
-            h.names_needed = BatchNumber(u64::MAX)
+            h.names_needed = BatchNumber(u64::MAX);
         }),
         ("data in names", "data_live", |h| {
-            *h = header(Lane::Names, 2)
+            *h = header(Lane::Names, 2);
         }),
         ("names in live", "names", |h| *h = header(Lane::Live, 2)),
         ("names as number 1", "names", |h| h.number = BatchNumber(1)),
         ("names that need names", "names", |h| {
-            h.names_needed = BatchNumber(1)
+            h.names_needed = BatchNumber(1);
         }),
         ("hello in live", "hello", |h| *h = header(Lane::Live, 1)),
         ("hello as number 2", "hello", |h| h.number = BatchNumber(2)),
@@ -339,17 +339,17 @@ fn data_keeps_the_rules() {
         ("no times", |d| d.groups[0].times.clear()),
         ("no series", |d| d.groups[0].series.clear()),
         ("series twice", |d| {
-            d.groups[0].series[1].id = LocalSeriesId(7)
+            d.groups[0].series[1].id = LocalSeriesId(7);
         }),
         ("no columns", |d| d.groups[0].series[0].columns.clear()),
         ("column twice", |d| {
-            d.groups[0].series[0].columns[1].field = 0
+            d.groups[0].series[0].columns[1].field = 0;
         }),
         ("columns unsorted", |d| {
-            d.groups[0].series[0].columns.swap(0, 1)
+            d.groups[0].series[0].columns.swap(0, 1);
         }),
         ("field too high", |d| {
-            d.groups[0].series[1].columns[1].field = 1024
+            d.groups[0].series[1].columns[1].field = 1024;
         }),
         ("value too few", |d| d.groups[0].times.push(NOON)),
         ("flag too few", |d| {

@@ -5,7 +5,7 @@ use crate::wire::{Reader, WireError};
 
 /// Bits needed for this value: 0 to 64.
 pub fn width(value: u64) -> u8 {
-    (64 - value.leading_zeros()) as u8
+    u8::try_from(64 - value.leading_zeros()).expect("at most 64")
 }
 
 /// Bytes that `count` numbers of this width take; `None` above what a machine can address.
@@ -63,7 +63,7 @@ pub fn unpack<'a>(
             pending |= u128::from(byte) << pending_bits;
             pending_bits += 8;
         }
-        let number = (pending as u64) & mask;
+        let number = u64::try_from(pending & u128::from(mask)).expect("a mask of 64 bits");
         pending >>= width;
         pending_bits -= u32::from(width);
         number

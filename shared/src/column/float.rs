@@ -44,16 +44,16 @@ pub fn encode_floats(values: &[f64], out: &mut Vec<u8>) {
             DECIMAL
         } else {
             DECIMAL_EXCEPT
-        } | exponent as u8,
+        } | u8::try_from(exponent).expect("one of sixteen"),
     );
     put_exceptions(&exceptions, out);
     encode_ints(&mantissas, out);
     if out.len() - start > 1 + 8 * values.len() {
         out.truncate(start);
         out.push(RAW);
-        values
-            .iter()
-            .for_each(|value| out.extend_from_slice(&value.to_bits().to_le_bytes()));
+        for value in values {
+            out.extend_from_slice(&value.to_bits().to_le_bytes());
+        }
     }
 }
 
@@ -140,6 +140,10 @@ fn take_exception(
 }
 
 /// The whole number m with m / 10^e = value, bit by bit.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a whole number that is small enough, or it is not used"
+)]
 fn mantissa(value: f64, exponent: usize) -> Option<i64> {
     let power = POWERS[exponent];
     let whole = (value * power).round();

@@ -32,10 +32,10 @@ pub fn encode_ints(values: &[i64], out: &mut Vec<u8>) {
         VARINT => deltas(values).for_each(|delta| put_signed(out, delta)),
         PACKED => put_packed(
             values.iter().copied(),
-            Span::of(values.iter().copied()),
+            &Span::of(values.iter().copied()),
             out,
         ),
-        _ => put_packed(deltas(values), Span::of(deltas(values)), out),
+        _ => put_packed(deltas(values), &Span::of(deltas(values)), out),
     }
 }
 
@@ -145,7 +145,7 @@ fn choose(values: &[i64]) -> u8 {
         .map_or(VARINT, |(_, codec)| codec)
 }
 
-fn put_packed(numbers: impl Iterator<Item = i64>, span: Span, out: &mut Vec<u8>) {
+fn put_packed(numbers: impl Iterator<Item = i64>, span: &Span, out: &mut Vec<u8>) {
     put_signed(out, span.least);
     out.push(span.width());
     let above = numbers.map(|number| number.wrapping_sub(span.least).cast_unsigned());

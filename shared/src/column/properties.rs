@@ -33,7 +33,7 @@ fn any_ints() -> impl Strategy<Value = Vec<i64>> {
     let walk = walk.prop_map(|(start, step, noise)| {
         let place = |(i, noise): (usize, i64)| {
             start
-                .wrapping_add(step.wrapping_mul(i as i64))
+                .wrapping_add(step.wrapping_mul(i64::try_from(i).unwrap()))
                 .wrapping_add(noise)
         };
         noise.into_iter().enumerate().map(place).collect()

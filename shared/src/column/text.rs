@@ -23,24 +23,25 @@ pub fn encode_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) {
         let text = value.as_ref();
         let place = *places.entry(text).or_insert_with(|| {
             dictionary.push(text);
-            // At most as many as there are values, which fit the memory.
-            (dictionary.len() - 1) as i64
+            i64::try_from(dictionary.len() - 1).expect("they fit the memory")
         });
         indices.push(place);
     }
     let start = out.len();
     out.push(DICTIONARY);
     put_varint(out, dictionary.len() as u64);
-    dictionary.iter().for_each(|text| put_text(out, text));
+    for text in dictionary {
+        put_text(out, text);
+    }
     encode_ints(&indices, out);
     let plain = |text: &str| varint_bytes(text.len() as u64) + text.len();
     let plain_bytes: usize = values.iter().map(|value| plain(value.as_ref())).sum();
     if out.len() - start > 1 + plain_bytes {
         out.truncate(start);
         out.push(PLAIN);
-        values
-            .iter()
-            .for_each(|value| put_text(out, value.as_ref()));
+        for value in values {
+            put_text(out, value.as_ref());
+        }
     }
 }
 

@@ -31,7 +31,8 @@ pub fn encode_times(times: &[i64], base: i64, out: &mut Vec<u8>) {
     for distance in &mut scaled {
         // The divisor of distances is at most the greatest of them; only i64::MIN gives 2^63,
         // whose division as i128 cannot overflow.
-        *distance = (i128::from(*distance) / i128::from(divisor)) as i64;
+        let quotient = i128::from(*distance) / i128::from(divisor);
+        *distance = i64::try_from(quotient).expect("an i64 by a number above zero");
     }
     let mut plain = Vec::new();
     encode_ints(&scaled, &mut plain);
@@ -63,9 +64,9 @@ pub fn decode_times(
 ) -> Result<Vec<i64>, WireError> {
     if count <= 1 {
         let mut times = decode_ints(reader, count, budget)?;
-        times
-            .iter_mut()
-            .for_each(|time| *time = base.wrapping_add(*time));
+        for time in &mut times {
+            *time = base.wrapping_add(*time);
+        }
         return Ok(times);
     }
     let codec = reader.byte()?;
