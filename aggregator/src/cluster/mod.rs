@@ -1,4 +1,62 @@
+//! Order and durability: one log that a quorum has on disk, and this node's state built from it.
+//! The only folder that names openraft.
+//!
+//! `propose` (with `outbox`) hands submissions to the leader; `log` keeps what replicas agree on;
+//! `link`, `transport`, `wire`, `listener`, `network` and `peer` carry it between nodes; `apply`
+//! does it and mints the answers; `snapshot` brings a node that is far behind up; `join`,
+//! `identity` and `steward` keep the membership, the clock and the merges going.
+
 pub mod types;
+mod outbox;
+mod propose;
 pub mod log;
+pub mod link;
+pub mod wire;
+mod transport;
+mod listener;
+mod network;
+mod peer;
 mod answer;
+mod apply;
+mod snapshot;
+mod identity;
+mod join;
+mod steward;
+mod tasks;
+mod node;
+
 pub use answer::{Answer, Applied};
+pub use apply::Progress;
+pub use identity::{NodeIdentity, Standing};
+pub use join::{JoinError, init};
+pub use listener::{ListenError, Listener};
+pub use node::{Calls, Cluster, ClusterError, NodeStatus, Overview, Seat};
+pub use propose::Ticket;
+
+use crate::config::Config;
+use node::Node;
+
+/// Folders in a node's data folder.
+pub(crate) const LOG_FOLDER: &str = "log";
+pub(crate) const STORE_FOLDER: &str = "store";
+
+/// Bytes of one file of the log.
+const LOG_FILE_BYTES: u64 = 64 << 20;
+/// Bytes of recent entries kept in memory for followers.
+const LOG_CACHED_BYTES_MAX: usize = 32 << 20;
+
+/// The log's bounds: what is kept, what two merges may bring, and room to write what frees files.
+fn log_options(config: &Config) -> log::LogOptions {
+    let store = &config.store;
+    let bytes = store.log_keep_bytes + 4 * store.merge_bytes;
+    let file_bytes = LOG_FILE_BYTES.min((bytes / 8).next_power_of_two().max(8 << 20));
+    let files = usize::try_from(bytes / file_bytes).unwrap_or(usize::MAX);
+    log::LogOptions {
+        journal: journal::Options {
+            file_bytes,
+            files_max: files.saturating_add(16),
+        },
+        cached_bytes_max: LOG_CACHED_BYTES_MAX,
+        mode: log::Mode::Thread,
+    }
+}

@@ -26,6 +26,9 @@ openraft::declare_raft_types!(
         AsyncRuntime = openraft::impls::TokioRuntime,
 );
 
+/// The running consensus of a node.
+pub type Raft = openraft::Raft<TypeConfig, super::apply::Applier>;
+
 impl fmt::Debug for CommandBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "command of {} bytes", self.0.len())

@@ -62,7 +62,12 @@ pub enum Command {
     /// Drop the partitions that ended more than the retention before replicated time.
     Retention,
     /// Admits a node; the index of this command becomes its id.
-    Admit { name: String, address: String },
+    Admit {
+        name: String,
+        address: String,
+        /// The number under which the node asked: tells a repeated request from another disk.
+        joining: u64,
+    },
     /// What all replicas must agree on and an operator may change.
     Settings { retention_days: u32 },
 }
@@ -94,10 +99,11 @@ impl Command {
             }
             Self::Merge => out.u8(MERGE),
             Self::Retention => out.u8(RETENTION),
-            Self::Admit { name, address } => {
+            Self::Admit { name, address, joining } => {
                 out.u8(ADMIT);
                 out.text(name);
                 out.text(address);
+                out.u64(*joining);
             }
             Self::Settings { retention_days } => {
                 out.u8(SETTINGS);
@@ -127,8 +133,8 @@ impl Command {
             MERGE => Self::Merge,
             RETENTION => Self::Retention,
             ADMIT => {
-                let (name, address) = (reader.text()?, reader.text()?);
-                Self::Admit { name: name.to_owned(), address: address.to_owned() }
+                let (name, address) = (reader.text()?.to_owned(), reader.text()?.to_owned());
+                Self::Admit { name, address, joining: reader.u64()? }
             }
             SETTINGS => Self::Settings { retention_days: reader.u32()? },
             _ => return Err(CommandError::Malformed("unknown kind of command")),
@@ -204,7 +210,7 @@ mod tests {
             Command::Clock { node: 3, now: TimeNs(1 << 60) },
             Command::Merge,
             Command::Retention,
-            Command::Admit { name: "a".into(), address: "h:1".into() },
+            Command::Admit { name: "a".into(), address: "h:1".into(), joining: 9 },
             Command::Settings { retention_days: 30 },
         ]
     }

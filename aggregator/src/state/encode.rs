@@ -53,10 +53,11 @@ impl State {
         out.u32(*retention_days);
         encode_clock(clock, &mut out);
         out.count(members.len());
-        for (name, Admitted { id, address }) in members {
+        for (name, Admitted { id, address, joining }) in members {
             out.text(name);
             out.u64(*id);
             out.text(address);
+            out.u64(*joining);
         }
         encode_catalog(catalog, &mut out);
         let agents = agents.sorted();
@@ -83,9 +84,10 @@ impl State {
         let (index, retention_days) = (from.u64()?, from.u32()?);
         let clock = decode_clock(&mut from)?;
         let mut members = BTreeMap::new();
-        for _ in 0..from.count(16)? {
+        for _ in 0..from.count(24)? {
             let name = from.text()?.to_owned();
-            members.insert(name, Admitted { id: from.u64()?, address: from.text()?.to_owned() });
+            let (id, address) = (from.u64()?, from.text()?.to_owned());
+            members.insert(name, Admitted { id, address, joining: from.u64()? });
         }
         let catalog = decode_catalog(&mut from)?;
         let mut agents = CowMap::new();

@@ -44,6 +44,8 @@ pub struct Admitted {
     pub id: u64,
     /// `host:port` of its cluster listener.
     pub address: String,
+    /// The number under which it asked to be admitted.
+    pub joining: u64,
 }
 
 /// What applying one command asks for.
@@ -119,9 +121,13 @@ impl State {
             Command::Clock { node, now } => self.clock.told(*node, *now),
             Command::Merge => effects.job = Some(Job::Merge),
             Command::Retention => effects.job = self.retention(),
-            Command::Admit { name, address } => {
-                let admitted = Admitted { id: index, address: address.clone() };
-                self.members.insert(name.clone(), admitted);
+            Command::Admit { name, address, joining } => {
+                // A name keeps its first disk: what that one acknowledged is not forgotten.
+                self.members.entry(name.clone()).or_insert_with(|| Admitted {
+                    id: index,
+                    address: address.clone(),
+                    joining: *joining,
+                });
             }
             Command::Settings { retention_days } => self.retention_days = (*retention_days).max(1),
         }

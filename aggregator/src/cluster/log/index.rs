@@ -99,6 +99,18 @@ impl Index {
         self.slots.back().map(|slot| slot.id).or(self.purged)
     }
 
+    /// The last index before the newest entries that take about `keep_bytes`; 0 if all do.
+    pub(super) fn index_below(&self, keep_bytes: u64) -> u64 {
+        let mut bytes = 0;
+        for slot in self.slots.iter().rev() {
+            bytes += slot.position.map_or(0, |position| position.payload_bytes() as u64);
+            if bytes > keep_bytes {
+                return slot.id.index.saturating_sub(1);
+            }
+        }
+        0
+    }
+
     fn end(&self) -> u64 {
         self.first + self.slots.len() as u64
     }

@@ -12,10 +12,10 @@ use openraft::{EntryPayload, Membership};
 
 use crate::cluster::types::{CommandBytes, Member, TypeConfig};
 
-pub(super) type LogId = LogIdOf<TypeConfig>;
-pub(super) type Vote = VoteOf<TypeConfig>;
-pub(super) type Entry = EntryOf<TypeConfig>;
-type LeaderId = LeaderIdOf<TypeConfig>;
+pub(in crate::cluster) type LogId = LogIdOf<TypeConfig>;
+pub(in crate::cluster) type Vote = VoteOf<TypeConfig>;
+pub(in crate::cluster) type Entry = EntryOf<TypeConfig>;
+pub(in crate::cluster) type LeaderId = LeaderIdOf<TypeConfig>;
 
 /// An entry without effect, by which a leader begins its term. Nothing follows the leader.
 pub(super) const KIND_BLANK: u8 = 1;
@@ -102,7 +102,7 @@ fn put_leader(out: &mut Vec<u8>, term: u64, node: u64) {
 }
 
 /// The leader of a log id: what follows is the caller's.
-pub(super) fn encode_leader(id: &LogId) -> Vec<u8> {
+pub(in crate::cluster) fn encode_leader(id: &LogId) -> Vec<u8> {
     let mut out = Vec::with_capacity(LEADER_BYTES);
     put_leader(&mut out, id.leader_id.term, id.leader_id.node_id);
     out
@@ -121,14 +121,14 @@ pub(super) fn decode_log_id(number: u64, payload: &[u8]) -> Result<LogId, Malfor
     })
 }
 
-pub(super) fn encode_vote(vote: &Vote) -> Vec<u8> {
+pub(in crate::cluster) fn encode_vote(vote: &Vote) -> Vec<u8> {
     let mut out = Vec::with_capacity(LEADER_BYTES + 1);
     put_leader(&mut out, vote.leader_id.term, vote.leader_id.node_id);
     out.push(u8::from(vote.committed));
     out
 }
 
-pub(super) fn decode_vote(payload: &[u8]) -> Result<Vote, Malformed> {
+pub(in crate::cluster) fn decode_vote(payload: &[u8]) -> Result<Vote, Malformed> {
     let mut fields = Fields(payload);
     let leader_id = LeaderId {
         term: fields.u64()?,
@@ -147,7 +147,7 @@ pub(super) fn decode_vote(payload: &[u8]) -> Result<Vote, Malformed> {
 }
 
 /// The kind and payload of an entry.
-pub(super) fn encode_entry(entry: &Entry) -> Result<(u8, Bytes), Malformed> {
+pub(in crate::cluster) fn encode_entry(entry: &Entry) -> Result<(u8, Bytes), Malformed> {
     let mut out = encode_leader(&entry.log_id);
     let kind = match &entry.payload {
         EntryPayload::Blank => KIND_BLANK,
@@ -165,7 +165,7 @@ pub(super) fn encode_entry(entry: &Entry) -> Result<(u8, Bytes), Malformed> {
 }
 
 /// The entry of a record. A command is a slice of the payload, not a copy.
-pub(super) fn decode_entry(kind: u8, number: u64, payload: &Bytes) -> Result<Entry, Malformed> {
+pub(in crate::cluster) fn decode_entry(kind: u8, number: u64, payload: &Bytes) -> Result<Entry, Malformed> {
     let log_id = decode_log_id(number, payload)?;
     let body = payload.slice(LEADER_BYTES..);
     let payload = match kind {

@@ -13,6 +13,9 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+pub(super) use layout::{
+    Entry, LeaderId, LogId, Vote, decode_entry, decode_vote, encode_entry, encode_vote,
+};
 pub use layout::{Malformed, decode_membership, put_membership};
 pub use reader::LogReader;
 pub use store::{LogError, LogOptions, LogStore, Mode};

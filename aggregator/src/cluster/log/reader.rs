@@ -36,6 +36,12 @@ impl LogReader {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The last index that is no longer needed when the newest entries, about `keep_bytes` of them,
+    /// stay; 0 if all stay.
+    pub fn index_below(&self, keep_bytes: u64) -> u64 {
+        self.index().index_below(keep_bytes)
+    }
+
     /// Entries from `start` on, up to about `bytes_max`, at least one if there is one.
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let found = self.index().find(start, end, bytes_max);

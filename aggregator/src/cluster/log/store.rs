@@ -174,6 +174,11 @@ impl LogStore {
         })
     }
 
+    /// The reading half.
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
     /// How full the log is. Entries are refused when `bytes_free` comes down to one file: whoever
     /// proposes must stop before that, and purge.
     pub fn usage(&self) -> Usage {

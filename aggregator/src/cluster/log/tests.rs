@@ -11,9 +11,9 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{
     EntryResponder, IOFlushed, RaftLogReader, RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine,
 };
+use openraft::type_config::TypeConfigExt;
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::{EntryPayload, OptionalSend, StorageError};
-use tokio::sync::oneshot;
 
 use super::layout::{Entry, LogId, Vote};
 use super::store::{LogError, LogOptions, LogStore, Mode};
@@ -170,7 +170,7 @@ fn entry(term: u64, index: u64) -> Entry {
 
 /// Appends, and tells whether it was acknowledged as durable.
 async fn append(log: &mut LogStore, entries: Vec<Entry>) -> bool {
-    let (sender, receiver) = oneshot::channel();
+    let (sender, receiver) = TypeConfig::oneshot();
     log.append(entries, IOFlushed::signal(sender)).await.is_ok()
         && matches!(receiver.await, Ok(Ok(())))
 }

@@ -1,0 +1,351 @@
+//! Applies what a quorum has on disk: command -> state -> store -> answers, in this order, so that
+//! whoever is answered can read what was acknowledged. The only place that mints `Applied`.
+
+use std::io;
+use std::sync::{Arc, mpsc as jobs};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::{mpsc, watch};
+
+use super::answer::{Answer, Applied};
+use super::log::{self, LogId};
+use super::propose::Proposer;
+use super::types::{CommandBytes, TypeConfig};
+use crate::state::bytes::{ReadFault, Reader, Writer};
+use crate::state::{Command, Job, Outcome, State};
+use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError};
+
+type Membership = StoredMembershipOf<TypeConfig>;
+
+/// Merges that wait for their thread. The next one is proposed when the last has finished, so
+/// more than one or two means that a replay brings several.
+const MERGES_MAX: usize = 1_024;
+
+/// The state machine, as openraft drives it.
+pub struct Applier {
+    state: State,
+    store: Store,
+    last: Option<LogId>,
+    membership: Membership,
+    proposer: Arc<Proposer>,
+    merges: Merges,
+    progress: watch::Sender<Progress>,
+}
+
+/// How far this node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry whose effects every later read sees.
+    pub applied: u64,
+    /// Everything up to here is in segments: the log is not needed for it.
+    pub merged: u64,
+    pub level0_bytes: usize,
+    pub merges_running: usize,
+}
+
+/// Where merges run.
+enum Merges {
+    Thread {
+        jobs: Option<jobs::SyncSender<MergeJob>>,
+        merged: mpsc::Receiver<Result<Merged, StoreError>>,
+        thread: Option<JoinHandle<()>>,
+    },
+    /// At once: for a simulation that has one thread.
+    Inline,
+}
+
+impl Merges {
+    fn spawn() -> io::Result<Merges> {
+        let (jobs, waiting) = jobs::sync_channel::<MergeJob>(MERGES_MAX);
+        let (done, merged) = mpsc::channel(MERGES_MAX);
+        let run = move || {
+            for job in waiting {
+                if done.blocking_send(job.run()).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("merge".to_owned()).spawn(run)?;
+        Ok(Merges::Thread {
+            jobs: Some(jobs),
+            merged,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Merges {
+    fn drop(&mut self) {
+        let Merges::Thread { jobs, thread, .. } = self else {
+            return;
+        };
+        *jobs = None;
+        // A merge under way ends first: its files are whole then.
+        if let Some(thread) = thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that merges panicked: please report this");
+        }
+    }
+}
+
+impl Applier {
+    /// `inline`: merges run where they are begun, not on a thread.
+    pub(super) fn new(
+        store: Store,
+        recovered: Recovered,
+        proposer: Arc<Proposer>,
+        inline: bool,
+    ) -> io::Result<Applier> {
+        let Recovered { state, index, raft } = recovered;
+        let (last, membership) = match index {
+            0 => (None, Membership::default()),
+            _ => decode_raft(&raft).map_err(damaged)?,
+        };
+        let merges = if inline { Merges::Inline } else { Merges::spawn()? };
+        let (progress, _) = watch::channel(Progress {
+            applied: index,
+            merged: index,
+            ..Progress::default()
+        });
+        Ok(Applier {
+            state,
+            store,
+            last,
+            membership,
+            proposer,
+            merges,
+            progress,
+        })
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn apply_command(&mut self, id: LogId, bytes: &Bytes) -> io::Result<()> {
+        // Skipping what this node does not understand would make it differ from the others.
+        let command = Command::decode(bytes).map_err(|error| {
+            let what = format!("log entry {}: {error}; upgrade this node", id.index);
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        })?;
+        let mut effects = self.state.apply(id.index, &command);
+        let rows = std::mem::take(&mut effects.rows);
+        self.store.apply(id.index, &self.state, rows);
+        match effects.job {
+            None => {}
+            Some(Job::Merge) => self.begin_merge(id)?,
+            Some(Job::Retention { before }) => {
+                self.store.drop_before(id.index, before).map_err(stored)?;
+            }
+        }
+        let boot = self.proposer.boot();
+        for (origin, outcome) in effects.outcomes {
+            if origin.boot == boot {
+                self.proposer.applied(origin.ticket, answer(id.index, outcome));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_merge(&mut self, id: LogId) -> io::Result<()> {
+        let raft = encode_raft(&id, &self.membership)?;
+        let job = self.store.begin_merge(id.index, &self.state, raft);
+        match &mut self.merges {
+            Merges::Thread {
+                jobs: Some(jobs), ..
+            } => jobs.send(job).map_err(io::Error::other),
+            Merges::Thread { jobs: None, .. } => Err(io::Error::other("the node stops")),
+            Merges::Inline => {
+                let merged = job.run();
+                self.finish_merge(merged)
+            }
+        }
+    }
+
+    fn finish_merge(&mut self, merged: Result<Merged, StoreError>) -> io::Result<()> {
+        match merged {
+            Ok(merged) => self.store.finish_merge(merged).map_err(stored),
+            // A snapshot came in between and holds what it was about.
+            Err(StoreError::Superseded) => Ok(()),
+            Err(error) => Err(stored(error)),
+        }
+    }
+
+    /// Takes over the merges that have ended.
+    pub(super) fn finish_merges(&mut self) -> io::Result<()> {
+        loop {
+            let Merges::Thread { merged, .. } = &mut self.merges else {
+                return Ok(());
+            };
+            match merged.try_recv() {
+                Ok(merged) => self.finish_merge(merged)?,
+                Err(mpsc::error::TryRecvError::Empty) => return Ok(()),
+                Err(mpsc::error::TryRecvError::Disconnected) => {
+                    return Err(io::Error::other("the thread that merges ended"));
+                }
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let merged = self.store.snapshot().map_or(0, |snapshot| snapshot.index);
+        self.progress.send_replace(Progress {
+            applied: self.last.map_or(0, |id| id.index),
+            merged,
+            level0_bytes: self.store.level0_bytes(),
+            merges_running: self.store.merges_running(),
+        });
+    }
+}
+
+fn answer(index: u64, outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome::Stored => Answer::Applied(Applied::new(index, None)),
+        Outcome::Have(position) => Answer::Applied(Applied::new(index, Some(position))),
+        Outcome::Gap(position) => Answer::Gap(position),
+        Outcome::Names(position) => Answer::Names(position),
+        Outcome::Fork(position) => Answer::Fork(position),
+    }
+}
+
+fn stored(error: StoreError) -> io::Error {
+    io::Error::other(error)
+}
+
+fn damaged(fault: ReadFault) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the manifest's log position {fault}"))
+}
+
+/// What the store keeps for this stage: the last log id, and the membership with its own.
+pub(super) fn encode_raft(last: &LogId, membership: &Membership) -> io::Result<Bytes> {
+    let mut out = Writer::default();
+    put_log_id(&mut out, last);
+    out.u8(u8::from(membership.log_id().is_some()));
+    if let Some(id) = membership.log_id() {
+        put_log_id(&mut out, id);
+    }
+    log::put_membership(&mut out.out, membership.membership()).map_err(io::Error::other)?;
+    Ok(out.out.into())
+}
+
+pub(super) fn decode_raft(bytes: &[u8]) -> Result<(Option<LogId>, Membership), ReadFault> {
+    let mut from = Reader::new(bytes);
+    let last = take_log_id(&mut from)?;
+    let at = from.flag()?.then(|| take_log_id(&mut from)).transpose()?;
+    let rest = from.take(from.left())?;
+    let membership =
+        log::decode_membership(rest).map_err(|_| ReadFault::Invalid("holds no membership"))?;
+    Ok((Some(last), Membership::new(at, membership)))
+}
+
+fn put_log_id(out: &mut Writer, id: &LogId) {
+    out.u64(id.leader_id.term);
+    out.u64(id.leader_id.node_id);
+    out.u64(id.index);
+}
+
+fn take_log_id(from: &mut Reader<'_>) -> Result<LogId, ReadFault> {
+    let leader_id = log::LeaderId {
+        term: from.u64()?,
+        node_id: from.u64()?,
+    };
+    Ok(LogId {
+        leader_id,
+        index: from.u64()?,
+    })
+}
+
+pub(super) fn snapshot_of(files: SnapshotFiles) -> io::Result<SnapshotOf<TypeConfig, SnapshotFiles>> {
+    let (last_log_id, last_membership) = decode_raft(&files.raft).map_err(damaged)?;
+    let meta = SnapshotMetaOf::<TypeConfig> {
+        last_log_id,
+        last_membership,
+    };
+    Ok(SnapshotOf::<TypeConfig, SnapshotFiles> {
+        meta,
+        snapshot: files,
+    })
+}
+
+/// Builds nothing: the last merge is the snapshot.
+pub struct LastMerge(Option<SnapshotFiles>);
+
+impl RaftSnapshotBuilder<TypeConfig> for LastMerge {
+    type SnapshotData = SnapshotFiles;
+
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotFiles>> {
+        let files = self.0.clone();
+        snapshot_of(files.ok_or_else(|| io::Error::other("no merge has finished yet"))?)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Applier {
+    type SnapshotData = SnapshotFiles;
+    type SnapshotBuilder = LastMerge;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
+        Ok((self.last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        self.finish_merges()?;
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(CommandBytes(bytes)) => {
+                    self.apply_command(entry.log_id, &bytes)?;
+                }
+                EntryPayload::Membership(membership) => {
+                    self.membership = Membership::new(Some(entry.log_id), membership);
+                }
+            }
+            self.last = Some(entry.log_id);
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<LastMerge> {
+        Some(self.get_snapshot_builder().await)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> LastMerge {
+        LastMerge(self.store.snapshot())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: SnapshotFiles,
+    ) -> io::Result<()> {
+        // At a start it is the state that is there already.
+        if self.store.snapshot().is_some_and(|own| own.index >= snapshot.index) {
+            return Ok(());
+        }
+        tracing::info!(index = snapshot.index, files = snapshot.files.len(), "snapshot installed");
+        self.state = self.store.install(snapshot).map_err(stored)?;
+        self.last = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.publish();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFiles>>> {
+        self.store.snapshot().map(snapshot_of).transpose()
+    }
+}

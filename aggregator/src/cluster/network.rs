@@ -1,0 +1,181 @@
+//! openraft's network over a `Link`: its requests as messages, our errors as its errors.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend};
+
+use super::link::{CallError, Link, Purpose};
+use super::snapshot;
+use super::types::{Member, TypeConfig};
+use super::wire::{self, Kind, WireError};
+use crate::store::SnapshotFiles;
+
+type C = TypeConfig;
+
+/// A follower may take so long for the disk before the entries are sent again.
+const APPEND_LIMIT: Duration = Duration::from_secs(10);
+/// Between attempts to reach a node that is away.
+const BACKOFF: Duration = Duration::from_millis(100);
+
+/// Makes openraft's clients.
+pub(super) struct Network {
+    pub(super) link: Arc<dyn Link>,
+    pub(super) segments: Arc<dyn journal::Storage>,
+}
+
+/// One of openraft's clients: to one node, for one purpose.
+pub(super) struct Client {
+    link: Arc<dyn Link>,
+    segments: Arc<dyn journal::Storage>,
+    member: Member,
+    purpose: Purpose,
+}
+
+impl Network {
+    fn client(&self, member: &Member, purpose: Purpose) -> Client {
+        Client {
+            link: Arc::clone(&self.link),
+            segments: Arc::clone(&self.segments),
+            member: member.clone(),
+            purpose,
+        }
+    }
+}
+
+impl RaftNetworkFactory<C> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, _target: u64, node: &Member) -> Client {
+        self.client(node, Purpose::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, _target: u64, node: &Member) -> Client {
+        self.client(node, Purpose::Pulse)
+    }
+
+    async fn new_snapshot_client(&mut self, _target: u64, node: &Member) -> Client {
+        self.client(node, Purpose::Snapshot)
+    }
+}
+
+impl Client {
+    async fn call(
+        &self,
+        purpose: Purpose,
+        kind: Kind,
+        payload: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, RPCError<C>> {
+        let called = self.link.call(&self.member, purpose, kind, payload, limit);
+        called.await.map_err(|error| rpc_error(&error))
+    }
+}
+
+fn rpc_error(error: &CallError) -> RPCError<C> {
+    let any = AnyError::error(error);
+    match error {
+        CallError::Unreachable { .. } | CallError::Refused { .. } => {
+            RPCError::Unreachable(Unreachable::new(&any))
+        }
+        CallError::Lost { .. } => RPCError::Network(NetworkError::new(&any)),
+    }
+}
+
+fn unread(error: WireError) -> RPCError<C> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl RaftNetworkV2<C> for Client {
+    type SnapshotData = SnapshotFiles;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<C>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
+        let payload = wire::encode_append(&rpc).map_err(unread)?;
+        let answer = self
+            .call(self.purpose, Kind::Append, payload, APPEND_LIMIT)
+            .await?;
+        wire::decode_appended(&answer).map_err(unread)
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        let payload = wire::encode_vote_request(&rpc);
+        let answer = self
+            .call(Purpose::Pulse, Kind::Vote, payload, option.soft_ttl())
+            .await?;
+        wire::decode_voted(&answer).map_err(unread)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        let payload = wire::encode_vote_request(&rpc);
+        let answer = self
+            .call(Purpose::Pulse, Kind::PreVote, payload, option.soft_ttl())
+            .await?;
+        wire::decode_voted(&answer).map_err(unread)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<C>,
+        snapshot: SnapshotOf<C, SnapshotFiles>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        let send = snapshot::send(
+            &*self.link,
+            &self.member,
+            &*self.segments,
+            vote,
+            snapshot.snapshot,
+        );
+        tokio::select! {
+            sent = send => sent.map_err(|error| {
+                tracing::warn!(%error, "a snapshot was not delivered; it is tried again");
+                StreamingError::Unreachable(Unreachable::new(&AnyError::error(error)))
+            }),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<C>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
+        let payload = wire::encode_transfer(&request);
+        self.call(
+            Purpose::Pulse,
+            Kind::TransferLeader,
+            payload,
+            option.soft_ttl(),
+        )
+        .await?;
+        Ok(Ok(()))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
+    }
+}

@@ -1,0 +1,347 @@
+//! What waits for the log: submissions that were handed in, gathered into commands, proposed, and
+//! kept until this node's own state answers them. No I/O, no clock: `propose` drives it.
+//!
+//! Invariants: submissions go out in the order they came; what is numbered may be proposed any
+//! number of times, because applying it twice is applying it once; lines are proposed a second
+//! time only where the first proposal cannot be in any log. Everything is answered: by apply, or
+//! as unknown at its deadline.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::state::command::{Command, Payload, SUBMISSIONS_MAX, Submission};
+
+/// Bytes of one command's submissions: what one group commit carries at most.
+const COMMAND_BYTES_MAX: usize = 2 << 20;
+/// Commands on their way to the log. More would only make the gathered ones smaller.
+const FLIGHTS_MAX: usize = 4;
+/// A command without an outcome is proposed again after this long.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// One that was refused or lost, after this long.
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// A term and who leads in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Leadership {
+    pub(super) term: u64,
+    pub(super) leader: u64,
+}
+
+/// A command to be proposed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Proposal {
+    pub(super) flight: u64,
+    pub(super) to: u64,
+    pub(super) command: Bytes,
+}
+
+/// What became of a proposal, as far as its sender can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The leader has it; apply will tell.
+    Taken,
+    /// It is in no log and never will be.
+    Refused,
+    /// Nobody knows.
+    Lost,
+}
+
+pub(super) struct Outbox {
+    waiting: VecDeque<Waiting>,
+    flights: VecDeque<Flight>,
+    flight_next: u64,
+    leadership: Option<Leadership>,
+}
+
+struct Waiting {
+    submission: Submission,
+    deadline: Instant,
+}
+
+struct Flight {
+    number: u64,
+    /// What is not answered yet.
+    submissions: VecDeque<Waiting>,
+    /// When it was proposed last; `None`: it is to be proposed.
+    proposed: Option<Instant>,
+    /// Proposals that nobody refused: any of them may be in some log.
+    unrefused: u32,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Outbox {
+        Outbox {
+            waiting: VecDeque::new(),
+            flights: VecDeque::new(),
+            flight_next: 0,
+            leadership: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, submission: Submission, deadline: Instant) {
+        self.waiting.push_back(Waiting {
+            submission,
+            deadline,
+        });
+    }
+
+    /// Who leads now. With another leader, or in a new term, everything is proposed again, in order.
+    pub(super) fn lead(&mut self, leadership: Option<Leadership>) {
+        if self.leadership == leadership {
+            return;
+        }
+        self.leadership = leadership;
+        for flight in &mut self.flights {
+            flight.proposed = None;
+        }
+    }
+
+    /// The next command to propose, oldest first.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Proposal> {
+        let leadership = self.leadership?;
+        self.flights.retain(|flight| !flight.submissions.is_empty());
+        let due = |flight: &Flight| match flight.proposed {
+            None => true,
+            Some(at) => now.duration_since(at) >= AGAIN_AFTER,
+        };
+        let nth = self
+            .flights
+            .iter()
+            .position(|flight| due(flight) && flight.has_proposable());
+        let nth = match nth {
+            Some(nth) => nth,
+            None => self.gather()?,
+        };
+        let flight = &mut self.flights[nth];
+        let command = flight.command();
+        flight.proposed = Some(now);
+        flight.unrefused += 1;
+        Some(Proposal {
+            flight: flight.number,
+            to: leadership.leader,
+            command,
+        })
+    }
+
+    /// Makes a flight of what waits.
+    fn gather(&mut self) -> Option<usize> {
+        if self.waiting.is_empty() || self.flights.len() >= FLIGHTS_MAX {
+            return None;
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for waiting in self.waiting.iter().take(SUBMISSIONS_MAX) {
+            bytes += waiting.submission.bytes();
+            if count > 0 && bytes > COMMAND_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        self.flights.push_back(Flight {
+            number: self.flight_next,
+            submissions: self.waiting.drain(..count).collect(),
+            proposed: None,
+            unrefused: 0,
+        });
+        self.flight_next += 1;
+        Some(self.flights.len() - 1)
+    }
+
+    /// A proposal under this leadership ended so.
+    pub(super) fn sent(&mut self, flight: u64, sent: Sent) {
+        let Some(flight) = self.flights.iter_mut().find(|one| one.number == flight) else {
+            return;
+        };
+        match sent {
+            Sent::Taken => {}
+            Sent::Refused => {
+                flight.unrefused -= 1;
+                flight.wait();
+            }
+            Sent::Lost => flight.wait(),
+        }
+    }
+
+    /// The submission was applied. `false`: it was answered before.
+    pub(super) fn applied(&mut self, ticket: u64) -> bool {
+        for flight in &mut self.flights {
+            let found = flight
+                .submissions
+                .iter()
+                .position(|one| one.submission.origin.ticket == ticket);
+            if let Some(at) = found {
+                // In order within a command, so the first, nearly always.
+                flight.submissions.remove(at);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes out what is past its deadline: their tickets. Each may be in the log, or not.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<u64> {
+        let mut expired = Vec::new();
+        let flights = self.flights.iter_mut().map(|flight| &mut flight.submissions);
+        for queue in flights.chain([&mut self.waiting]) {
+            // Deadlines are given in order: the first that is not late ends the search.
+            while let Some(late) = queue.pop_front_if(|one| one.deadline <= now) {
+                expired.push(late.submission.origin.ticket);
+            }
+        }
+        self.flights.retain(|flight| !flight.submissions.is_empty());
+        expired
+    }
+
+    /// When to look again though nothing happened.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let again = self.flights.iter().filter_map(|flight| flight.proposed);
+        let again = again.map(|at| at + AGAIN_AFTER).min();
+        // The oldest of each queue: deadlines are given in order.
+        let oldest = self.flights.iter().map(|flight| flight.submissions.front());
+        let oldest = oldest.chain([self.waiting.front()]).flatten();
+        let deadline = oldest.map(|one| one.deadline).min();
+        [again, deadline].into_iter().flatten().min()
+    }
+}
+
+impl Flight {
+    fn has_proposable(&self) -> bool {
+        let batch = |one: &Waiting| matches!(one.submission.payload, Payload::Batch(_));
+        self.unrefused == 0 || self.submissions.iter().any(batch)
+    }
+
+    fn command(&self) -> Bytes {
+        let once_only = |one: &&Waiting| {
+            self.unrefused == 0 || matches!(one.submission.payload, Payload::Batch(_))
+        };
+        let submissions = self.submissions.iter().filter(once_only);
+        Command::Submissions(submissions.map(|one| one.submission.clone()).collect()).encode()
+    }
+
+    /// Not proposed again at once: whoever refused or vanished needs a moment.
+    fn wait(&mut self) {
+        self.proposed = self.proposed.map(|at| at - (AGAIN_AFTER - AGAIN_PAUSE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::id::{AgentId, TimeNs};
+
+    use super::*;
+    use crate::state::command::Origin;
+
+    const A: Leadership = Leadership { term: 1, leader: 1 };
+    const B: Leadership = Leadership { term: 2, leader: 2 };
+
+    #[expect(clippy::disallowed_methods, reason = "any instant serves as a start")]
+    fn start() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    fn submission(ticket: u64, payload: Payload) -> Submission {
+        Submission {
+            origin: Origin { boot: 1, ticket },
+            agent: AgentId::parse("gw1").unwrap(),
+            received: TimeNs(0),
+            payload,
+        }
+    }
+
+    fn batch(ticket: u64) -> Submission {
+        submission(ticket, Payload::Batch(Bytes::from(vec![0; 1 << 20])))
+    }
+
+    fn lines(ticket: u64) -> Submission {
+        submission(ticket, Payload::Lines(Bytes::from_static(b"x y=1")))
+    }
+
+    fn tickets(proposal: &Proposal) -> Vec<u64> {
+        match Command::decode(&proposal.command).unwrap() {
+            Command::Submissions(all) => all.iter().map(|one| one.origin.ticket).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn filled(count: u64, now: Instant) -> Outbox {
+        let mut outbox = Outbox::new();
+        for ticket in 0..count {
+            outbox.push(batch(ticket), now + Duration::from_secs(10));
+        }
+        outbox
+    }
+
+    #[test]
+    fn commands_are_bounded_in_bytes_and_in_number_and_in_order() {
+        let now = start();
+        let mut outbox = filled(20, now);
+        assert_eq!(outbox.next(now), None, "nobody leads");
+        outbox.lead(Some(A));
+        let mut seen = Vec::new();
+        let mut commands = 0;
+        while let Some(proposal) = outbox.next(now) {
+            seen.extend(tickets(&proposal));
+            commands += 1;
+        }
+        assert_eq!(commands, FLIGHTS_MAX);
+        assert!(seen.iter().copied().eq(0..seen.len() as u64), "{seen:?}");
+        for ticket in seen.clone() {
+            assert!(outbox.applied(ticket));
+            assert!(!outbox.applied(ticket), "answered once");
+        }
+        assert_eq!(tickets(&outbox.next(now).unwrap())[0], seen.len() as u64);
+    }
+
+    #[test]
+    fn a_new_leader_is_given_everything_that_is_open_in_order() {
+        let now = start();
+        let mut outbox = filled(4, now);
+        outbox.lead(Some(A));
+        let first = tickets(&outbox.next(now).unwrap());
+        let second = tickets(&outbox.next(now).unwrap());
+        outbox.applied(first[0]);
+        outbox.lead(None);
+        assert_eq!(outbox.next(now), None);
+        outbox.lead(Some(B));
+        let again = outbox.next(now).unwrap();
+        assert_eq!((again.to, tickets(&again)), (2, first[1..].to_vec()));
+        assert_eq!(tickets(&outbox.next(now).unwrap()), second);
+    }
+
+    #[test]
+    fn lines_are_not_proposed_twice_unless_the_first_was_refused() {
+        let now = start();
+        let mut outbox = Outbox::new();
+        outbox.push(lines(0), now + Duration::from_secs(10));
+        outbox.push(batch(1), now + Duration::from_secs(10));
+        outbox.lead(Some(A));
+        let proposal = outbox.next(now).unwrap();
+        assert_eq!(tickets(&proposal), [0, 1]);
+        outbox.sent(proposal.flight, Sent::Refused);
+        let later = now + Duration::from_millis(200);
+        let proposal = outbox.next(later).unwrap();
+        assert_eq!(tickets(&proposal), [0, 1], "refused: surely in no log");
+        outbox.sent(proposal.flight, Sent::Lost);
+        let later = later + Duration::from_millis(200);
+        assert_eq!(tickets(&outbox.next(later).unwrap()), [1]);
+        outbox.applied(1);
+        outbox.lead(Some(B));
+        assert_eq!(outbox.next(later), None, "only apply or time answers lines now");
+        assert_eq!(outbox.expire(now + Duration::from_secs(11)), [0]);
+    }
+
+    #[test]
+    fn what_is_not_answered_expires_wherever_it_is() {
+        let now = start();
+        let mut outbox = filled(3, now);
+        outbox.lead(Some(A));
+        outbox.next(now).unwrap();
+        assert_eq!(outbox.wake_at(), Some(now + AGAIN_AFTER));
+        assert_eq!(outbox.expire(now), [0_u64; 0]);
+        let mut expired = outbox.expire(now + Duration::from_secs(10));
+        expired.sort_unstable();
+        assert_eq!(expired, [0, 1, 2]);
+        assert_eq!(outbox.wake_at(), None);
+    }
+}

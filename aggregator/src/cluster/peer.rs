@@ -1,0 +1,160 @@
+//! What this node answers to other nodes: openraft's requests, proposals, read indexes, joins.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::base::BoxFuture;
+use openraft::raft::ReadPolicy;
+use tokio::sync::{mpsc, watch};
+
+use super::join::Admission;
+use super::link::Answerer;
+use super::snapshot::Receiver;
+use super::types::{CommandBytes, Raft};
+use super::wire::{self, Kind};
+
+/// Commands of other nodes that wait for openraft to take them.
+const PROPOSALS_MAX: usize = 64;
+
+/// Answers on behalf of one running node.
+pub(super) struct Peer {
+    incarnation: u64,
+    raft: Raft,
+    receiver: Arc<Receiver>,
+    proposals: mpsc::Sender<Bytes>,
+    admission: Arc<Admission>,
+}
+
+impl Peer {
+    /// The proposals that it takes are given to openraft by [`run_proposals`].
+    pub(super) fn new(
+        incarnation: u64,
+        raft: Raft,
+        segments: Arc<dyn journal::Storage>,
+        admission: Arc<Admission>,
+    ) -> (Peer, mpsc::Receiver<Bytes>) {
+        let (proposals, taken) = mpsc::channel(PROPOSALS_MAX);
+        let peer = Peer {
+            incarnation,
+            raft,
+            receiver: Arc::new(Receiver::new(segments)),
+            proposals,
+            admission,
+        };
+        (peer, taken)
+    }
+
+    /// A proposal is taken in the order of arrival, or not at all.
+    fn propose(&self, command: Bytes) -> Result<Bytes, String> {
+        if !self.raft.is_leader() {
+            return Err("this node does not lead".to_owned());
+        }
+        match self.proposals.try_send(command) {
+            Ok(()) => Ok(Bytes::new()),
+            Err(_) => Err(format!("{PROPOSALS_MAX} proposals wait already")),
+        }
+    }
+}
+
+/// Gives proposals to openraft, in order.
+pub(super) async fn run_proposals(
+    raft: Raft,
+    mut taken: mpsc::Receiver<Bytes>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let command = tokio::select! {
+            command = taken.recv() => command,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Some(command) = command else { return };
+        // Whether it is applied tells apply; whoever proposed it proposes again if it is not.
+        if raft.client_write_ff(CommandBytes(command), None).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Answerer for Peer {
+    fn answer(
+        &self,
+        from: &str,
+        kind: Kind,
+        incarnation: u64,
+        payload: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        if kind != Kind::Join && incarnation != self.incarnation {
+            let why = format!(
+                "it belongs to incarnation {incarnation:016x} of the cluster, this node to {:016x}; \
+                 it must rejoin with an empty data folder",
+                self.incarnation
+            );
+            return Box::pin(async move { Err(why) });
+        }
+        let (raft, receiver) = (self.raft.clone(), Arc::clone(&self.receiver));
+        let from = from.to_owned();
+        match kind {
+            Kind::Append => Box::pin(async move {
+                let rpc = wire::decode_append(&payload).map_err(text)?;
+                let answer = raft.append_entries(rpc).await.map_err(text)?;
+                Ok(wire::encode_appended(&answer))
+            }),
+            Kind::Vote => Box::pin(async move {
+                let rpc = wire::decode_vote_request(&payload).map_err(text)?;
+                Ok(wire::encode_voted(&raft.vote(rpc).await.map_err(text)?))
+            }),
+            Kind::PreVote => Box::pin(async move {
+                let rpc = wire::decode_vote_request(&payload).map_err(text)?;
+                Ok(wire::encode_voted(&raft.pre_vote(rpc).await.map_err(text)?))
+            }),
+            Kind::TransferLeader => Box::pin(async move {
+                let request = wire::decode_transfer(&payload).map_err(text)?;
+                let answer = raft.handle_transfer_leader(request).await.map_err(text)?;
+                answer.map(|()| Bytes::new()).map_err(text)
+            }),
+            Kind::Propose => {
+                let taken = self.propose(payload);
+                Box::pin(async move { taken })
+            }
+            Kind::ReadIndex => Box::pin(async move {
+                let read = raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(text)?;
+                Ok(wire::encode_index(read.0.index()))
+            }),
+            Kind::Join => {
+                let admission = Arc::clone(&self.admission);
+                Box::pin(async move {
+                    let request = wire::JoinRequest::decode(&payload).map_err(text)?;
+                    Ok(admission.join(&from, request).await?.encode())
+                })
+            }
+            Kind::SnapshotOffer => on_disk(move || receiver.offer(&from, &payload)),
+            Kind::SnapshotChunk => on_disk(move || receiver.chunk(&from, &payload)),
+            Kind::SnapshotInstall => Box::pin(async move {
+                let vote = wire::decode_install(&payload).map_err(text)?;
+                let files = on_disk(move || receiver.finish(&from)).await?;
+                let snapshot = super::apply::snapshot_of(files).map_err(text)?;
+                let answer = raft.install_full_snapshot(vote, snapshot).await.map_err(text)?;
+                Ok(wire::encode_installed(&answer))
+            }),
+            Kind::Answer | Kind::Refusal => {
+                Box::pin(async { Err("an answer where a request belongs".to_owned()) })
+            }
+        }
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Disk work leaves the event loop.
+fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> BoxFuture<'static, Result<T, String>> {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(_) => Err("the work failed; please report this".to_owned()),
+        }
+    })
+}

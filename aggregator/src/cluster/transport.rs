@@ -1,0 +1,319 @@
+//! Frames over mutual TLS: one connection for each peer and purpose, dialled when it is needed,
+//! many requests on it at a time. Knows nothing of what the frames mean.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use openraft::base::BoxFuture;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use super::link::{CallError, Link, Purpose};
+use super::tasks::Tasks;
+use super::types::Member;
+use super::wire::{Frame, HEADER_BYTES, Head, Kind, WireError};
+use crate::metrics::LogGate;
+use crate::tls::{Identity, Revocations, Role};
+
+/// Requests that wait for one connection.
+const CALLS_MAX: usize = 64;
+/// Frames that were read and not looked at.
+const FRAMES_MAX: usize = 16;
+const DIAL_LIMIT: Duration = Duration::from_secs(2);
+/// After a failed dial, before the next.
+const DIAL_PAUSE: Duration = Duration::from_millis(100);
+/// A frame that is not taken by then: the link is dead.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// How often an unreachable peer is named in the log.
+const LOG_WINDOW: Duration = Duration::from_secs(5);
+
+/// Asks other nodes over TLS.
+pub(super) struct Transport {
+    dialer: Arc<Dialer>,
+    peers: Mutex<HashMap<(String, Purpose), mpsc::Sender<Call>>>,
+    tasks: Tasks,
+}
+
+/// What a connection needs to begin.
+struct Dialer {
+    cluster: String,
+    incarnation: u64,
+    tls: TlsConnector,
+    revocations: Revocations,
+    log: LogGate,
+}
+
+struct Call {
+    kind: Kind,
+    payload: Bytes,
+    until: Instant,
+    answer: oneshot::Sender<Result<Bytes, CallError>>,
+}
+
+impl Transport {
+    /// `incarnation` 0: of a node that is to join.
+    pub(super) fn new(
+        cluster: &str,
+        incarnation: u64,
+        tls: Arc<rustls::ClientConfig>,
+        revocations: Revocations,
+        tasks: Tasks,
+    ) -> Transport {
+        let dialer = Dialer {
+            cluster: cluster.to_owned(),
+            incarnation,
+            tls: TlsConnector::from(tls),
+            revocations,
+            log: LogGate::new(4, LOG_WINDOW),
+        };
+        Transport {
+            dialer: Arc::new(dialer),
+            peers: Mutex::default(),
+            tasks,
+        }
+    }
+
+    fn peer(&self, to: &Member, purpose: Purpose) -> mpsc::Sender<Call> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (to.address.clone(), purpose);
+        let known = peers.entry(key).or_insert_with(|| {
+            let (sender, calls) = mpsc::channel(CALLS_MAX);
+            let (dialer, address) = (Arc::clone(&self.dialer), to.address.clone());
+            self.tasks.spawn(run_peer(dialer, address, calls));
+            sender
+        });
+        known.clone()
+    }
+}
+
+impl Link for Transport {
+    fn call(
+        &self,
+        to: &Member,
+        purpose: Purpose,
+        kind: Kind,
+        payload: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, CallError>> {
+        let calls = self.peer(to, purpose);
+        let address = to.address.clone();
+        let until = Instant::now() + limit;
+        let (answer, answered) = oneshot::channel();
+        // Queued now, so that the order of calls is the order of requests.
+        let queued = calls.try_send(Call {
+            kind,
+            payload,
+            until,
+            answer,
+        });
+        Box::pin(async move {
+            if queued.is_err() {
+                let why = format!("{CALLS_MAX} requests wait for it already");
+                return Err(CallError::Unreachable { address, why });
+            }
+            match timeout_at(until, answered).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(lost(&address, "this node stops")),
+                Err(_) => Err(lost(&address, "no answer in time")),
+            }
+        })
+    }
+}
+
+fn lost(address: &str, why: &str) -> CallError {
+    CallError::Lost {
+        address: address.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+/// Owns the connection to one peer for one purpose.
+async fn run_peer(dialer: Arc<Dialer>, address: String, mut calls: mpsc::Receiver<Call>) {
+    while let Some(first) = calls.recv().await {
+        match timeout(DIAL_LIMIT, dialer.dial(&address)).await {
+            Ok(Ok(stream)) => talk(&dialer, &address, stream, first, &mut calls).await,
+            Ok(Err(why)) => refuse_all(&dialer, &address, &why, first, &mut calls).await,
+            Err(_) => {
+                let why = "no connection within 2 seconds";
+                refuse_all(&dialer, &address, why, first, &mut calls).await;
+            }
+        }
+    }
+}
+
+/// Answers everything that waits: it has not left this node.
+async fn refuse_all(
+    dialer: &Dialer,
+    address: &str,
+    why: &str,
+    first: Call,
+    calls: &mut mpsc::Receiver<Call>,
+) {
+    if let Some(suppressed) = dialer.log.admit(Instant::now().into_std()) {
+        tracing::warn!(
+            peer = address,
+            why,
+            suppressed,
+            "another node cannot be reached; is it running, and is its address in the \
+             configuration right?"
+        );
+    }
+    let unreachable = || CallError::Unreachable {
+        address: address.to_owned(),
+        why: why.to_owned(),
+    };
+    // Whoever gave up waiting needs no answer.
+    let _ = first.answer.send(Err(unreachable()));
+    while let Ok(call) = calls.try_recv() {
+        let _ = call.answer.send(Err(unreachable()));
+    }
+    sleep(DIAL_PAUSE).await;
+}
+
+impl Dialer {
+    async fn dial(&self, address: &str) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| format!("{host:?} is no host name"))?;
+        let socket = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+        // Small frames wait for nothing; an error here only makes them slower.
+        let _ = socket.set_nodelay(true);
+        let stream = self
+            .tls
+            .connect(name, socket)
+            .await
+            .map_err(|e| format!("TLS: {e}"))?;
+        let presented = stream.get_ref().1.peer_certificates();
+        let identity = Identity::of_peer(presented, &self.cluster, Role::Node)
+            .map_err(|e| e.to_string())?;
+        match self.revocations.reason(&identity.serial) {
+            None => Ok(stream),
+            Some(why) => Err(format!("{identity}: its certificate was revoked: {why}")),
+        }
+    }
+}
+
+type Pending = HashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>;
+
+/// One connection, until it breaks or nobody asks any more.
+async fn talk(
+    dialer: &Dialer,
+    address: &str,
+    stream: tokio_rustls::client::TlsStream<TcpStream>,
+    first: Call,
+    calls: &mut mpsc::Receiver<Call>,
+) {
+    let (read, write) = tokio::io::split(stream);
+    let mut write = BufWriter::new(write);
+    // A task of its own: a frame must not be given up half-way because somebody asks.
+    let (arrived, mut frames) = mpsc::channel(FRAMES_MAX);
+    let mut reader = JoinSet::new();
+    reader.spawn(read_frames(read, arrived));
+    let mut pending = Pending::new();
+    let mut request = 0;
+    let mut next = Some(first);
+    let ended = loop {
+        if let Some(call) = next.take() {
+            request += 1;
+            let frame = Frame {
+                kind: call.kind,
+                incarnation: dialer.incarnation,
+                request,
+                payload: call.payload,
+            };
+            pending.insert(request, call.answer);
+            if let Err(error) = write_frame(&mut write, &frame).await {
+                break error.to_string();
+            }
+        }
+        tokio::select! {
+            frame = frames.recv() => match frame {
+                Some(Ok(frame)) => settle(&mut pending, address, frame),
+                Some(Err(error)) => break error.to_string(),
+                None => break "the connection ended".to_owned(),
+            },
+            call = calls.recv() => match call {
+                Some(call) if call.until > Instant::now() => next = Some(call),
+                Some(late) => drop(late.answer),
+                None => return,
+            },
+        }
+        // Those who no longer wait need no place.
+        if pending.len() > 2 * CALLS_MAX {
+            pending.retain(|_, answer| !answer.is_closed());
+        }
+    };
+    for (_, answer) in pending {
+        let _ = answer.send(Err(lost(address, &ended)));
+    }
+}
+
+fn settle(pending: &mut Pending, address: &str, frame: Frame) {
+    let Some(answer) = pending.remove(&frame.request) else {
+        return;
+    };
+    let result = match frame.kind {
+        Kind::Answer => Ok(frame.payload),
+        _ => Err(CallError::Refused {
+            address: address.to_owned(),
+            why: String::from_utf8_lossy(&frame.payload).into_owned(),
+        }),
+    };
+    let _ = answer.send(result);
+}
+
+/// Reads until the connection ends.
+async fn read_frames(
+    mut from: impl AsyncRead + Unpin,
+    arrived: mpsc::Sender<io::Result<Frame>>,
+) {
+    loop {
+        let frame = read_frame(&mut from).await;
+        let ended = frame.is_err();
+        if arrived.send(frame).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// Reads one frame. Not to be cancelled half-way, unless the connection ends with it.
+pub(super) async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
+    let mut header = [0; HEADER_BYTES];
+    from.read_exact(&mut header).await?;
+    let head = Head::parse(&header).map_err(invalid)?;
+    let mut payload = BytesMut::zeroed(head.payload_bytes);
+    from.read_exact(&mut payload).await?;
+    Ok(Frame {
+        kind: head.kind,
+        incarnation: head.incarnation,
+        request: head.request,
+        payload: payload.freeze(),
+    })
+}
+
+fn invalid(error: WireError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+pub(super) async fn write_frame(
+    to: &mut (impl AsyncWrite + Unpin),
+    frame: &Frame,
+) -> io::Result<()> {
+    let write = async {
+        to.write_all(&frame.header()).await?;
+        to.write_all(&frame.payload).await?;
+        to.flush().await
+    };
+    timeout(WRITE_LIMIT, write)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

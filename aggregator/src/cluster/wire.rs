@@ -1,0 +1,694 @@
+//! Node to node, as bytes: frames with a header of 32 bytes, and the messages that they carry.
+//! Pure. Described in docs/formats.md; `transport` moves the frames, `network` and `peer` mean them.
+//!
+//! Numbers are little-endian. TLS keeps a frame whole, so it has no checksum of its own; what it
+//! carries to a disk has one there.
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+
+use super::log::{self, Entry, LeaderId, LogId, Vote};
+use super::types::TypeConfig;
+use crate::state::bytes::{ReadFault, Reader, Writer};
+use crate::store::SegmentFile;
+
+pub(super) const MAGIC: [u8; 4] = *b"TRBN";
+pub(super) const VERSION: u8 = 1;
+pub(super) const HEADER_BYTES: usize = 32;
+/// Bytes behind a header: what the log hands out for one message, and one entry more.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// There is one Raft group; every frame names it all the same.
+pub(super) const GROUP: u32 = 0;
+/// Files of one snapshot.
+const FILES_MAX: usize = 1 << 20;
+
+/// What a frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    Append = 1,
+    Vote = 2,
+    PreVote = 3,
+    TransferLeader = 4,
+    /// A command for the log, from a node that does not lead.
+    Propose = 5,
+    ReadIndex = 6,
+    /// From a node without an id; the only request whose incarnation does not count.
+    Join = 7,
+    SnapshotOffer = 8,
+    SnapshotChunk = 9,
+    SnapshotInstall = 10,
+    Answer = 0x80,
+    Refusal = 0x81,
+}
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub kind: Kind,
+    /// Which life of the cluster the sender belongs to; 0 if it has none yet.
+    pub incarnation: u64,
+    /// Pairs an answer with its request within a connection.
+    pub request: u64,
+    pub payload: Bytes,
+}
+
+/// The header of a frame, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    pub(super) payload_bytes: usize,
+    pub(super) incarnation: u64,
+    pub(super) request: u64,
+}
+
+/// Bytes from another node that are no frame, or no message of the kind that the frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    #[error("version {0} of the node protocol; this node speaks version 1: finish the upgrade")]
+    Version(u8),
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+}
+
+impl From<ReadFault> for WireError {
+    fn from(fault: ReadFault) -> Self {
+        match fault {
+            ReadFault::Short => Self::Malformed("it ends early"),
+            ReadFault::Invalid(what) => Self::Malformed(what),
+        }
+    }
+}
+
+impl From<log::Malformed> for WireError {
+    fn from(_: log::Malformed) -> Self {
+        Self::Malformed("a record of the log")
+    }
+}
+
+impl Kind {
+    const ALL: [Kind; 12] = [
+        Kind::Append,
+        Kind::Vote,
+        Kind::PreVote,
+        Kind::TransferLeader,
+        Kind::Propose,
+        Kind::ReadIndex,
+        Kind::Join,
+        Kind::SnapshotOffer,
+        Kind::SnapshotChunk,
+        Kind::SnapshotInstall,
+        Kind::Answer,
+        Kind::Refusal,
+    ];
+
+    fn from_byte(byte: u8) -> Option<Kind> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+impl Frame {
+    pub(super) fn header(&self) -> [u8; HEADER_BYTES] {
+        let length = u32::try_from(self.payload.len()).expect("below PAYLOAD_BYTES_MAX");
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&MAGIC);
+        header[4] = VERSION;
+        header[5] = self.kind as u8;
+        header[8..12].copy_from_slice(&GROUP.to_le_bytes());
+        header[12..16].copy_from_slice(&length.to_le_bytes());
+        header[16..24].copy_from_slice(&self.incarnation.to_le_bytes());
+        header[24..].copy_from_slice(&self.request.to_le_bytes());
+        header
+    }
+}
+
+impl Head {
+    /// Checks a header before anything is allocated for what follows it.
+    pub(super) fn parse(header: &[u8; HEADER_BYTES]) -> Result<Head, WireError> {
+        let mut reader = Reader::new(header);
+        if reader.take(4)? != MAGIC {
+            return Err(WireError::Malformed("it does not start like a frame"));
+        }
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(WireError::Version(version));
+        }
+        let kind = Kind::from_byte(reader.u8()?).ok_or(WireError::Malformed("unknown kind"))?;
+        if reader.u16()? != 0 {
+            return Err(WireError::Malformed("reserved bytes are not zero"));
+        }
+        if reader.u32()? != GROUP {
+            return Err(WireError::Malformed("unknown group"));
+        }
+        let payload_bytes = usize::try_from(reader.u32()?).unwrap_or(usize::MAX);
+        if payload_bytes > PAYLOAD_BYTES_MAX {
+            return Err(WireError::Malformed("it is too long"));
+        }
+        Ok(Head {
+            kind,
+            payload_bytes,
+            incarnation: reader.u64()?,
+            request: reader.u64()?,
+        })
+    }
+}
+
+fn put_log_id(out: &mut Writer, id: &LogId) {
+    out.u64(id.leader_id.term);
+    out.u64(id.leader_id.node_id);
+    out.u64(id.index);
+}
+
+fn take_log_id(from: &mut Reader<'_>) -> Result<LogId, ReadFault> {
+    let leader_id = LeaderId {
+        term: from.u64()?,
+        node_id: from.u64()?,
+    };
+    Ok(LogId {
+        leader_id,
+        index: from.u64()?,
+    })
+}
+
+fn put_maybe(out: &mut Writer, id: Option<&LogId>) {
+    out.u8(u8::from(id.is_some()));
+    if let Some(id) = id {
+        put_log_id(out, id);
+    }
+}
+
+fn take_maybe(from: &mut Reader<'_>) -> Result<Option<LogId>, ReadFault> {
+    from.flag()?.then(|| take_log_id(from)).transpose()
+}
+
+fn put_vote(out: &mut Writer, vote: &Vote) {
+    out.bytes(&log::encode_vote(vote));
+}
+
+fn take_vote(from: &mut Reader<'_>) -> Result<Vote, WireError> {
+    Ok(log::decode_vote(from.bytes()?)?)
+}
+
+/// Vote, previous log id, commit hint; then the entries: index, kind, and the log's own payload.
+pub(super) fn encode_append(rpc: &AppendEntriesRequest<TypeConfig>) -> Result<Bytes, WireError> {
+    let mut out = Writer::default();
+    put_vote(&mut out, &rpc.vote);
+    put_maybe(&mut out, rpc.prev_log_id.as_ref());
+    put_maybe(&mut out, rpc.leader_commit.as_ref());
+    out.count(rpc.entries.len());
+    for entry in &rpc.entries {
+        let (kind, payload) = log::encode_entry(entry)?;
+        out.u64(entry.log_id.index);
+        out.u8(kind);
+        out.bytes(&payload);
+    }
+    Ok(out.out.into())
+}
+
+/// The inverse; commands are slices of `bytes`.
+pub(super) fn decode_append(bytes: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
+    let mut from = Reader::new(bytes);
+    let vote = take_vote(&mut from)?;
+    let prev_log_id = take_maybe(&mut from)?;
+    let leader_commit = take_maybe(&mut from)?;
+    let count = from.count(8 + 1 + 4)?;
+    let mut entries: Vec<Entry> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (index, kind) = (from.u64()?, from.u8()?);
+        let payload = bytes.slice_ref(from.bytes()?);
+        entries.push(log::decode_entry(kind, index, &payload)?);
+    }
+    from.end()?;
+    Ok(AppendEntriesRequest {
+        vote,
+        prev_log_id,
+        entries,
+        leader_commit,
+    })
+}
+
+pub(super) fn encode_appended(answer: &AppendEntriesResponse<TypeConfig>) -> Bytes {
+    let mut out = Writer::default();
+    match answer {
+        AppendEntriesResponse::Success => out.u8(0),
+        AppendEntriesResponse::PartialSuccess(upto) => {
+            out.u8(1);
+            put_maybe(&mut out, upto.as_ref());
+        }
+        AppendEntriesResponse::Conflict => out.u8(2),
+        AppendEntriesResponse::HigherVote(vote) => {
+            out.u8(3);
+            put_vote(&mut out, vote);
+        }
+    }
+    out.out.into()
+}
+
+pub(super) fn decode_appended(
+    bytes: &Bytes,
+) -> Result<AppendEntriesResponse<TypeConfig>, WireError> {
+    let mut from = Reader::new(bytes);
+    let answer = match from.u8()? {
+        0 => AppendEntriesResponse::Success,
+        1 => AppendEntriesResponse::PartialSuccess(take_maybe(&mut from)?),
+        2 => AppendEntriesResponse::Conflict,
+        3 => AppendEntriesResponse::HigherVote(take_vote(&mut from)?),
+        _ => return Err(WireError::Malformed("an unknown answer to an append")),
+    };
+    from.end()?;
+    Ok(answer)
+}
+
+pub(super) fn encode_vote_request(rpc: &VoteRequest<TypeConfig>) -> Bytes {
+    let mut out = Writer::default();
+    put_vote(&mut out, &rpc.vote);
+    put_maybe(&mut out, rpc.last_log_id.as_ref());
+    out.u8(u8::from(rpc.leadership_transfer));
+    out.out.into()
+}
+
+pub(super) fn decode_vote_request(bytes: &Bytes) -> Result<VoteRequest<TypeConfig>, WireError> {
+    let mut from = Reader::new(bytes);
+    let request = VoteRequest {
+        vote: take_vote(&mut from)?,
+        last_log_id: take_maybe(&mut from)?,
+        leadership_transfer: from.flag()?,
+    };
+    from.end()?;
+    Ok(request)
+}
+
+pub(super) fn encode_voted(answer: &VoteResponse<TypeConfig>) -> Bytes {
+    let mut out = Writer::default();
+    put_vote(&mut out, &answer.vote);
+    out.u8(u8::from(answer.vote_granted));
+    put_maybe(&mut out, answer.last_log_id.as_ref());
+    out.out.into()
+}
+
+pub(super) fn decode_voted(bytes: &Bytes) -> Result<VoteResponse<TypeConfig>, WireError> {
+    let mut from = Reader::new(bytes);
+    let vote = take_vote(&mut from)?;
+    let vote_granted = from.flag()?;
+    let last_log_id = take_maybe(&mut from)?;
+    from.end()?;
+    Ok(VoteResponse {
+        vote,
+        vote_granted,
+        last_log_id,
+    })
+}
+
+pub(super) fn encode_transfer(rpc: &TransferLeaderRequest<TypeConfig>) -> Bytes {
+    let mut out = Writer::default();
+    put_vote(&mut out, rpc.from_leader());
+    out.u64(*rpc.to_node_id());
+    put_maybe(&mut out, rpc.last_log_id());
+    out.out.into()
+}
+
+pub(super) fn decode_transfer(
+    bytes: &Bytes,
+) -> Result<TransferLeaderRequest<TypeConfig>, WireError> {
+    let mut from = Reader::new(bytes);
+    let vote = take_vote(&mut from)?;
+    let to = from.u64()?;
+    let last = take_maybe(&mut from)?;
+    from.end()?;
+    Ok(TransferLeaderRequest::new(vote, to, last))
+}
+
+/// A node that asks to be admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct JoinRequest {
+    pub(super) name: String,
+    /// `host:port` of its cluster listener.
+    pub(super) address: String,
+    /// Random, on its disk before it asks: a repeated request is known by it.
+    pub(super) joining: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Joined {
+    Admitted { id: u64, incarnation: u64 },
+    /// The cluster knows a node of this name with another disk.
+    Known { id: u64 },
+    /// Ask the leader, if it is known.
+    NotLeader { address: Option<String> },
+}
+
+impl JoinRequest {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Writer::default();
+        out.text(&self.name);
+        out.text(&self.address);
+        out.u64(self.joining);
+        out.out.into()
+    }
+
+    pub(super) fn decode(bytes: &Bytes) -> Result<JoinRequest, WireError> {
+        let mut from = Reader::new(bytes);
+        let request = JoinRequest {
+            name: from.text()?.to_owned(),
+            address: from.text()?.to_owned(),
+            joining: from.u64()?,
+        };
+        from.end()?;
+        Ok(request)
+    }
+}
+
+impl Joined {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Writer::default();
+        match self {
+            Self::Admitted { id, incarnation } => {
+                out.u8(0);
+                out.u64(*id);
+                out.u64(*incarnation);
+            }
+            Self::Known { id } => {
+                out.u8(1);
+                out.u64(*id);
+            }
+            Self::NotLeader { address } => {
+                out.u8(2);
+                out.text(address.as_deref().unwrap_or_default());
+            }
+        }
+        out.out.into()
+    }
+
+    pub(super) fn decode(bytes: &Bytes) -> Result<Joined, WireError> {
+        let mut from = Reader::new(bytes);
+        let joined = match from.u8()? {
+            0 => Self::Admitted {
+                id: from.u64()?,
+                incarnation: from.u64()?,
+            },
+            1 => Self::Known { id: from.u64()? },
+            2 => {
+                let address = Some(from.text()?.to_owned());
+                let address = address.filter(|address| !address.is_empty());
+                Self::NotLeader { address }
+            }
+            _ => return Err(WireError::Malformed("an unknown answer to a join")),
+        };
+        from.end()?;
+        Ok(joined)
+    }
+}
+
+/// What a leader offers to a follower that is too far behind for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Offer {
+    pub(super) index: u64,
+    /// Last log id and membership, as the store keeps them.
+    pub(super) raft: Bytes,
+    pub(super) state_bytes: u64,
+    pub(super) files: Vec<SegmentFile>,
+}
+
+/// Part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Chunk {
+    /// Index into the offer's files; `None`: the state.
+    pub(super) file: Option<u32>,
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// Stands for the state where a file's number is expected.
+const STATE_FILE: u32 = u32::MAX;
+
+impl Offer {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Writer::default();
+        out.u64(self.index);
+        out.bytes(&self.raft);
+        out.u64(self.state_bytes);
+        out.count(self.files.len());
+        for SegmentFile { name, len, digest } in &self.files {
+            out.text(name);
+            out.u64(*len);
+            out.out.extend_from_slice(&digest.0);
+        }
+        out.out.into()
+    }
+
+    pub(super) fn decode(bytes: &Bytes) -> Result<Offer, WireError> {
+        let mut from = Reader::new(bytes);
+        let index = from.u64()?;
+        let raft = bytes.slice_ref(from.bytes()?);
+        let state_bytes = from.u64()?;
+        let count = from.count(4 + 8 + 8)?;
+        if count > FILES_MAX {
+            return Err(WireError::Malformed("too many files"));
+        }
+        let files = (0..count)
+            .map(|_| {
+                Ok(SegmentFile {
+                    name: from.text()?.to_owned(),
+                    len: from.u64()?,
+                    digest: shared::id::Digest(from.digest()?),
+                })
+            })
+            .collect::<Result<_, ReadFault>>()?;
+        from.end()?;
+        Ok(Offer {
+            index,
+            raft,
+            state_bytes,
+            files,
+        })
+    }
+}
+
+impl Chunk {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Writer::default();
+        out.u32(self.file.unwrap_or(STATE_FILE));
+        out.u64(self.offset);
+        out.bytes(&self.bytes);
+        out.out.into()
+    }
+
+    pub(super) fn decode(bytes: &Bytes) -> Result<Chunk, WireError> {
+        let mut from = Reader::new(bytes);
+        let file = Some(from.u32()?).filter(|file| *file != STATE_FILE);
+        let offset = from.u64()?;
+        let part = bytes.slice_ref(from.bytes()?);
+        from.end()?;
+        Ok(Chunk {
+            file,
+            offset,
+            bytes: part,
+        })
+    }
+}
+
+/// Which files of an offer are wanted: their numbers.
+pub(super) fn encode_wanted(wanted: &[u32]) -> Bytes {
+    let mut out = Writer::default();
+    out.count(wanted.len());
+    wanted.iter().for_each(|file| out.u32(*file));
+    out.out.into()
+}
+
+pub(super) fn decode_wanted(bytes: &Bytes) -> Result<Vec<u32>, WireError> {
+    let mut from = Reader::new(bytes);
+    let count = from.count(4)?;
+    let wanted = (0..count).map(|_| from.u32()).collect::<Result<_, _>>()?;
+    from.end()?;
+    Ok(wanted)
+}
+
+/// The vote under which a received snapshot is to be installed.
+pub(super) fn encode_install(vote: &Vote) -> Bytes {
+    log::encode_vote(vote).into()
+}
+
+pub(super) fn decode_install(bytes: &Bytes) -> Result<Vote, WireError> {
+    Ok(log::decode_vote(bytes)?)
+}
+
+pub(super) fn encode_installed(answer: &SnapshotResponse<TypeConfig>) -> Bytes {
+    log::encode_vote(&answer.vote).into()
+}
+
+pub(super) fn decode_installed(bytes: &Bytes) -> Result<SnapshotResponse<TypeConfig>, WireError> {
+    Ok(SnapshotResponse::new(log::decode_vote(bytes)?))
+}
+
+pub(super) fn encode_index(index: u64) -> Bytes {
+    Bytes::copy_from_slice(&index.to_le_bytes())
+}
+
+pub(super) fn decode_index(bytes: &Bytes) -> Result<u64, WireError> {
+    let mut from = Reader::new(bytes);
+    let index = from.u64()?;
+    from.end()?;
+    Ok(index)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::*;
+    use crate::cluster::types::CommandBytes;
+
+    fn log_id(term: u64, node_id: u64, index: u64) -> LogId {
+        let leader_id = LeaderId { term, node_id };
+        LogId { leader_id, index }
+    }
+
+    fn vote() -> Vote {
+        Vote {
+            leader_id: LeaderId {
+                term: 7,
+                node_id: 2,
+            },
+            committed: true,
+        }
+    }
+
+    fn append() -> AppendEntriesRequest<TypeConfig> {
+        let command = CommandBytes(Bytes::from_static(b"command"));
+        let entry = |index, payload| Entry {
+            log_id: log_id(7, 2, index),
+            payload,
+        };
+        AppendEntriesRequest {
+            vote: vote(),
+            prev_log_id: Some(log_id(6, 1, 8)),
+            entries: vec![
+                entry(9, EntryPayload::Blank),
+                entry(10, EntryPayload::Normal(command)),
+            ],
+            leader_commit: None,
+        }
+    }
+
+    /// Every message, with a decoder that tells whether it was understood.
+    type Sample = (Bytes, fn(&Bytes) -> bool);
+
+    fn samples() -> Vec<Sample> {
+        let file = SegmentFile {
+            name: "x.seg".to_owned(),
+            len: 9,
+            digest: shared::id::Digest([3; 8]),
+        };
+        let offer = Offer {
+            index: 5,
+            raft: Bytes::from_static(b"raft"),
+            state_bytes: 77,
+            files: vec![file],
+        };
+        let chunk = Chunk {
+            file: None,
+            offset: 3,
+            bytes: Bytes::from_static(b"part"),
+        };
+        let join = JoinRequest {
+            name: "b".to_owned(),
+            address: "h:1".to_owned(),
+            joining: 4,
+        };
+        let ask = VoteRequest {
+            vote: vote(),
+            last_log_id: Some(log_id(1, 1, 1)),
+            leadership_transfer: true,
+        };
+        vec![
+            (encode_append(&append()).unwrap(), |b| decode_append(b).is_ok()),
+            (
+                encode_appended(&AppendEntriesResponse::HigherVote(vote())),
+                |b| decode_appended(b).is_ok(),
+            ),
+            (encode_vote_request(&ask), |b| decode_vote_request(b).is_ok()),
+            (
+                encode_voted(&VoteResponse::new(vote(), None, true)),
+                |b| decode_voted(b).is_ok(),
+            ),
+            (
+                encode_transfer(&TransferLeaderRequest::new(vote(), 3, None)),
+                |b| decode_transfer(b).is_ok(),
+            ),
+            (join.encode(), |b| JoinRequest::decode(b).is_ok()),
+            (
+                Joined::Admitted {
+                    id: 3,
+                    incarnation: 4,
+                }
+                .encode(),
+                |b| Joined::decode(b).is_ok(),
+            ),
+            (offer.encode(), |b| Offer::decode(b).is_ok()),
+            (chunk.encode(), |b| Chunk::decode(b).is_ok()),
+            (encode_wanted(&[1, 2]), |b| decode_wanted(b).is_ok()),
+            (encode_install(&vote()), |b| decode_install(b).is_ok()),
+            (encode_index(3), |b| decode_index(b).is_ok()),
+        ]
+    }
+
+    #[test]
+    fn every_message_is_read_back_and_no_part_of_one_is() {
+        for (nth, (bytes, understands)) in samples().into_iter().enumerate() {
+            assert!(understands(&bytes), "{nth}");
+            for cut in 0..bytes.len() {
+                assert!(!understands(&bytes.slice(..cut)), "{nth} cut at {cut}");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert!(!understands(&longer.into()), "{nth} and a byte");
+        }
+        let back = decode_append(&encode_append(&append()).unwrap()).unwrap();
+        assert_eq!(back.entries, append().entries);
+        assert_eq!(back.prev_log_id, append().prev_log_id);
+    }
+
+    #[test]
+    fn a_header_is_these_bytes() {
+        let frame = Frame {
+            kind: Kind::Vote,
+            incarnation: 0x0102,
+            request: 3,
+            payload: Bytes::from_static(b"12345"),
+        };
+        let header = frame.header();
+        assert_eq!(
+            &header[..],
+            b"TRBN\x01\x02\0\0\0\0\0\0\x05\0\0\0\x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
+        );
+        let head = Head::parse(&header).unwrap();
+        assert_eq!((head.kind, head.payload_bytes), (Kind::Vote, 5));
+        assert_eq!((head.incarnation, head.request), (0x0102, 3));
+    }
+
+    #[test]
+    fn headers_are_refused_before_anything_is_allocated() {
+        let good = Frame {
+            kind: Kind::Append,
+            incarnation: 1,
+            request: 1,
+            payload: Bytes::new(),
+        }
+        .header();
+        let with = |at: usize, byte: u8| {
+            let mut header = good;
+            header[at] = byte;
+            Head::parse(&header)
+        };
+        assert!(Head::parse(&good).is_ok());
+        assert!(with(0, b'X').is_err());
+        assert_eq!(with(4, 2), Err(WireError::Version(2)));
+        assert!(with(5, 99).is_err());
+        assert!(with(6, 1).is_err());
+        assert!(with(8, 1).is_err());
+        assert!(with(15, 0xff).is_err(), "a length of 4 GB");
+    }
+}
