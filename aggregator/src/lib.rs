@@ -12,4 +12,5 @@ pub mod cluster;
 pub mod state;
 pub mod store;
 pub mod query;
+pub mod serve;
 pub mod inspect;
