@@ -70,7 +70,9 @@ impl Merges {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("merge".to_owned()).spawn(run)?;
+        let thread = std::thread::Builder::new()
+            .name("merge".to_owned())
+            .spawn(run)?;
         Ok(Merges::Thread {
             jobs: Some(jobs),
             merged,
@@ -107,7 +109,11 @@ impl Applier {
             0 => (None, Membership::default()),
             _ => decode_raft(&raft).map_err(damaged)?,
         };
-        let merges = if inline { Merges::Inline } else { Merges::spawn()? };
+        let merges = if inline {
+            Merges::Inline
+        } else {
+            Merges::spawn()?
+        };
         let (progress, _) = watch::channel(Progress {
             applied: index,
             merged: index,
@@ -147,7 +153,8 @@ impl Applier {
         let boot = self.proposer.boot();
         for (origin, outcome) in effects.outcomes {
             if origin.boot == boot {
-                self.proposer.applied(origin.ticket, answer(id.index, outcome));
+                self.proposer
+                    .applied(origin.ticket, answer(id.index, outcome));
             }
         }
         Ok(())
@@ -219,7 +226,10 @@ fn stored(error: StoreError) -> io::Error {
 }
 
 fn damaged(fault: ReadFault) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the manifest's log position {fault}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the manifest's log position {fault}"),
+    )
 }
 
 /// What the store keeps for this stage: the last log id, and the membership with its own.
@@ -261,7 +271,9 @@ fn take_log_id(from: &mut Reader<'_>) -> Result<LogId, ReadFault> {
     })
 }
 
-pub(super) fn snapshot_of(files: SnapshotFiles) -> io::Result<SnapshotOf<TypeConfig, SnapshotFiles>> {
+pub(super) fn snapshot_of(
+    files: SnapshotFiles,
+) -> io::Result<SnapshotOf<TypeConfig, SnapshotFiles>> {
     let (last_log_id, last_membership) = decode_raft(&files.raft).map_err(damaged)?;
     let meta = SnapshotMetaOf::<TypeConfig> {
         last_log_id,
@@ -332,10 +344,18 @@ impl RaftStateMachine<TypeConfig> for Applier {
         snapshot: SnapshotFiles,
     ) -> io::Result<()> {
         // At a start it is the state that is there already.
-        if self.store.snapshot().is_some_and(|own| own.index >= snapshot.index) {
+        if self
+            .store
+            .snapshot()
+            .is_some_and(|own| own.index >= snapshot.index)
+        {
             return Ok(());
         }
-        tracing::info!(index = snapshot.index, files = snapshot.files.len(), "snapshot installed");
+        tracing::info!(
+            index = snapshot.index,
+            files = snapshot.files.len(),
+            "snapshot installed"
+        );
         self.state = self.store.install(snapshot).map_err(stored)?;
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();

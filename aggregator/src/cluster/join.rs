@@ -161,7 +161,9 @@ pub(super) async fn settle(
         name: config.name.clone(),
         standing,
     };
-    identity(Standing::Joining { joining }).write(disk).map_err(io)?;
+    identity(Standing::Joining { joining })
+        .write(disk)
+        .map_err(io)?;
     let request = JoinRequest {
         name: config.name.clone(),
         address: config.listen.cluster_advertised.clone(),
@@ -197,8 +199,11 @@ async fn ask_all(
     request: &JoinRequest,
 ) -> Result<(u64, u64), JoinError> {
     loop {
-        let mut addresses: Vec<String> =
-            config.peers.iter().map(|peer| peer.address.clone()).collect();
+        let mut addresses: Vec<String> = config
+            .peers
+            .iter()
+            .map(|peer| peer.address.clone())
+            .collect();
         let mut at = 0;
         while let Some(address) = addresses.get(at).cloned() {
             at += 1;
@@ -224,7 +229,13 @@ async fn ask(link: &dyn Link, address: &str, request: &JoinRequest) -> Result<Jo
         name: String::new(),
         address: address.to_owned(),
     };
-    let asked = link.call(&to, Purpose::Pulse, Kind::Join, request.encode(), JOIN_LIMIT);
+    let asked = link.call(
+        &to,
+        Purpose::Pulse,
+        Kind::Join,
+        request.encode(),
+        JOIN_LIMIT,
+    );
     let answer = asked.await.map_err(|e: CallError| e.to_string())?;
     Joined::decode(&answer).map_err(|e: WireError| e.to_string())
 }
@@ -264,7 +275,9 @@ impl Admission {
         };
         match self.raft.client_write(CommandBytes(command.encode())).await {
             // What was applied decides: an admission of the same name may have come before.
-            Ok(_) => self.known(&request).ok_or_else(|| "not admitted".to_owned()),
+            Ok(_) => self
+                .known(&request)
+                .ok_or_else(|| "not admitted".to_owned()),
             Err(error) => match error.forward_to_leader() {
                 Some(leader) => Ok(Joined::NotLeader {
                     address: leader.leader_node.as_ref().map(|node| node.address.clone()),

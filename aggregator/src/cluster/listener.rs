@@ -75,11 +75,7 @@ impl Listener {
     }
 
     /// Serves until `stop` is true or its sender is gone.
-    pub(super) async fn run(
-        self,
-        answerer: Arc<dyn Answerer>,
-        mut stop: watch::Receiver<bool>,
-    ) {
+    pub(super) async fn run(self, answerer: Arc<dyn Answerer>, mut stop: watch::Receiver<bool>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut tasks = JoinSet::new();
         loop {

@@ -111,7 +111,13 @@ impl Cluster {
         let Calls { tls, revocations } = calls;
         let transport = |incarnation| {
             let (tls, revocations) = (Arc::clone(&tls), revocations.clone());
-            Transport::new(&config.cluster, incarnation, tls, revocations, tasks.clone())
+            Transport::new(
+                &config.cluster,
+                incarnation,
+                tls,
+                revocations,
+                tasks.clone(),
+            )
         };
         let folder = |source| ClusterError::Folder {
             folder: config.data_dir.display().to_string(),
@@ -121,7 +127,10 @@ impl Cluster {
         let (id, incarnation) = join::settle(config, &*disk, &transport(0), &mut stop).await?;
         let seat = Seat { id, incarnation };
         let link: Arc<dyn Link> = Arc::new(transport(incarnation));
-        let log = LogStore::open(disk.directory(LOG_FOLDER).map_err(folder)?, log_options(config))?;
+        let log = LogStore::open(
+            disk.directory(LOG_FOLDER).map_err(folder)?,
+            log_options(config),
+        )?;
         let hours = config.store.partition.as_secs() / 3_600;
         let options = StoreOptions {
             partition_hours: u32::try_from(hours).unwrap_or(u32::MAX),
@@ -325,7 +334,13 @@ impl Parts {
             link: Arc::clone(&self.link),
             segments: Arc::clone(&segments),
         };
-        let raft = Raft::new(self.seat.id, Arc::new(self.raft), network, self.log, applier);
+        let raft = Raft::new(
+            self.seat.id,
+            Arc::new(self.raft),
+            network,
+            self.log,
+            applier,
+        );
         let raft = raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))?;
         let node = Node {
             id: self.seat.id,
@@ -379,7 +394,9 @@ pub(super) fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, 
         enable_pre_vote: Some(true),
         ..RaftConfig::default()
     };
-    config.validate().map_err(|e| ClusterError::Timing(e.to_string()))
+    config
+        .validate()
+        .map_err(|e| ClusterError::Timing(e.to_string()))
 }
 
 async fn watch_leadership(raft: Raft, led: watch::Sender<Option<Leadership>>) {
@@ -388,7 +405,9 @@ async fn watch_leadership(raft: Raft, led: watch::Sender<Option<Leadership>>) {
         let now = {
             let metrics = metrics.borrow_and_update();
             let term = metrics.vote.leader_id.term;
-            metrics.current_leader.map(|leader| Leadership { term, leader })
+            metrics
+                .current_leader
+                .map(|leader| Leadership { term, leader })
         };
         led.send_if_modified(|known| std::mem::replace(known, now) != now);
         if metrics.changed().await.is_err() {
@@ -399,7 +418,11 @@ async fn watch_leadership(raft: Raft, led: watch::Sender<Option<Leadership>>) {
 
 /// A node that restarts must not show less than it showed before.
 async fn recover(raft: Raft, done: watch::Sender<bool>) {
-    while raft.wait_for_recovery(Some(Duration::from_secs(3_600))).await.is_err() {
+    while raft
+        .wait_for_recovery(Some(Duration::from_secs(3_600)))
+        .await
+        .is_err()
+    {
         if raft.metrics().borrow_watched().running_state.is_err() {
             return;
         }
@@ -414,7 +437,11 @@ impl Node {
     fn member(&self, id: u64) -> Option<Member> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().get_node(&id).cloned()
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
     }
 
     /// The index that a read must have seen to be linearizable: by a round of a quorum, no lease.
@@ -427,9 +454,13 @@ impl Node {
             let read = read.map_err(|_| "no quorum answers".to_owned())?;
             return Ok(read.map_err(|e| e.to_string())?.0.index());
         }
-        let to = self.member(leader).ok_or("the leader's address is not known")?;
+        let to = self
+            .member(leader)
+            .ok_or("the leader's address is not known")?;
         let (kind, nothing) = (Kind::ReadIndex, Bytes::new());
-        let asked = self.link.call(&to, Purpose::Pulse, kind, nothing, READ_INDEX_LIMIT);
+        let asked = self
+            .link
+            .call(&to, Purpose::Pulse, kind, nothing, READ_INDEX_LIMIT);
         let index = asked.await.map_err(|e| e.to_string())?;
         wire::decode_index(&index).map_err(|e| e.to_string())
     }
@@ -484,7 +515,10 @@ impl Upstream for Cluster {
     ) -> Vec<(Epoch, Lane, Position)> {
         let view = self.node.views.latest();
         let at = |epoch, lane| view.state().position(agent, epoch, lane);
-        streams.iter().map(|(epoch, lane)| (*epoch, *lane, at(*epoch, *lane))).collect()
+        streams
+            .iter()
+            .map(|(epoch, lane)| (*epoch, *lane, at(*epoch, *lane)))
+            .collect()
     }
 
     fn incarnation(&self) -> u64 {

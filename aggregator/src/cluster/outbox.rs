@@ -182,7 +182,10 @@ impl Outbox {
     /// Takes out what is past its deadline: their tickets. Each may be in the log, or not.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<u64> {
         let mut expired = Vec::new();
-        let flights = self.flights.iter_mut().map(|flight| &mut flight.submissions);
+        let flights = self
+            .flights
+            .iter_mut()
+            .map(|flight| &mut flight.submissions);
         for queue in flights.chain([&mut self.waiting]) {
             // Deadlines are given in order: the first that is not late ends the search.
             while let Some(late) = queue.pop_front_if(|one| one.deadline <= now) {
@@ -327,7 +330,11 @@ mod tests {
         assert_eq!(tickets(&outbox.next(later).unwrap()), [1]);
         outbox.applied(1);
         outbox.lead(Some(B));
-        assert_eq!(outbox.next(later), None, "only apply or time answers lines now");
+        assert_eq!(
+            outbox.next(later),
+            None,
+            "only apply or time answers lines now"
+        );
         assert_eq!(outbox.expire(now + Duration::from_secs(11)), [0]);
     }
 

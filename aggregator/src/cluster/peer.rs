@@ -69,7 +69,11 @@ pub(super) async fn run_proposals(
         };
         let Some(command) = command else { return };
         // Whether it is applied tells apply; whoever proposed it proposes again if it is not.
-        if raft.client_write_ff(CommandBytes(command), None).await.is_err() {
+        if raft
+            .client_write_ff(CommandBytes(command), None)
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -117,7 +121,10 @@ impl Answerer for Peer {
                 Box::pin(async move { taken })
             }
             Kind::ReadIndex => Box::pin(async move {
-                let read = raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(text)?;
+                let read = raft
+                    .get_read_log_id(ReadPolicy::ReadIndex)
+                    .await
+                    .map_err(text)?;
                 Ok(wire::encode_index(read.0.index()))
             }),
             Kind::Join => {
@@ -133,7 +140,10 @@ impl Answerer for Peer {
                 let vote = wire::decode_install(&payload).map_err(text)?;
                 let files = on_disk(move || receiver.finish(&from)).await?;
                 let snapshot = super::apply::snapshot_of(files).map_err(text)?;
-                let answer = raft.install_full_snapshot(vote, snapshot).await.map_err(text)?;
+                let answer = raft
+                    .install_full_snapshot(vote, snapshot)
+                    .await
+                    .map_err(text)?;
                 Ok(wire::encode_installed(&answer))
             }),
             Kind::Answer | Kind::Refusal => {

@@ -73,7 +73,9 @@ pub(super) async fn send(
             file: file.name.clone(),
             source,
         };
-        let opened = segments.open(&file.name, OpenMode::Existing).map_err(failed)?;
+        let opened = segments
+            .open(&file.name, OpenMode::Existing)
+            .map_err(failed)?;
         let mut offset = 0;
         while offset < file.len {
             let bytes = read_part(&*opened, offset, file.len).map_err(failed)?;
@@ -139,7 +141,9 @@ impl Receiver {
         let mut files = HashMap::new();
         for (number, file) in (0_u32..).zip(&offer.files) {
             if !here.contains(&file.name) {
-                let part = self.begin(file).map_err(|e| format!("{}: {e}", file.name))?;
+                let part = self
+                    .begin(file)
+                    .map_err(|e| format!("{}: {e}", file.name))?;
                 files.insert(number, part);
             }
         }
@@ -187,7 +191,10 @@ impl Receiver {
             receiving.state.extend_from_slice(&bytes);
             return Ok(Bytes::new());
         };
-        let part = receiving.files.get_mut(&number).ok_or("a file not asked for")?;
+        let part = receiving
+            .files
+            .get_mut(&number)
+            .ok_or("a file not asked for")?;
         let at = usize::try_from(number).unwrap_or(usize::MAX);
         let known = receiving.offer.files.get(at).ok_or("a file not offered")?;
         if offset != part.bytes || end > known.len {
@@ -224,7 +231,9 @@ impl Receiver {
             let failed = |e: io::Error| format!("{}: {e}", known.name);
             part.file.sync().map_err(failed)?;
             let part_name = format!("{}{PART}", known.name);
-            self.segments.rename(&part_name, &known.name).map_err(failed)?;
+            self.segments
+                .rename(&part_name, &known.name)
+                .map_err(failed)?;
         }
         self.segments.sync_directory().map_err(|e| e.to_string())?;
         Ok(SnapshotFiles::new(

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver;
 use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -211,7 +211,11 @@ async fn enlist(node: &Node, state: &State) {
         let matched = replication.get(&admitted.id).copied().flatten();
         let near = matched.is_some_and(|id| id.index + LAG_MAX >= last);
         if near && !voters.contains(&admitted.id) {
-            tracing::info!(name, id = admitted.id, "a learner has caught up and may vote");
+            tracing::info!(
+                name,
+                id = admitted.id,
+                "a learner has caught up and may vote"
+            );
             let change = ChangeMembers::AddVoterIds(BTreeSet::from([admitted.id]));
             if let Err(error) = node.raft.change_membership(change, true).await {
                 tracing::debug!(%error, name, "no voter yet");

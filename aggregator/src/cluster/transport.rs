@@ -179,12 +179,17 @@ async fn refuse_all(
 }
 
 impl Dialer {
-    async fn dial(&self, address: &str) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+    async fn dial(
+        &self,
+        address: &str,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("{host:?} is no host name"))?;
-        let socket = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+        let socket = TcpStream::connect(address)
+            .await
+            .map_err(|e| e.to_string())?;
         // Small frames wait for nothing; an error here only makes them slower.
         let _ = socket.set_nodelay(true);
         let stream = self
@@ -193,8 +198,8 @@ impl Dialer {
             .await
             .map_err(|e| format!("TLS: {e}"))?;
         let presented = stream.get_ref().1.peer_certificates();
-        let identity = Identity::of_peer(presented, &self.cluster, Role::Node)
-            .map_err(|e| e.to_string())?;
+        let identity =
+            Identity::of_peer(presented, &self.cluster, Role::Node).map_err(|e| e.to_string())?;
         match self.revocations.reason(&identity.serial) {
             None => Ok(stream),
             Some(why) => Err(format!("{identity}: its certificate was revoked: {why}")),
@@ -272,10 +277,7 @@ fn settle(pending: &mut Pending, address: &str, frame: Frame) {
 }
 
 /// Reads until the connection ends.
-async fn read_frames(
-    mut from: impl AsyncRead + Unpin,
-    arrived: mpsc::Sender<io::Result<Frame>>,
-) {
+async fn read_frames(mut from: impl AsyncRead + Unpin, arrived: mpsc::Sender<io::Result<Frame>>) {
     loop {
         let frame = read_frame(&mut from).await;
         let ended = frame.is_err();

@@ -334,11 +334,18 @@ pub(super) struct JoinRequest {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Joined {
-    Admitted { id: u64, incarnation: u64 },
+    Admitted {
+        id: u64,
+        incarnation: u64,
+    },
     /// The cluster knows a node of this name with another disk.
-    Known { id: u64 },
+    Known {
+        id: u64,
+    },
     /// Ask the leader, if it is known.
-    NotLeader { address: Option<String> },
+    NotLeader {
+        address: Option<String>,
+    },
 }
 
 impl JoinRequest {
@@ -605,16 +612,19 @@ mod tests {
             leadership_transfer: true,
         };
         vec![
-            (encode_append(&append()).unwrap(), |b| decode_append(b).is_ok()),
+            (encode_append(&append()).unwrap(), |b| {
+                decode_append(b).is_ok()
+            }),
             (
                 encode_appended(&AppendEntriesResponse::HigherVote(vote())),
                 |b| decode_appended(b).is_ok(),
             ),
-            (encode_vote_request(&ask), |b| decode_vote_request(b).is_ok()),
-            (
-                encode_voted(&VoteResponse::new(vote(), None, true)),
-                |b| decode_voted(b).is_ok(),
-            ),
+            (encode_vote_request(&ask), |b| {
+                decode_vote_request(b).is_ok()
+            }),
+            (encode_voted(&VoteResponse::new(vote(), None, true)), |b| {
+                decode_voted(b).is_ok()
+            }),
             (
                 encode_transfer(&TransferLeaderRequest::new(vote(), 3, None)),
                 |b| decode_transfer(b).is_ok(),

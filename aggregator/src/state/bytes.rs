@@ -152,7 +152,9 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn pairs(&mut self) -> Result<Vec<(String, String)>, ReadFault> {
         let count = self.count(8)?;
-        (0..count).map(|_| Ok((self.text()?.to_owned(), self.text()?.to_owned()))).collect()
+        (0..count)
+            .map(|_| Ok((self.text()?.to_owned(), self.text()?.to_owned())))
+            .collect()
     }
 
     pub(crate) fn left(&self) -> usize {
@@ -160,7 +162,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn end(&self) -> Result<(), ReadFault> {
-        if self.rest.is_empty() { Ok(()) } else { Err(ReadFault::Invalid("bytes after the end")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(ReadFault::Invalid("bytes after the end"))
+        }
     }
 }
 

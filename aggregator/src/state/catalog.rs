@@ -108,7 +108,9 @@ impl Catalog {
 
     /// All tables, sorted by name.
     pub fn tables(&self) -> impl Iterator<Item = &TableInfo> {
-        self.names.values().map(|id| self.table_by_id(*id).expect("names lead to tables"))
+        self.names
+            .values()
+            .map(|id| self.table_by_id(*id).expect("names lead to tables"))
     }
 
     pub fn table(&self, name: &str) -> Option<&TableInfo> {
@@ -116,7 +118,9 @@ impl Catalog {
     }
 
     pub fn table_by_id(&self, id: TableId) -> Option<&TableInfo> {
-        self.tables.get(usize::try_from(id.0).ok()?).map(|table| &**table)
+        self.tables
+            .get(usize::try_from(id.0).ok()?)
+            .map(|table| &**table)
     }
 
     pub fn series(&self, id: SeriesId) -> Option<&Arc<SeriesInfo>> {
@@ -215,7 +219,10 @@ impl Catalog {
     }
 
     fn tags_fit(&self, table: &str, tags: &[(String, String)]) -> Result<(), Refusal> {
-        if tags.iter().any(|(key, _)| RESERVED_COLUMNS.contains(&key.as_str())) {
+        if tags
+            .iter()
+            .any(|(key, _)| RESERVED_COLUMNS.contains(&key.as_str()))
+        {
             return Err(Refusal::TagIsColumn);
         }
         let Some(info) = self.table(table) else {
@@ -228,7 +235,10 @@ impl Catalog {
         if tags.iter().any(|(key, _)| info.slots.contains_key(key)) {
             return Err(Refusal::TagIsColumn);
         }
-        let new = tags.iter().filter(|(key, _)| info.tag_keys.binary_search(key).is_err()).count();
+        let new = tags
+            .iter()
+            .filter(|(key, _)| info.tag_keys.binary_search(key).is_err())
+            .count();
         if info.tag_keys.len() + new > TABLE_TAGS_MAX {
             return Err(Refusal::TooManyTags);
         }
@@ -304,7 +314,9 @@ impl Catalog {
     }
 
     pub(super) fn count_quarantine(&mut self) {
-        let Some(table) = self.table(QUARANTINE) else { return };
+        let Some(table) = self.table(QUARANTINE) else {
+            return;
+        };
         let count = u32::try_from(table.series.len()).expect("QUARANTINE_SERIES_MAX");
         self.quarantine_series = count;
     }
@@ -325,7 +337,10 @@ impl Catalog {
         inexact: bool,
     ) -> Result<(u16, FieldType), Refusal> {
         let table = self.table_by_id(table_id).expect("series lead to tables");
-        let is_tag = table.tag_keys.binary_search_by(|key| key.as_str().cmp(name)).is_ok();
+        let is_tag = table
+            .tag_keys
+            .binary_search_by(|key| key.as_str().cmp(name))
+            .is_ok();
         if is_tag || RESERVED_COLUMNS.contains(&name) {
             return Err(Refusal::FieldIsColumn);
         }

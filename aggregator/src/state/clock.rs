@@ -24,10 +24,14 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn told(&mut self, node: u64, at: TimeNs) {
         self.round += 1;
-        let latest = self.voters.get(&node).map_or(at, |(before, _)| at.max(*before));
+        let latest = self
+            .voters
+            .get(&node)
+            .map_or(at, |(before, _)| at.max(*before));
         self.voters.insert(node, (latest, self.round));
         let round = self.round;
-        self.voters.retain(|_, (_, told)| round - *told < SILENT_ROUNDS_MAX);
+        self.voters
+            .retain(|_, (_, told)| round - *told < SILENT_ROUNDS_MAX);
         let median = self.median();
         let ahead = median.0.saturating_sub(self.now.0);
         if self.now == TimeNs(0) {
@@ -68,7 +72,10 @@ mod tests {
         clock.told(2, TimeNs(900 * HOUR));
         assert_eq!(clock.now, TimeNs(100 * HOUR));
         clock.told(3, TimeNs(100 * HOUR + 5));
-        assert_eq!((clock.now, clock.confirmed()), (TimeNs(100 * HOUR + 5), true));
+        assert_eq!(
+            (clock.now, clock.confirmed()),
+            (TimeNs(100 * HOUR + 5), true)
+        );
         clock.told(3, TimeNs(HOUR));
         assert_eq!(clock.now, TimeNs(100 * HOUR + 5));
     }

@@ -87,10 +87,13 @@ impl Command {
         out.u8(VERSION);
         match self {
             Self::Submissions(submissions) => {
-                out.out.reserve(submissions.iter().map(Submission::bytes).sum());
+                out.out
+                    .reserve(submissions.iter().map(Submission::bytes).sum());
                 out.u8(SUBMISSIONS);
                 out.count(submissions.len());
-                submissions.iter().for_each(|submission| submission.encode(&mut out));
+                submissions
+                    .iter()
+                    .for_each(|submission| submission.encode(&mut out));
             }
             Self::Clock { node, now } => {
                 out.u8(CLOCK);
@@ -99,7 +102,11 @@ impl Command {
             }
             Self::Merge => out.u8(MERGE),
             Self::Retention => out.u8(RETENTION),
-            Self::Admit { name, address, joining } => {
+            Self::Admit {
+                name,
+                address,
+                joining,
+            } => {
                 out.u8(ADMIT);
                 out.text(name);
                 out.text(address);
@@ -129,14 +136,23 @@ impl Command {
                 let each = (0..count).map(|_| Submission::decode(&mut reader, bytes));
                 Self::Submissions(each.collect::<Result<_, _>>()?)
             }
-            CLOCK => Self::Clock { node: reader.u64()?, now: TimeNs(reader.i64()?) },
+            CLOCK => Self::Clock {
+                node: reader.u64()?,
+                now: TimeNs(reader.i64()?),
+            },
             MERGE => Self::Merge,
             RETENTION => Self::Retention,
             ADMIT => {
                 let (name, address) = (reader.text()?.to_owned(), reader.text()?.to_owned());
-                Self::Admit { name, address, joining: reader.u64()? }
+                Self::Admit {
+                    name,
+                    address,
+                    joining: reader.u64()?,
+                }
             }
-            SETTINGS => Self::Settings { retention_days: reader.u32()? },
+            SETTINGS => Self::Settings {
+                retention_days: reader.u32()?,
+            },
             _ => return Err(CommandError::Malformed("unknown kind of command")),
         };
         reader.end()?;
@@ -152,7 +168,12 @@ impl Submission {
     }
 
     fn encode(&self, out: &mut Writer) {
-        let Self { origin, agent, received, payload } = self;
+        let Self {
+            origin,
+            agent,
+            received,
+            payload,
+        } = self;
         out.u64(origin.boot);
         out.u64(origin.ticket);
         out.i64(received.0);
@@ -166,7 +187,10 @@ impl Submission {
     }
 
     fn decode(reader: &mut Reader<'_>, entry: &Bytes) -> Result<Self, CommandError> {
-        let origin = Origin { boot: reader.u64()?, ticket: reader.u64()? };
+        let origin = Origin {
+            boot: reader.u64()?,
+            ticket: reader.u64()?,
+        };
         let received = TimeNs(reader.i64()?);
         let kind = reader.u8()?;
         let agent = AgentId::parse(reader.text()?);
@@ -177,7 +201,12 @@ impl Submission {
             LINES => Payload::Lines(payload),
             _ => return Err(CommandError::Malformed("unknown kind of payload")),
         };
-        Ok(Self { origin, agent, received, payload })
+        Ok(Self {
+            origin,
+            agent,
+            received,
+            payload,
+        })
     }
 }
 
@@ -207,10 +236,17 @@ mod tests {
                 submission(1, Payload::Batch(Bytes::from_static(b"batch"))),
                 submission(2, Payload::Lines(Bytes::new())),
             ]),
-            Command::Clock { node: 3, now: TimeNs(1 << 60) },
+            Command::Clock {
+                node: 3,
+                now: TimeNs(1 << 60),
+            },
             Command::Merge,
             Command::Retention,
-            Command::Admit { name: "a".into(), address: "h:1".into(), joining: 9 },
+            Command::Admit {
+                name: "a".into(),
+                address: "h:1".into(),
+                joining: 9,
+            },
             Command::Settings { retention_days: 30 },
         ]
     }

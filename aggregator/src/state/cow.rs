@@ -32,15 +32,17 @@ impl ShardKey for shared::id::AgentId {
 
 /// FNV-1a.
 fn shard_of(bytes: &[u8]) -> usize {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
+    });
     usize::try_from(hash % SHARDS as u64).expect("below SHARDS")
 }
 
 impl<K: ShardKey + Ord + Clone, V: Clone> CowMap<K, V> {
     pub(crate) fn new() -> Self {
-        Self { shards: Arc::new(vec![Arc::new(BTreeMap::new()); SHARDS]) }
+        Self {
+            shards: Arc::new(vec![Arc::new(BTreeMap::new()); SHARDS]),
+        }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
@@ -77,7 +79,10 @@ pub(crate) struct CowList<T: Clone> {
 
 impl<T: Clone> CowList<T> {
     pub(crate) fn new() -> Self {
-        Self { pages: Arc::new(Vec::new()), len: 0 }
+        Self {
+            pages: Arc::new(Vec::new()),
+            len: 0,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -100,7 +105,9 @@ impl<T: Clone> CowList<T> {
         if self.len.is_multiple_of(PAGE) {
             pages.push(Arc::new(Vec::with_capacity(PAGE)));
         }
-        let last = pages.last_mut().expect("a page was just made where none had room");
+        let last = pages
+            .last_mut()
+            .expect("a page was just made where none had room");
         Arc::make_mut(last).push(item);
         self.len += 1;
     }
@@ -129,7 +136,10 @@ mod tests {
         assert_eq!(old_map.get(&7_u32.to_le_bytes().into()), Some(&7));
         assert_eq!(map.get(&7_u32.to_le_bytes().into()), Some(&70));
         assert_eq!((old_list.get(7), old_list.len()), (Some(&7), 1000));
-        assert_eq!((list.get(7), list.len(), list.get(1000)), (Some(&70), 1001, Some(&1000)));
+        assert_eq!(
+            (list.get(7), list.len(), list.get(1000)),
+            (Some(&70), 1001, Some(&1000))
+        );
         assert!(list.get_mut(1001).is_none());
         assert_eq!(old_list.iter().count(), 1000);
         let keys: Vec<_> = map.sorted().into_iter().map(|(k, _)| k.clone()).collect();

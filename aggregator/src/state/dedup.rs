@@ -133,7 +133,9 @@ pub struct GapRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It takes effect; a gap record for the numbers from here on.
-    Take { first_new: BatchNumber },
+    Take {
+        first_new: BatchNumber,
+    },
     Have,
     Gap,
     Names,
@@ -164,11 +166,16 @@ pub(super) fn decide(
 
 impl AgentState {
     pub(super) fn lane(&self, epoch: Epoch, lane: Lane) -> LaneState {
-        self.epochs.get(&epoch).map_or_else(LaneState::default, |e| e.lanes[lane as usize])
+        self.epochs
+            .get(&epoch)
+            .map_or_else(LaneState::default, |e| e.lanes[lane as usize])
     }
 
     pub(super) fn dictionary(&self, epoch: Epoch) -> Arc<Dictionary> {
-        self.epochs.get(&epoch).map(|state| Arc::clone(&state.dictionary)).unwrap_or_default()
+        self.epochs
+            .get(&epoch)
+            .map(|state| Arc::clone(&state.dictionary))
+            .unwrap_or_default()
     }
 
     /// Moves a stream on. Only after [`decide`] said so.
@@ -186,7 +193,11 @@ impl AgentState {
         self.current = Some(epoch);
         for (known, state) in &mut self.epochs {
             let held = *known == epoch || hello.older_epochs.contains(known);
-            state.left_out_at = if held { None } else { state.left_out_at.or(Some(now)) };
+            state.left_out_at = if held {
+                None
+            } else {
+                state.left_out_at.or(Some(now))
+            };
         }
         if let Some(last) = hello.last
             && !last.ended_cleanly
@@ -197,7 +208,9 @@ impl AgentState {
                 from: 0,
                 to: 0,
                 readings: 0,
-                why: GapWhy::UncleanEnd { max_unsafe_ms: hello.max_unsafe_ms },
+                why: GapWhy::UncleanEnd {
+                    max_unsafe_ms: hello.max_unsafe_ms,
+                },
                 at: received,
             });
         }
@@ -240,7 +253,11 @@ impl AgentState {
     pub(super) fn agent_rows(&self, agent: &AgentId, rows: &mut Vec<AgentRow>) {
         for (epoch, state) in &self.epochs {
             for lane in Lane::ALL {
-                let LaneState { position, complete_below, last_seen } = state.lanes[lane as usize];
+                let LaneState {
+                    position,
+                    complete_below,
+                    last_seen,
+                } = state.lanes[lane as usize];
                 if position.last != BatchNumber::NONE {
                     rows.push(AgentRow {
                         agent: agent.clone(),
@@ -283,16 +300,28 @@ impl AgentState {
 
 impl EpochState {
     fn is_forgotten(&self, now: TimeNs) -> bool {
-        self.left_out_at.is_some_and(|at| now.0.saturating_sub(at.0) >= FORGET_NS)
+        self.left_out_at
+            .is_some_and(|at| now.0.saturating_sub(at.0) >= FORGET_NS)
     }
 }
 
 impl Dictionary {
     fn define(&mut self, definition: &SeriesDefinition, catalog: &mut Arc<Catalog>) {
-        let SeriesDefinition { id, table, device, tags, fields } = definition;
+        let SeriesDefinition {
+            id,
+            table,
+            device,
+            tags,
+            fields,
+        } = definition;
         let refused = |reason| {
             let (table, device, tags) = (table.clone(), device.clone(), tags.clone());
-            LocalTarget::Refused(Arc::new(RefusedSeries { reason, table, device, tags }))
+            LocalTarget::Refused(Arc::new(RefusedSeries {
+                reason,
+                table,
+                device,
+                tags,
+            }))
         };
         let names: Vec<String> = fields.iter().map(|(name, _)| name.clone()).collect();
         let target = match Catalog::intern(catalog, table, device, tags) {
@@ -315,8 +344,16 @@ impl Dictionary {
     }
 
     fn intern_fields(&mut self, names: Vec<String>) -> u32 {
-        let compared = self.field_lists.iter().enumerate().rev().take(LISTS_COMPARED);
-        let known = compared.filter(|(_, list)| ***list == *names).map(|(at, _)| at).next();
+        let compared = self
+            .field_lists
+            .iter()
+            .enumerate()
+            .rev()
+            .take(LISTS_COMPARED);
+        let known = compared
+            .filter(|(_, list)| ***list == *names)
+            .map(|(at, _)| at)
+            .next();
         let at = known.unwrap_or_else(|| {
             self.field_lists.push(names.into());
             self.field_lists.len() - 1

@@ -45,7 +45,15 @@ impl From<ReadFault> for StateError {
 
 impl State {
     pub fn encode(&self) -> Vec<u8> {
-        let Self { index, retention_days, clock, members, catalog, agents, last } = self;
+        let Self {
+            index,
+            retention_days,
+            clock,
+            members,
+            catalog,
+            agents,
+            last,
+        } = self;
         let mut out = Writer::default();
         out.out.extend_from_slice(MAGIC);
         out.u16(VERSION);
@@ -53,7 +61,15 @@ impl State {
         out.u32(*retention_days);
         encode_clock(clock, &mut out);
         out.count(members.len());
-        for (name, Admitted { id, address, joining }) in members {
+        for (
+            name,
+            Admitted {
+                id,
+                address,
+                joining,
+            },
+        ) in members
+        {
             out.text(name);
             out.u64(*id);
             out.text(address);
@@ -87,7 +103,14 @@ impl State {
         for _ in 0..from.count(24)? {
             let name = from.text()?.to_owned();
             let (id, address) = (from.u64()?, from.text()?.to_owned());
-            members.insert(name, Admitted { id, address, joining: from.u64()? });
+            members.insert(
+                name,
+                Admitted {
+                    id,
+                    address,
+                    joining: from.u64()?,
+                },
+            );
         }
         let catalog = decode_catalog(&mut from)?;
         let mut agents = CowMap::new();
@@ -100,12 +123,25 @@ impl State {
             last.by_series.push(Arc::new(decode_last(&mut from)?));
         }
         from.end()?;
-        Ok(Self { index, retention_days, clock, members, catalog: Arc::new(catalog), agents, last })
+        Ok(Self {
+            index,
+            retention_days,
+            clock,
+            members,
+            catalog: Arc::new(catalog),
+            agents,
+            last,
+        })
     }
 }
 
 fn encode_clock(clock: &Clock, out: &mut Writer) {
-    let Clock { voters, round, now, unconfirmed } = clock;
+    let Clock {
+        voters,
+        round,
+        now,
+        unconfirmed,
+    } = clock;
     out.i64(now.0);
     out.u64(*round);
     out.u8(*unconfirmed);
@@ -127,7 +163,12 @@ fn decode_clock(from: &mut Reader<'_>) -> Result<Clock, ReadFault> {
         }
         voters.insert(node, (at, told));
     }
-    Ok(Clock { voters, round, now, unconfirmed })
+    Ok(Clock {
+        voters,
+        round,
+        now,
+        unconfirmed,
+    })
 }
 
 fn encode_catalog(catalog: &Catalog, out: &mut Writer) {
@@ -163,7 +204,9 @@ fn decode_catalog(from: &mut Reader<'_>) -> Result<Catalog, ReadFault> {
     for _ in 0..from.count(12)? {
         let table = TableId(from.u32()?);
         let (device, tags) = (from.text()?, from.pairs()?);
-        let info = catalog.table_by_id(table).ok_or(ReadFault::Invalid("table of a series"))?;
+        let info = catalog
+            .table_by_id(table)
+            .ok_or(ReadFault::Invalid("table of a series"))?;
         let key = series_key(&info.name, device, &tags);
         catalog.add_series(key, table, device, &tags);
     }
@@ -172,15 +215,33 @@ fn decode_catalog(from: &mut Reader<'_>) -> Result<Catalog, ReadFault> {
 }
 
 fn encode_agent(agent: &AgentState, out: &mut Writer) {
-    let AgentState { current, epochs, gaps, folded } = agent;
+    let AgentState {
+        current,
+        epochs,
+        gaps,
+        folded,
+    } = agent;
     out.u8(u8::from(current.is_some()));
     out.u64(current.map_or(0, |epoch| epoch.0));
     out.count(epochs.len());
-    for (epoch, EpochState { lanes, left_out_at, dictionary }) in epochs {
+    for (
+        epoch,
+        EpochState {
+            lanes,
+            left_out_at,
+            dictionary,
+        },
+    ) in epochs
+    {
         out.u64(epoch.0);
         out.u8(u8::from(left_out_at.is_some()));
         out.i64(left_out_at.unwrap_or_default().0);
-        for LaneState { position, complete_below, last_seen } in lanes {
+        for LaneState {
+            position,
+            complete_below,
+            last_seen,
+        } in lanes
+        {
             out.u64(position.last.0);
             out.out.extend_from_slice(&position.digest.0);
             out.i64(complete_below.0);
@@ -192,7 +253,11 @@ fn encode_agent(agent: &AgentState, out: &mut Writer) {
     for gap in gaps.iter() {
         encode_gap(gap, out);
     }
-    let Folded { records, readings, at } = folded;
+    let Folded {
+        records,
+        readings,
+        at,
+    } = folded;
     out.u64(*records);
     out.u64(*readings);
     out.i64(at.0);
@@ -214,12 +279,30 @@ fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
             lane.last_seen = TimeNs(from.i64()?);
         }
         let dictionary = Arc::new(decode_dictionary(from)?);
-        epochs.insert(epoch, EpochState { lanes, left_out_at, dictionary });
+        epochs.insert(
+            epoch,
+            EpochState {
+                lanes,
+                left_out_at,
+                dictionary,
+            },
+        );
     }
-    let gaps = (0..from.count(50)?).map(|_| decode_gap(from)).collect::<Result<_, _>>()?;
+    let gaps = (0..from.count(50)?)
+        .map(|_| decode_gap(from))
+        .collect::<Result<_, _>>()?;
     let (records, readings, at) = (from.u64()?, from.u64()?, TimeNs(from.i64()?));
-    let folded = Folded { records, readings, at };
-    Ok(AgentState { current, epochs, gaps: Arc::new(gaps), folded })
+    let folded = Folded {
+        records,
+        readings,
+        at,
+    };
+    Ok(AgentState {
+        current,
+        epochs,
+        gaps: Arc::new(gaps),
+        folded,
+    })
 }
 
 fn encode_dictionary(dictionary: &Dictionary, out: &mut Writer) {
@@ -238,7 +321,12 @@ fn encode_dictionary(dictionary: &Dictionary, out: &mut Writer) {
                 out.u32(series.0);
             }
             LocalTarget::Refused(refused) => {
-                let RefusedSeries { reason, table, device, tags } = &**refused;
+                let RefusedSeries {
+                    reason,
+                    table,
+                    device,
+                    tags,
+                } = &**refused;
                 out.u8(*reason as u8);
                 out.text(table);
                 out.text(device);
@@ -271,11 +359,22 @@ fn decode_dictionary(from: &mut Reader<'_>) -> Result<Dictionary, ReadFault> {
         };
         series.insert(id, LocalSeries { target, fields });
     }
-    Ok(Dictionary { field_lists, series })
+    Ok(Dictionary {
+        field_lists,
+        series,
+    })
 }
 
 fn encode_gap(gap: &GapEntry, out: &mut Writer) {
-    let GapEntry { epoch, lane, from, to, readings, why, at } = gap;
+    let GapEntry {
+        epoch,
+        lane,
+        from,
+        to,
+        readings,
+        why,
+        at,
+    } = gap;
     out.u64(epoch.0);
     out.u8(lane.map_or(NONE, |lane| lane as u8));
     out.u64(*from);
@@ -306,7 +405,15 @@ fn decode_gap(reader: &mut Reader<'_>) -> Result<GapEntry, ReadFault> {
         NONE => GapWhy::UncleanEnd { max_unsafe_ms },
         why => GapWhy::Record(GapReason::from_byte(why).ok_or(ReadFault::Invalid("reason"))?),
     };
-    Ok(GapEntry { epoch, lane, from, to, readings, why, at: TimeNs(reader.i64()?) })
+    Ok(GapEntry {
+        epoch,
+        lane,
+        from,
+        to,
+        readings,
+        why,
+        at: TimeNs(reader.i64()?),
+    })
 }
 
 fn encode_last(values: &[LastValue], out: &mut Writer) {
@@ -326,7 +433,11 @@ fn decode_last(from: &mut Reader<'_>) -> Result<Vec<LastValue>, ReadFault> {
         if values.last().is_some_and(|before| before.field >= field) {
             return Err(ReadFault::Invalid("order of last values"));
         }
-        values.push(LastValue { field, time, value: decode_value(from)? });
+        values.push(LastValue {
+            field,
+            time,
+            value: decode_value(from)?,
+        });
     }
     Ok(values)
 }

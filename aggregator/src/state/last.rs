@@ -27,12 +27,16 @@ pub(super) struct LastValues {
 
 impl LastValues {
     pub(super) fn new() -> Self {
-        Self { by_series: CowList::new() }
+        Self {
+            by_series: CowList::new(),
+        }
     }
 
     pub(super) fn of(&self, series: SeriesId) -> &[LastValue] {
         let at = usize::try_from(series.0).expect("series ids are list indices");
-        self.by_series.get(at).map_or(&[], |values| values.as_slice())
+        self.by_series
+            .get(at)
+            .map_or(&[], |values| values.as_slice())
     }
 
     /// Makes room for all series that there are.

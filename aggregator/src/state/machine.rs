@@ -78,7 +78,9 @@ pub enum Outcome {
 pub enum Job {
     Merge,
     /// Drop what ended before.
-    Retention { before: TimeNs },
+    Retention {
+        before: TimeNs,
+    },
 }
 
 impl Default for State {
@@ -107,7 +109,11 @@ impl State {
 
     /// Applies the command of a log entry; indices only grow.
     pub fn apply(&mut self, index: u64, command: &Command) -> Effects {
-        assert!(index > self.index, "entry {index} was applied before {}", self.index);
+        assert!(
+            index > self.index,
+            "entry {index} was applied before {}",
+            self.index
+        );
         self.index = index;
         let mut effects = Effects::default();
         match command {
@@ -121,13 +127,19 @@ impl State {
             Command::Clock { node, now } => self.clock.told(*node, *now),
             Command::Merge => effects.job = Some(Job::Merge),
             Command::Retention => effects.job = self.retention(),
-            Command::Admit { name, address, joining } => {
+            Command::Admit {
+                name,
+                address,
+                joining,
+            } => {
                 // A name keeps its first disk: what that one acknowledged is not forgotten.
-                self.members.entry(name.clone()).or_insert_with(|| Admitted {
-                    id: index,
-                    address: address.clone(),
-                    joining: *joining,
-                });
+                self.members
+                    .entry(name.clone())
+                    .or_insert_with(|| Admitted {
+                        id: index,
+                        address: address.clone(),
+                        joining: *joining,
+                    });
             }
             Command::Settings { retention_days } => self.retention_days = (*retention_days).max(1),
         }
@@ -201,7 +213,9 @@ impl State {
             Arc::make_mut(self.agents.entry_or(agent, Arc::default)).forget(now);
         }
         let before = *self.plausible_times()?.start();
-        Some(Job::Retention { before: TimeNs(before) })
+        Some(Job::Retention {
+            before: TimeNs(before),
+        })
     }
 
     fn submit(&mut self, submission: &Submission, rows: &mut Vec<Rows>) -> Outcome {
@@ -216,7 +230,9 @@ impl State {
 
     /// Lines were all readings when they were proposed; one that is not now goes to quarantine.
     fn lines(&mut self, submission: &Submission, bytes: &Bytes, rows: &mut Vec<Rows>) {
-        let Submission { agent, received, .. } = submission;
+        let Submission {
+            agent, received, ..
+        } = submission;
         let options = LineOptions::new(*received, agent.as_str());
         let (mut readings, mut whole) = (Vec::new(), true);
         for line in shared::payload::line::parse(bytes, options) {
@@ -235,10 +251,14 @@ impl State {
     }
 
     fn batch(&mut self, submission: &Submission, bytes: &Bytes, rows: &mut Vec<Rows>) -> Outcome {
-        let Submission { agent, received, .. } = submission;
+        let Submission {
+            agent, received, ..
+        } = submission;
         // Valid when it was proposed; if it is not now, it does not take effect and says so.
         let unreadable = Outcome::Gap(Position::default());
-        let Ok((header, kind)) = shared::batch::read_header(bytes) else { return unreadable };
+        let Ok((header, kind)) = shared::batch::read_header(bytes) else {
+            return unreadable;
+        };
         let mut from = header.number;
         let mut gap = None;
         if kind == Kind::Gap {
@@ -251,7 +271,11 @@ impl State {
             }
         }
         let known = self.agents.get(agent);
-        let lane_of = |lane| known.map(|known| known.lane(header.epoch, lane)).unwrap_or_default();
+        let lane_of = |lane| {
+            known
+                .map(|known| known.lane(header.epoch, lane))
+                .unwrap_or_default()
+        };
         let (lane, names) = (lane_of(header.lane), lane_of(Lane::Names));
         let first_new = match decide(&lane, names.position.last, &header, from) {
             Decision::Take { first_new } => first_new,
@@ -265,7 +289,10 @@ impl State {
             Some(gap) => gap.digest_to,
             None => shared::batch::digest(header.previous, bytes),
         };
-        let to = Position { last: header.number, digest };
+        let to = Position {
+            last: header.number,
+            digest,
+        };
         let known = Arc::make_mut(self.agents.entry_or(agent, Arc::default));
         known.advance(&header, to, *received);
         if let Some(gap) = gap {
@@ -294,7 +321,14 @@ impl State {
     }
 
     fn resolver<'a>(&'a mut self, agent: &'a AgentId) -> Resolver<'a> {
-        let time_max = self.plausible_times().map_or(i64::MAX, |range| *range.end());
-        Resolver { catalog: &mut self.catalog, last: &mut self.last, agent, time_max }
+        let time_max = self
+            .plausible_times()
+            .map_or(i64::MAX, |range| *range.end());
+        Resolver {
+            catalog: &mut self.catalog,
+            last: &mut self.last,
+            agent,
+            time_max,
+        }
     }
 }

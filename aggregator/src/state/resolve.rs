@@ -42,8 +42,18 @@ struct RefusedRef<'a> {
 
 impl<'a> From<&'a RefusedSeries> for RefusedRef<'a> {
     fn from(refused: &'a RefusedSeries) -> Self {
-        let RefusedSeries { reason, table, device, tags } = refused;
-        Self { reason: *reason, table, device, tags }
+        let RefusedSeries {
+            reason,
+            table,
+            device,
+            tags,
+        } = refused;
+        Self {
+            reason: *reason,
+            table,
+            device,
+            tags,
+        }
     }
 }
 
@@ -55,7 +65,12 @@ struct Extents {
 
 impl Extents {
     fn add(&mut self, table: TableId, rows: u64, (time_min, time_max): (i64, i64)) {
-        let new = Extent { table, rows: 0, time_min, time_max };
+        let new = Extent {
+            table,
+            rows: 0,
+            time_min,
+            time_max,
+        };
         let extent = self.by_table.entry(table).or_insert(new);
         extent.rows += rows;
         extent.time_min = extent.time_min.min(time_min);
@@ -63,7 +78,10 @@ impl Extents {
     }
 
     fn into_rows(self, source: Source) -> Rows {
-        Rows { source, extents: self.by_table.into_values().collect() }
+        Rows {
+            source,
+            extents: self.by_table.into_values().collect(),
+        }
     }
 }
 
@@ -74,10 +92,17 @@ impl Resolver<'_> {
         let mut series = Vec::new();
         for group in &data.groups {
             for one in &group.series {
-                let unknown =
-                    RefusedRef { reason: Refusal::UnknownSeries, table: "", device: "", tags: &[] };
+                let unknown = RefusedRef {
+                    reason: Refusal::UnknownSeries,
+                    table: "",
+                    device: "",
+                    tags: &[],
+                };
                 let binding = match dictionary.series.get(&one.id.0) {
-                    None => Binding { series: Err(unknown), fields: &[] },
+                    None => Binding {
+                        series: Err(unknown),
+                        fields: &[],
+                    },
                     Some(local) => Binding {
                         series: match &local.target {
                             LocalTarget::Series(series) => Ok(*series),
@@ -93,7 +118,11 @@ impl Resolver<'_> {
             }
         }
         let agent = self.agent.clone();
-        extents.into_rows(Source::Batch { agent, bytes: bytes.clone(), series })
+        extents.into_rows(Source::Batch {
+            agent,
+            bytes: bytes.clone(),
+            series,
+        })
     }
 
     /// Readings of a publisher without numbers: decoded at once.
@@ -101,11 +130,26 @@ impl Resolver<'_> {
         let mut extents = Extents::default();
         let mut decoded = Vec::new();
         for group in group_readings(readings) {
-            let Pending { table, device, tags, fields, times, columns } = group;
+            let Pending {
+                table,
+                device,
+                tags,
+                fields,
+                times,
+                columns,
+            } = group;
             let series = Catalog::intern(self.catalog, &table, &device, &tags).map_err(|reason| {
-                RefusedRef { reason, table: &table, device: &device, tags: &tags }
+                RefusedRef {
+                    reason,
+                    table: &table,
+                    device: &device,
+                    tags: &tags,
+                }
             });
-            let binding = Binding { series, fields: &fields };
+            let binding = Binding {
+                series,
+                fields: &fields,
+            };
             let resolved = self.series(&times, &columns, &binding, None, &mut extents);
             decoded.extend(kept_rows(&times, &columns, &resolved));
             decoded.extend(refused_rows(&times, &columns, &resolved, self.agent));
@@ -129,7 +173,11 @@ impl Resolver<'_> {
             present: None,
             values: Values::Text(vec![text]),
         });
-        let rows = SeriesRows { series, times: vec![received.0], columns: columns.collect() };
+        let rows = SeriesRows {
+            series,
+            times: vec![received.0],
+            columns: columns.collect(),
+        };
         let mut extents = Extents::default();
         extents.add(self.table_of(series), 1, (received.0, received.0));
         extents.into_rows(Source::Decoded(vec![rows]))
@@ -185,9 +233,15 @@ impl Resolver<'_> {
                     Err(refused) => refused.reason,
                     Ok(_) => Refusal::UnknownField,
                 };
-                return Target::Refuse { field: format!("#{}", column.field), reason };
+                return Target::Refuse {
+                    field: format!("#{}", column.field),
+                    reason,
+                };
             };
-            let refuse = |reason| Target::Refuse { field: field.clone(), reason };
+            let refuse = |reason| Target::Refuse {
+                field: field.clone(),
+                reason,
+            };
             let series = match &binding.series {
                 Ok(series) => *series,
                 Err(refused) => return refuse(refused.reason),
@@ -217,18 +271,39 @@ impl Resolver<'_> {
     fn quarantined(&mut self, binding: &Binding<'_>, rows: usize) -> Quarantined {
         let (table, device, tags) = match &binding.series {
             Ok(series) => {
-                let info = self.catalog.series(*series).expect("a series that was interned");
-                (info.table.clone(), info.device.clone(), tags_text(&info.tags))
+                let info = self
+                    .catalog
+                    .series(*series)
+                    .expect("a series that was interned");
+                (
+                    info.table.clone(),
+                    info.device.clone(),
+                    tags_text(&info.tags),
+                )
             }
             Err(refused) => {
-                let RefusedRef { table, device, tags, .. } = refused;
-                let device = if device.is_empty() { self.agent.as_str() } else { device };
+                let RefusedRef {
+                    table,
+                    device,
+                    tags,
+                    ..
+                } = refused;
+                let device = if device.is_empty() {
+                    self.agent.as_str()
+                } else {
+                    device
+                };
                 ((*table).to_owned(), device.to_owned(), tags_text(tags))
             }
         };
         let series = Catalog::intern_quarantine(self.catalog, &device);
         let rows = u32::try_from(rows).expect("values of a batch are limited");
-        Quarantined { series, rows, table, tags }
+        Quarantined {
+            series,
+            rows,
+            table,
+            tags,
+        }
     }
 
     fn offer_last(
@@ -240,20 +315,31 @@ impl Resolver<'_> {
     ) {
         let mut offered = Vec::with_capacity(columns.len());
         for (column, target) in columns.iter().zip(targets) {
-            let Target::Keep { slot, field_type } = target else { continue };
+            let Target::Keep { slot, field_type } = target else {
+                continue;
+            };
             let exact_only = *field_type == FieldType::Float;
-            let Some((row, at)) = newest(times, column, exact_only, self.time_max) else { continue };
+            let Some((row, at)) = newest(times, column, exact_only, self.time_max) else {
+                continue;
+            };
             let value = match (value_at(&column.values, at), field_type) {
                 (Value::Int(int), FieldType::Float) => Value::Float(int as f64),
                 (value, _) => value,
             };
-            offered.push(LastValue { field: *slot, time: TimeNs(times[row]), value });
+            offered.push(LastValue {
+                field: *slot,
+                time: TimeNs(times[row]),
+                value,
+            });
         }
         self.last.offer(series, offered);
     }
 
     fn table_of(&self, series: SeriesId) -> TableId {
-        self.catalog.series(series).expect("a series that was interned").table_id
+        self.catalog
+            .series(series)
+            .expect("a series that was interned")
+            .table_id
     }
 }
 
@@ -283,10 +369,13 @@ fn time_range(times: &[i64]) -> Option<(i64, i64)> {
 }
 
 fn kept_count(times: &[i64], columns: &[Column], resolved: &Resolved) -> usize {
-    let whole = columns.iter().zip(resolved.columns.iter()).any(|(column, target)| {
-        let kept = matches!(target, Target::Keep { .. });
-        kept && column.present.is_none() && inexact_count(column, target) == 0
-    });
+    let whole = columns
+        .iter()
+        .zip(resolved.columns.iter())
+        .any(|(column, target)| {
+            let kept = matches!(target, Target::Keep { .. });
+            kept && column.present.is_none() && inexact_count(column, target) == 0
+        });
     if whole {
         return times.len();
     }
@@ -294,25 +383,35 @@ fn kept_count(times: &[i64], columns: &[Column], resolved: &Resolved) -> usize {
 }
 
 fn refused_count(columns: &[Column], targets: &[Target]) -> usize {
-    let each = columns.iter().zip(targets).map(|(column, target)| match target {
-        Target::Refuse { .. } => column.values.len(),
-        Target::Keep { .. } => inexact_count(column, target),
-    });
+    let each = columns
+        .iter()
+        .zip(targets)
+        .map(|(column, target)| match target {
+            Target::Refuse { .. } => column.values.len(),
+            Target::Keep { .. } => inexact_count(column, target),
+        });
     each.sum()
 }
 
 /// Ints of a float field that are not exact as floats.
 fn inexact_count(column: &Column, target: &Target) -> usize {
     match (&column.values, target) {
-        (Values::Int(ints), Target::Keep { field_type: FieldType::Float, .. }) => {
-            ints.iter().filter(|int| !is_exact(**int)).count()
-        }
+        (
+            Values::Int(ints),
+            Target::Keep {
+                field_type: FieldType::Float,
+                ..
+            },
+        ) => ints.iter().filter(|int| !is_exact(**int)).count(),
         _ => 0,
     }
 }
 
 fn tags_text(tags: &[(String, String)]) -> String {
-    let pairs: Vec<String> = tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pairs: Vec<String> = tags
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     pairs.join(",")
 }
 
@@ -327,32 +426,47 @@ struct Pending {
 }
 
 /// What readings have in common that share columns.
-type Shape = (String, String, Vec<(String, String)>, Vec<(String, FieldType)>);
+type Shape = (
+    String,
+    String,
+    Vec<(String, String)>,
+    Vec<(String, FieldType)>,
+);
 
 /// In order of first appearance.
 fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
     let mut groups: Vec<Pending> = Vec::new();
     let mut known: BTreeMap<Shape, usize> = BTreeMap::new();
     for reading in readings {
-        let Reading { table, device, tags, time, fields } = reading;
-        let types = fields.iter().map(|(name, value)| (name.clone(), value.field_type()));
+        let Reading {
+            table,
+            device,
+            tags,
+            time,
+            fields,
+        } = reading;
+        let types = fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.field_type()));
         let shape: Shape = (table, device, tags, types.collect());
-        let at = *known.entry(shape).or_insert_with_key(|(table, device, tags, types)| {
-            let column = |(field, (_, field_type)): (u16, &(String, FieldType))| Column {
-                field,
-                present: None,
-                values: Values::empty(*field_type),
-            };
-            groups.push(Pending {
-                table: table.clone(),
-                device: device.clone(),
-                tags: tags.clone(),
-                fields: types.iter().map(|(name, _)| name.clone()).collect(),
-                times: Vec::new(),
-                columns: (0_u16..).zip(types).map(column).collect(),
+        let at = *known
+            .entry(shape)
+            .or_insert_with_key(|(table, device, tags, types)| {
+                let column = |(field, (_, field_type)): (u16, &(String, FieldType))| Column {
+                    field,
+                    present: None,
+                    values: Values::empty(*field_type),
+                };
+                groups.push(Pending {
+                    table: table.clone(),
+                    device: device.clone(),
+                    tags: tags.clone(),
+                    fields: types.iter().map(|(name, _)| name.clone()).collect(),
+                    times: Vec::new(),
+                    columns: (0_u16..).zip(types).map(column).collect(),
+                });
+                groups.len() - 1
             });
-            groups.len() - 1
-        });
         groups[at].times.push(time.0);
         for (column, (_, value)) in groups[at].columns.iter_mut().zip(fields) {
             match (&mut column.values, value) {

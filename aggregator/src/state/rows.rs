@@ -21,7 +21,11 @@ pub struct Rows {
 #[derive(Debug)]
 pub(crate) enum Source {
     /// `series` stands for the series columns of all groups, in their order.
-    Batch { agent: AgentId, bytes: Bytes, series: Vec<Resolved> },
+    Batch {
+        agent: AgentId,
+        bytes: Bytes,
+        series: Vec<Resolved>,
+    },
     Decoded(Vec<SeriesRows>),
 }
 
@@ -58,8 +62,14 @@ pub(crate) struct Quarantined {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     /// To this field, as this type. An int that is not exact as the float it must become is refused.
-    Keep { slot: u16, field_type: FieldType },
-    Refuse { field: String, reason: Refusal },
+    Keep {
+        slot: u16,
+        field_type: FieldType,
+    },
+    Refuse {
+        field: String,
+        reason: Refusal,
+    },
 }
 
 /// Decoded rows of one series; a column's `field` is the slot in its table.
@@ -96,16 +106,25 @@ impl Rows {
             Source::Batch { series, .. } => {
                 for resolved in series {
                     if let Some(id) = resolved.series {
-                        add(id, u64::from(resolved.rows) * (1 + resolved.columns.len() as u64));
+                        add(
+                            id,
+                            u64::from(resolved.rows) * (1 + resolved.columns.len() as u64),
+                        );
                     }
                     if let Some(refused) = &resolved.quarantine {
-                        add(refused.series, u64::from(refused.rows) * QUARANTINE_ROW_VALUES);
+                        add(
+                            refused.series,
+                            u64::from(refused.rows) * QUARANTINE_ROW_VALUES,
+                        );
                     }
                 }
             }
             Source::Decoded(all) => {
                 for rows in all {
-                    add(rows.series, (rows.times.len() * (1 + rows.columns.len())) as u64);
+                    add(
+                        rows.series,
+                        (rows.times.len() * (1 + rows.columns.len())) as u64,
+                    );
                 }
             }
         }
@@ -119,10 +138,17 @@ impl Rows {
     ) -> Result<(), Undecodable> {
         match &self.source {
             Source::Decoded(all) => {
-                all.iter().filter(|rows| wanted(rows.series)).cloned().for_each(sink);
+                all.iter()
+                    .filter(|rows| wanted(rows.series))
+                    .cloned()
+                    .for_each(sink);
                 Ok(())
             }
-            Source::Batch { agent, bytes, series } => {
+            Source::Batch {
+                agent,
+                bytes,
+                series,
+            } => {
                 let any = series.iter().any(|resolved| resolved.touches(wanted));
                 if !any {
                     return Ok(());
@@ -209,18 +235,33 @@ pub(crate) fn kept_rows(times: &[i64], columns: &[Column], to: &Resolved) -> Opt
         })
         .collect();
     if kept.iter().any(|column| column.present.is_none()) {
-        return Some(SeriesRows { series, times: times.to_vec(), columns: kept });
+        return Some(SeriesRows {
+            series,
+            times: times.to_vec(),
+            columns: kept,
+        });
     }
     let mut any = vec![false; times.len()];
     for column in &kept {
         let flags = column.present.iter().flatten();
-        any.iter_mut().zip(flags).for_each(|(any, present)| *any |= *present);
+        any.iter_mut()
+            .zip(flags)
+            .for_each(|(any, present)| *any |= *present);
     }
     let filter = |flags: &[bool]| -> Vec<bool> {
-        flags.iter().zip(&any).filter(|(_, any)| **any).map(|(flag, _)| *flag).collect()
+        flags
+            .iter()
+            .zip(&any)
+            .filter(|(_, any)| **any)
+            .map(|(flag, _)| *flag)
+            .collect()
     };
-    let times: Vec<i64> =
-        times.iter().zip(&any).filter(|(_, any)| **any).map(|(time, _)| *time).collect();
+    let times: Vec<i64> = times
+        .iter()
+        .zip(&any)
+        .filter(|(_, any)| **any)
+        .map(|(time, _)| *time)
+        .collect();
     if times.is_empty() {
         return None;
     }
@@ -228,21 +269,38 @@ pub(crate) fn kept_rows(times: &[i64], columns: &[Column], to: &Resolved) -> Opt
         .into_iter()
         .map(|column| {
             let present = column.present.as_deref().map(filter);
-            Column { present: present.filter(|flags| flags.contains(&false)), ..column }
+            Column {
+                present: present.filter(|flags| flags.contains(&false)),
+                ..column
+            }
         })
         .collect();
-    Some(SeriesRows { series, times, columns })
+    Some(SeriesRows {
+        series,
+        times,
+        columns,
+    })
 }
 
 fn keep(column: &Column, slot: u16, field_type: FieldType) -> Column {
-    let Column { present, values, .. } = column;
+    let Column {
+        present, values, ..
+    } = column;
     match (values, field_type) {
         (Values::Int(ints), FieldType::Float) => {
             if ints.iter().all(|int| is_exact(*int)) {
                 let values = Values::Float(ints.iter().map(|int| *int as f64).collect());
-                return Column { field: slot, present: present.clone(), values };
+                return Column {
+                    field: slot,
+                    present: present.clone(),
+                    values,
+                };
             }
-            let floats = ints.iter().filter(|i| is_exact(**i)).map(|i| *i as f64).collect();
+            let floats = ints
+                .iter()
+                .filter(|i| is_exact(**i))
+                .map(|i| *i as f64)
+                .collect();
             let mut ints = ints.iter();
             let flags = match present {
                 None => ints.map(|int| is_exact(*int)).collect(),
@@ -251,9 +309,17 @@ fn keep(column: &Column, slot: u16, field_type: FieldType) -> Column {
                     .map(|flag| *flag && ints.next().is_some_and(|int| is_exact(*int)))
                     .collect(),
             };
-            Column { field: slot, present: Some(flags), values: Values::Float(floats) }
+            Column {
+                field: slot,
+                present: Some(flags),
+                values: Values::Float(floats),
+            }
         }
-        (values, _) => Column { field: slot, present: present.clone(), values: values.clone() },
+        (values, _) => Column {
+            field: slot,
+            present: present.clone(),
+            values: values.clone(),
+        },
     }
 }
 
@@ -270,10 +336,11 @@ pub(crate) fn refused_rows(
         each_present(times.len(), column, |row, value| {
             let (field, reason) = match target {
                 Target::Refuse { field, reason } => (field.as_str(), *reason),
-                Target::Keep { field_type: FieldType::Float, .. } => match column.values {
-                    Values::Int(ref ints) if !is_exact(ints[value]) => {
-                        ("", Refusal::IntNotExact)
-                    }
+                Target::Keep {
+                    field_type: FieldType::Float,
+                    ..
+                } => match column.values {
+                    Values::Int(ref ints) if !is_exact(ints[value]) => ("", Refusal::IntNotExact),
                     _ => return,
                 },
                 Target::Keep { .. } => return,
@@ -298,7 +365,11 @@ pub(crate) fn refused_rows(
         present: None,
         values: Values::Text(texts),
     });
-    Some(SeriesRows { series: quarantined.series, times: out.times, columns: columns.collect() })
+    Some(SeriesRows {
+        series: quarantined.series,
+        times: out.times,
+        columns: columns.collect(),
+    })
 }
 
 #[derive(Default)]
@@ -324,7 +395,9 @@ pub(crate) fn each_present(rows: usize, column: &Column, mut call: impl FnMut(us
         None => (0..rows).for_each(|row| call(row, row)),
         Some(flags) => {
             let present = flags.iter().enumerate().filter(|(_, flag)| **flag);
-            present.enumerate().for_each(|(value, (row, _))| call(row, value));
+            present
+                .enumerate()
+                .for_each(|(value, (row, _))| call(row, value));
         }
     }
 }

@@ -74,19 +74,28 @@ fn halve(rows: SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
 
 /// The bytes of a block of sorted rows, and what the index will say; its offset is not known yet.
 pub(super) fn encode(rows: &SeriesRows) -> (Vec<u8>, BlockMeta) {
-    assert!(rows.times.is_sorted() && !rows.times.is_empty(), "a block holds sorted rows");
+    assert!(
+        rows.times.is_sorted() && !rows.times.is_empty(),
+        "a block holds sorted rows"
+    );
     let mut out = Writer::default();
     out.u32(rows.series.0);
     out.count(rows.times.len());
-    let mut columns: Vec<&Column> =
-        rows.columns.iter().filter(|column| !column.values.is_empty()).collect();
+    let mut columns: Vec<&Column> = rows
+        .columns
+        .iter()
+        .filter(|column| !column.values.is_empty())
+        .collect();
     columns.sort_by_key(|column| column.field);
     out.u16(u16::try_from(columns.len()).expect("TABLE_FIELDS_MAX"));
     sized(&mut out, |bytes| encode_times(&rows.times, 0, bytes));
     for column in &columns {
         out.u16(column.field);
         out.u8(column.values.field_type() as u8);
-        let present = column.present.as_ref().filter(|flags| flags.contains(&false));
+        let present = column
+            .present
+            .as_ref()
+            .filter(|flags| flags.contains(&false));
         out.u8(u8::from(present.is_some()));
         if let Some(flags) = present {
             sized(&mut out, |bytes| encode_bools(flags, bytes));
@@ -94,7 +103,11 @@ pub(super) fn encode(rows: &SeriesRows) -> (Vec<u8>, BlockMeta) {
         sized(&mut out, |bytes| encode_values(&column.values, bytes));
     }
     let with_stats = rows.times.len() >= STATS_ROWS_MIN;
-    let stats = columns.iter().filter(|_| with_stats).map(|column| stats(column)).collect();
+    let stats = columns
+        .iter()
+        .filter(|_| with_stats)
+        .map(|column| stats(column))
+        .collect();
     let bytes = out.checked();
     let meta = BlockMeta {
         series: rows.series,
@@ -141,21 +154,32 @@ pub(super) fn decode(
                 from.bytes()?;
                 None
             }
-            (true, true) => {
-                Some(part(&mut from, |bytes| decode_bools(bytes, rows, &mut budget))?)
-            }
+            (true, true) => Some(part(&mut from, |bytes| {
+                decode_bools(bytes, rows, &mut budget)
+            })?),
         };
         if !take {
             from.bytes()?;
             continue;
         }
-        let count = present.as_ref().map_or(rows, |flags| flags.iter().filter(|f| **f).count());
-        let values =
-            part(&mut from, |bytes| decode_values(bytes, field_type, count, &mut budget))?;
-        decoded.push(Column { field, present, values });
+        let count = present
+            .as_ref()
+            .map_or(rows, |flags| flags.iter().filter(|f| **f).count());
+        let values = part(&mut from, |bytes| {
+            decode_values(bytes, field_type, count, &mut budget)
+        })?;
+        decoded.push(Column {
+            field,
+            present,
+            values,
+        });
     }
     from.end()?;
-    Ok(SeriesRows { series, times, columns: decoded })
+    Ok(SeriesRows {
+        series,
+        times,
+        columns: decoded,
+    })
 }
 
 fn sized(out: &mut Writer, fill: impl FnOnce(&mut Vec<u8>)) {
@@ -188,13 +212,18 @@ fn stats(column: &Column) -> ColumnStats {
             let min = numbers().min_by(f64::total_cmp).map(Value::Float);
             (min, numbers().max_by(f64::total_cmp).map(Value::Float))
         }
-        Values::Int(v) => {
-            (v.iter().min().copied().map(Value::Int), v.iter().max().copied().map(Value::Int))
-        }
-        Values::Bool(v) => {
-            (v.iter().min().copied().map(Value::Bool), v.iter().max().copied().map(Value::Bool))
-        }
-        Values::Text(v) => (v.iter().min().and_then(short), v.iter().max().and_then(short)),
+        Values::Int(v) => (
+            v.iter().min().copied().map(Value::Int),
+            v.iter().max().copied().map(Value::Int),
+        ),
+        Values::Bool(v) => (
+            v.iter().min().copied().map(Value::Bool),
+            v.iter().max().copied().map(Value::Bool),
+        ),
+        Values::Text(v) => (
+            v.iter().min().and_then(short),
+            v.iter().max().and_then(short),
+        ),
     };
     let at = |at: usize| match values {
         Values::Float(v) => Some(Value::Float(v[at])),
@@ -228,7 +257,15 @@ impl BlockMeta {
         out.i64(self.time_min);
         out.i64(self.time_max);
         out.u16(u16::try_from(self.columns.len()).expect("TABLE_FIELDS_MAX"));
-        for ColumnStats { field, count, min, max, first, last } in &self.columns {
+        for ColumnStats {
+            field,
+            count,
+            min,
+            max,
+            first,
+            last,
+        } in &self.columns
+        {
             out.u16(*field);
             out.u32(*count);
             for value in [min, max, first, last] {
@@ -249,9 +286,24 @@ impl BlockMeta {
             let (field, count) = (from.u16()?, from.u32()?);
             let mut value = || from.flag()?.then(|| decode_value(from)).transpose();
             let (min, max, first, last) = (value()?, value()?, value()?, value()?);
-            columns.push(ColumnStats { field, count, min, max, first, last });
+            columns.push(ColumnStats {
+                field,
+                count,
+                min,
+                max,
+                first,
+                last,
+            });
         }
-        Ok(Self { series, offset, bytes, rows, time_min, time_max, columns })
+        Ok(Self {
+            series,
+            offset,
+            bytes,
+            rows,
+            time_min,
+            time_max,
+            columns,
+        })
     }
 }
 
@@ -264,7 +316,9 @@ mod tests {
         let some = flags.iter().filter(|flag| **flag).count();
         SeriesRows {
             series: SeriesId(9),
-            times: (0..rows as i64).map(|row| row / 2 * 1_000_000_000).collect(),
+            times: (0..rows as i64)
+                .map(|row| row / 2 * 1_000_000_000)
+                .collect(),
             columns: vec![
                 Column {
                     field: 4,
@@ -297,7 +351,10 @@ mod tests {
             assert_eq!(part.columns, [rows.columns[1].clone()]);
             let mut index = Writer::default();
             meta.encode(&mut index);
-            assert_eq!(BlockMeta::decode(&mut Reader::new(&index.out)).unwrap(), meta);
+            assert_eq!(
+                BlockMeta::decode(&mut Reader::new(&index.out)).unwrap(),
+                meta
+            );
         }
     }
 
@@ -306,7 +363,10 @@ mod tests {
         let (_, meta) = encode(&sample(200));
         let floats = &meta.columns[0];
         assert_eq!((floats.field, floats.count), (0, 200));
-        assert_eq!((&floats.min, &floats.last), (&Some(Value::Float(0.0)), &floats.max));
+        assert_eq!(
+            (&floats.min, &floats.last),
+            (&Some(Value::Float(0.0)), &floats.max)
+        );
         assert_eq!(meta.columns[1].min, Some(Value::Text("t0".into())));
         assert!(encode(&sample(100)).1.columns.is_empty());
     }
@@ -326,7 +386,11 @@ mod tests {
         let mut sizes = Vec::new();
         cut(&sample(20_000), &mut |piece| sizes.push(piece.times.len()));
         assert_eq!(sizes, [8192, 8192, 3616]);
-        let column = |field| Column { field, present: None, values: Values::Int(vec![1; 1000]) };
+        let column = |field| Column {
+            field,
+            present: None,
+            values: Values::Int(vec![1; 1000]),
+        };
         let wide = SeriesRows {
             series: SeriesId(1),
             times: vec![0; 1000],

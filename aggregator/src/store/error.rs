@@ -7,7 +7,11 @@ use std::io;
 pub enum StoreError {
     /// The bytes are not what was written: repair from a peer. Never served.
     #[error("{file}: damaged at byte {offset}: {what}")]
-    Damaged { file: String, offset: u64, what: String },
+    Damaged {
+        file: String,
+        offset: u64,
+        what: String,
+    },
     /// The disk or the operating system failed. After a failed write the node stops.
     #[error("{file}: {source}")]
     Io { file: String, source: io::Error },
@@ -21,10 +25,17 @@ pub enum StoreError {
 
 impl StoreError {
     pub(super) fn io(file: &str, source: io::Error) -> Self {
-        Self::Io { file: file.to_owned(), source }
+        Self::Io {
+            file: file.to_owned(),
+            source,
+        }
     }
 
     pub(super) fn damaged(file: &str, offset: u64, what: impl Into<String>) -> Self {
-        Self::Damaged { file: file.to_owned(), offset, what: what.into() }
+        Self::Damaged {
+            file: file.to_owned(),
+            offset,
+            what: what.into(),
+        }
     }
 }

@@ -44,7 +44,10 @@ impl SeriesRows {
 
     /// These rows, in this order.
     pub(crate) fn select(&self, rows: &[usize]) -> SeriesRows {
-        let columns = self.columns.iter().map(|column| select_column(column, rows));
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| select_column(column, rows));
         SeriesRows {
             series: self.series,
             times: rows.iter().map(|row| self.times[*row]).collect(),
@@ -58,16 +61,27 @@ impl SeriesRows {
         }
         let columns = self.columns.iter().map(|column| {
             let Some(flags) = &column.present else {
-                return Column { values: slice_values(&column.values, &rows), ..column_head(column) };
+                return Column {
+                    values: slice_values(&column.values, &rows),
+                    ..column_head(column)
+                };
             };
             let before = flags[..rows.start].iter().filter(|flag| **flag).count();
             let flags = flags[rows.clone()].to_vec();
             let inside = flags.iter().filter(|flag| **flag).count();
             let values = slice_values(&column.values, &(before..before + inside));
-            Column { present: Some(flags), values, ..column_head(column) }
+            Column {
+                present: Some(flags),
+                values,
+                ..column_head(column)
+            }
         });
         let columns = columns.collect();
-        SeriesRows { series: self.series, times: self.times[rows.clone()].to_vec(), columns }
+        SeriesRows {
+            series: self.series,
+            times: self.times[rows.clone()].to_vec(),
+            columns,
+        }
     }
 
     /// The rows of a time range; `self` is sorted.
@@ -79,7 +93,11 @@ impl SeriesRows {
 }
 
 fn column_head(column: &Column) -> Column {
-    Column { field: column.field, present: None, values: Values::Bool(Vec::new()) }
+    Column {
+        field: column.field,
+        present: None,
+        values: Values::Bool(Vec::new()),
+    }
 }
 
 fn flags_of(column: &mut Column, rows: usize) -> &mut Vec<bool> {
@@ -120,7 +138,10 @@ pub(crate) fn widened(values: Values, to: FieldType) -> Values {
 
 fn select_column(column: &Column, rows: &[usize]) -> Column {
     let Some(flags) = &column.present else {
-        return Column { values: pick_values(&column.values, rows), ..column_head(column) };
+        return Column {
+            values: pick_values(&column.values, rows),
+            ..column_head(column)
+        };
     };
     let mut at = 0;
     let value_of: Vec<Option<usize>> = flags
@@ -163,24 +184,42 @@ mod tests {
     use crate::state::SeriesId;
 
     fn rows(times: &[i64], columns: Vec<Column>) -> SeriesRows {
-        SeriesRows { series: SeriesId(1), times: times.to_vec(), columns }
+        SeriesRows {
+            series: SeriesId(1),
+            times: times.to_vec(),
+            columns,
+        }
     }
 
     fn ints(field: u16, present: Option<Vec<bool>>, values: &[i64]) -> Column {
-        Column { field, present, values: Values::Int(values.to_vec()) }
+        Column {
+            field,
+            present,
+            values: Values::Int(values.to_vec()),
+        }
     }
 
     #[test]
     fn appended_rows_keep_their_values_and_sort_stably() {
         let mut all = rows(&[5, 1], vec![ints(0, None, &[50, 10])]);
         all.append(rows(&[5, 2], vec![ints(3, None, &[7, 8])]));
-        let widening = Column { field: 0, present: None, values: Values::Float(vec![0.5]) };
+        let widening = Column {
+            field: 0,
+            present: None,
+            values: Values::Float(vec![0.5]),
+        };
         all.append(rows(&[1], vec![widening]));
         all.sort_by_time();
         assert_eq!(all.times, [1, 1, 2, 5, 5]);
-        assert_eq!(all.columns[0].present, Some(vec![true, true, false, true, false]));
+        assert_eq!(
+            all.columns[0].present,
+            Some(vec![true, true, false, true, false])
+        );
         assert_eq!(all.columns[0].values, Values::Float(vec![10.0, 0.5, 50.0]));
-        assert_eq!(all.columns[1].present, Some(vec![false, false, true, false, true]));
+        assert_eq!(
+            all.columns[1].present,
+            Some(vec![false, false, true, false, true])
+        );
         assert_eq!(all.columns[1].values, Values::Int(vec![8, 7]));
         let some = all.in_time(&(2..=5));
         assert_eq!(some.times, [2, 5, 5]);

@@ -58,7 +58,9 @@ struct Head {
 impl Manifest {
     /// Opens the manifest of a store, or makes that of an empty one.
     pub(super) fn open(storage: &dyn Storage) -> Result<(Self, Durable), StoreError> {
-        let names = storage.list().map_err(|source| StoreError::io(FILE, source))?;
+        let names = storage
+            .list()
+            .map_err(|source| StoreError::io(FILE, source))?;
         if !names.iter().any(|name| name == FILE) {
             create(storage)?;
         }
@@ -114,8 +116,19 @@ impl Manifest {
         let head = Head::check(head)?;
         let files = check_files(&head, files)?;
         let state = check_state(&head, state)?;
-        let Head { index, installs, raft, .. } = head;
-        Ok(Durable { index, installs, raft, state, files })
+        let Head {
+            index,
+            installs,
+            raft,
+            ..
+        } = head;
+        Ok(Durable {
+            index,
+            installs,
+            raft,
+            state,
+            files,
+        })
     }
 
     /// One transaction: `edit` changes the list of files and may bring a new index and state.
@@ -195,9 +208,10 @@ fn guarded<T>(step: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreE
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(redb::Error::Io(source))) => Err(StoreError::io(FILE, source)),
-        Ok(Err(error @ redb::Error::PreviousIo)) => {
-            Err(StoreError::io(FILE, std::io::Error::other(error.to_string())))
-        }
+        Ok(Err(error @ redb::Error::PreviousIo)) => Err(StoreError::io(
+            FILE,
+            std::io::Error::other(error.to_string()),
+        )),
         Ok(Err(error)) => Err(StoreError::damaged(FILE, 0, error.to_string())),
         Err(_) => Err(StoreError::damaged(FILE, 0, "redb gave up on its pages")),
     }
@@ -233,7 +247,8 @@ fn write(
             Head::of(durable, after)
         }
     };
-    txn.open_table(HEAD)?.insert(HEAD_KEY, head.encode().as_slice())?;
+    txn.open_table(HEAD)?
+        .insert(HEAD_KEY, head.encode().as_slice())?;
     Ok(())
 }
 
@@ -278,7 +293,9 @@ fn check_state(head: &Head, pieces: Vec<Vec<u8>>) -> Result<Bytes, StoreError> {
     let mut state = Vec::new();
     for piece in &pieces {
         let mut from = Reader::checked(piece).map_err(|fault| damaged(fault.to_string()))?;
-        let rest = from.take(from.left()).map_err(|fault| damaged(fault.to_string()))?;
+        let rest = from
+            .take(from.left())
+            .map_err(|fault| damaged(fault.to_string()))?;
         state.extend_from_slice(rest);
     }
     if (head.state_len, head.state_crc) == (state.len() as u64, crc32c(&state)) {
@@ -334,7 +351,10 @@ impl Head {
         let mut from = Reader::checked(&bytes).map_err(fault)?;
         let version = from.u16().map_err(fault)?;
         if version != VERSION {
-            return Err(StoreError::Version { file: FILE.to_owned(), version });
+            return Err(StoreError::Version {
+                file: FILE.to_owned(),
+                version,
+            });
         }
         let mut read = || -> Result<Self, ReadFault> {
             Ok(Self {

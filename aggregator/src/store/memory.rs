@@ -24,18 +24,27 @@ pub(super) struct Level0 {
 
 impl RowList {
     pub(super) fn new() -> Self {
-        Self { rows: CowList::new(), bytes: 0 }
+        Self {
+            rows: CowList::new(),
+            bytes: 0,
+        }
     }
 
     pub(super) fn row_count(&self, table: TableId) -> u64 {
         let extents = self.rows.iter().flat_map(|rows| &rows.extents);
-        extents.filter(|extent| extent.table == table).map(|extent| extent.rows).sum()
+        extents
+            .filter(|extent| extent.table == table)
+            .map(|extent| extent.rows)
+            .sum()
     }
 }
 
 impl Level0 {
     pub(super) fn new() -> Self {
-        Self { open: RowList::new(), frozen: VecDeque::new() }
+        Self {
+            open: RowList::new(),
+            frozen: VecDeque::new(),
+        }
     }
 
     pub(super) fn push(&mut self, rows: Vec<Rows>) {
@@ -55,6 +64,9 @@ impl Level0 {
     /// For a view: oldest first.
     pub(super) fn lists(&self) -> Vec<RowList> {
         let frozen = self.frozen.iter().map(|(_, list)| list.clone());
-        frozen.chain([self.open.clone()]).filter(|list| list.rows.len() > 0).collect()
+        frozen
+            .chain([self.open.clone()])
+            .filter(|list| list.rows.len() > 0)
+            .collect()
     }
 }

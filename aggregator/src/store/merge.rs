@@ -72,7 +72,10 @@ impl MergeJob {
             .into_iter()
             .map(|file| SegmentHandle::open(&self.segments, file, self.state.catalog()))
             .collect::<Result<_, _>>()?;
-        Ok(Merged { durable, files: handles })
+        Ok(Merged {
+            durable,
+            files: handles,
+        })
     }
 
     fn write_segments(&self) -> Result<Vec<SegmentFile>, StoreError> {
@@ -83,7 +86,11 @@ impl MergeJob {
             gathered: BTreeMap::new(),
             gathered_bytes: 0,
             writers: BTreeMap::new(),
-            head: |partition| SegmentHead { command: self.index, partition, merged_at },
+            head: |partition| SegmentHead {
+                command: self.index,
+                partition,
+                merged_at,
+            },
             storage: &*self.segments,
         };
         for series in passes(&self.rows) {
@@ -140,7 +147,9 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
 impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     fn take(&mut self, rows: SeriesRows) -> Result<(), StoreError> {
         let of = |time: &i64| Partition::of(*time, self.hours, self.plausible.as_ref());
-        let Some(first) = rows.times.first().map(of) else { return Ok(()) };
+        let Some(first) = rows.times.first().map(of) else {
+            return Ok(());
+        };
         if rows.times.iter().all(|time| of(time) == first) {
             return self.gather(first, rows);
         }
@@ -162,7 +171,11 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
             }
             Entry::Occupied(mut entry) => entry.get_mut().append(rows),
         }
-        if self.gathered_bytes > GATHERED_BYTES_MAX { self.flush() } else { Ok(()) }
+        if self.gathered_bytes > GATHERED_BYTES_MAX {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes what was gathered.
@@ -191,6 +204,9 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     }
 
     fn finish(self) -> Result<Vec<SegmentFile>, StoreError> {
-        self.writers.into_values().map(|writer| writer.finish(self.storage)).collect()
+        self.writers
+            .into_values()
+            .map(|writer| writer.finish(self.storage))
+            .collect()
     }
 }

@@ -71,7 +71,9 @@ pub struct Recovered {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { partition_hours: 24 }
+        Self {
+            partition_hours: 24,
+        }
     }
 }
 
@@ -85,7 +87,9 @@ impl Store {
         storage: Arc<dyn Storage>,
         options: Options,
     ) -> Result<(Self, Recovered), StoreError> {
-        let options = Options { partition_hours: options.partition_hours.clamp(1, 24 * 366) };
+        let options = Options {
+            partition_hours: options.partition_hours.clamp(1, 24 * 366),
+        };
         let io = |source| StoreError::io("segments", source);
         let files = storage.directory("segments").map_err(io)?;
         let (manifest, durable) = Manifest::open(&*storage)?;
@@ -93,7 +97,9 @@ impl Store {
         let segments = open_segments(&files, &durable.files, &state, &[])?;
         for name in files.list().map_err(io)? {
             if durable.files.iter().all(|file| file.name != name) {
-                files.remove(&name).map_err(|source| StoreError::io(&name, source))?;
+                files
+                    .remove(&name)
+                    .map_err(|source| StoreError::io(&name, source))?;
             }
         }
         let index = durable.index;
@@ -104,7 +110,11 @@ impl Store {
             segments: Arc::clone(&segments),
             level0: Vec::new(),
         };
-        let recovered = Recovered { state: state.clone(), index, raft: durable.raft.clone() };
+        let recovered = Recovered {
+            state: state.clone(),
+            index,
+            raft: durable.raft.clone(),
+        };
         let store = Self {
             options,
             files,
@@ -123,7 +133,11 @@ impl Store {
 
     /// Takes what applying an entry brought and shows it.
     pub fn apply(&mut self, index: u64, state: &State, rows: Vec<Rows>) {
-        assert!(index > self.index, "entry {index} came after {}", self.index);
+        assert!(
+            index > self.index,
+            "entry {index} came after {}",
+            self.index
+        );
         self.index = index;
         self.state = state.clone();
         self.level0.push(rows);
@@ -150,8 +164,16 @@ impl Store {
 
     /// The merge command at `index` was applied: freezes level 0 for it. `raft` is stored with it.
     pub fn begin_merge(&mut self, index: u64, state: &State, raft: Bytes) -> MergeJob {
-        assert!(index > self.begun, "merge {index} begins after {}", self.begun);
-        assert_eq!(state.index(), index, "the state is that of the merge command");
+        assert!(
+            index > self.begun,
+            "merge {index} begins after {}",
+            self.begun
+        );
+        assert_eq!(
+            state.index(),
+            index,
+            "the state is that of the merge command"
+        );
         let expected = std::mem::replace(&mut self.begun, index);
         let rows = self.level0.freeze(index);
         self.index = self.index.max(index);
@@ -178,7 +200,11 @@ impl Store {
             return Ok(());
         }
         let oldest = self.level0.frozen.front().map(|(index, _)| *index);
-        assert_eq!(oldest, Some(durable.index), "merges finish in the order in which they began");
+        assert_eq!(
+            oldest,
+            Some(durable.index),
+            "merges finish in the order in which they began"
+        );
         self.level0.frozen.pop_front();
         let segments = Arc::make_mut(&mut self.segments);
         segments.extend(files);
@@ -200,7 +226,9 @@ impl Store {
 
     /// The last durable transaction; `None` before the first merge.
     pub fn snapshot(&self) -> Option<SnapshotFiles> {
-        let Durable { index, raft, state, .. } = &self.durable;
+        let Durable {
+            index, raft, state, ..
+        } = &self.durable;
         let held = self.segments.to_vec();
         (*index > 0).then(|| SnapshotFiles::of(*index, raft.clone(), state.clone(), held))
     }
@@ -208,22 +236,42 @@ impl Store {
     /// Becomes a snapshot whose files are in [`Store::segments`] already. Verifies the new ones,
     /// then one transaction; level 0 and running merges are forgotten.
     pub fn install(&mut self, snapshot: SnapshotFiles) -> Result<State, StoreError> {
-        let SnapshotFiles { index, raft, state: bytes, mut files, .. } = snapshot;
+        let SnapshotFiles {
+            index,
+            raft,
+            state: bytes,
+            mut files,
+            ..
+        } = snapshot;
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let state = decode_state(&bytes)?;
         if state.index() > index {
-            return Err(StoreError::damaged("snapshot", 0, "its state is of a later index"));
+            return Err(StoreError::damaged(
+                "snapshot",
+                0,
+                "its state is of a later index",
+            ));
         }
         let segments = open_segments(&self.files, &files, &state, &self.segments)?;
         for segment in &segments {
-            if !self.segments.iter().any(|known| Arc::ptr_eq(known, segment)) {
+            if !self
+                .segments
+                .iter()
+                .any(|known| Arc::ptr_eq(known, segment))
+            {
                 segment.verify()?;
             }
         }
         let synced = self.files.sync_directory();
         synced.map_err(|source| StoreError::io("segments", source))?;
         let installs = self.durable.installs + 1;
-        let durable = Durable { index, installs, raft, state: bytes, files };
+        let durable = Durable {
+            index,
+            installs,
+            raft,
+            state: bytes,
+            files,
+        };
         self.manifest.replace(&durable)?;
         for known in self.segments.iter() {
             if !segments.iter().any(|segment| Arc::ptr_eq(known, segment)) {
@@ -233,7 +281,10 @@ impl Store {
         self.segments = Arc::new(segments);
         self.level0 = Level0::new();
         self.drops.clear();
-        self.durable = Durable { files: Vec::new(), ..durable };
+        self.durable = Durable {
+            files: Vec::new(),
+            ..durable
+        };
         (self.begun, self.index) = (index, index);
         self.state = state.clone();
         self.publish();
@@ -247,15 +298,17 @@ impl Store {
 
     /// Reads all of a segment that is in the store and checks it.
     pub fn verify(&self, name: &str) -> Result<(), StoreError> {
-        let known = self.segments.iter().find(|segment| segment.file.name == name);
+        let known = self
+            .segments
+            .iter()
+            .find(|segment| segment.file.name == name);
         let known = known.ok_or_else(|| StoreError::damaged(name, 0, "not in the manifest"))?;
         known.verify()
     }
 
     fn drop_due(&mut self) -> Result<(), StoreError> {
-        let due = |segment: &&Arc<SegmentHandle>| {
-            self.drops.iter().any(|drop| drop.takes(&segment.head))
-        };
+        let due =
+            |segment: &&Arc<SegmentHandle>| self.drops.iter().any(|drop| drop.takes(&segment.head));
         let doomed: Vec<Arc<SegmentHandle>> =
             self.segments.iter().filter(due).map(Arc::clone).collect();
         if !doomed.is_empty() {
@@ -266,7 +319,8 @@ impl Store {
             doomed.iter().for_each(|segment| segment.doom());
         }
         let oldest = self.level0.frozen.front().map(|(index, _)| *index);
-        self.drops.retain(|drop| oldest.is_some_and(|oldest| oldest < drop.index));
+        self.drops
+            .retain(|drop| oldest.is_some_and(|oldest| oldest < drop.index));
         Ok(())
     }
 
@@ -285,9 +339,10 @@ fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
         return Ok(State::new());
     }
     State::decode(bytes).map_err(|error| match error {
-        crate::state::StateError::Version(version) => {
-            StoreError::Version { file: "state".to_owned(), version }
-        }
+        crate::state::StateError::Version(version) => StoreError::Version {
+            file: "state".to_owned(),
+            version,
+        },
         crate::state::StateError::Damaged(what) => StoreError::damaged("state", 0, what),
     })
 }

@@ -22,15 +22,20 @@ impl Partition {
             return Self::Wild;
         }
         let length = i64::from(hours) * HOUR_NS;
-        Self::Window { start_hour: time.div_euclid(length) * i64::from(hours), hours }
+        Self::Window {
+            start_hour: time.div_euclid(length) * i64::from(hours),
+            hours,
+        }
     }
 
     /// The first time behind it.
     pub(crate) fn end(self) -> Option<i64> {
         match self {
-            Self::Window { start_hour, hours } => {
-                Some(start_hour.saturating_add(i64::from(hours)).saturating_mul(HOUR_NS))
-            }
+            Self::Window { start_hour, hours } => Some(
+                start_hour
+                    .saturating_add(i64::from(hours))
+                    .saturating_mul(HOUR_NS),
+            ),
             Self::Wild => None,
         }
     }
@@ -38,7 +43,9 @@ impl Partition {
     /// The segment's file name: which command made it, and for which partition.
     pub(crate) fn file_name(self, command: u64) -> String {
         match self {
-            Self::Window { start_hour, hours } => format!("{command:016x}-{start_hour}+{hours}.seg"),
+            Self::Window { start_hour, hours } => {
+                format!("{command:016x}-{start_hour}+{hours}.seg")
+            }
             Self::Wild => format!("{command:016x}-wild.seg"),
         }
     }
@@ -71,10 +78,28 @@ mod tests {
         let day = 24 * HOUR_NS;
         let plausible = Some(-3 * day..=10 * day);
         let of = |time| Partition::of(time, 24, plausible.as_ref());
-        assert_eq!(of(0), Partition::Window { start_hour: 0, hours: 24 });
+        assert_eq!(
+            of(0),
+            Partition::Window {
+                start_hour: 0,
+                hours: 24
+            }
+        );
         assert_eq!(of(day - 1), of(0));
-        assert_eq!(of(day), Partition::Window { start_hour: 24, hours: 24 });
-        assert_eq!(of(-1), Partition::Window { start_hour: -24, hours: 24 });
+        assert_eq!(
+            of(day),
+            Partition::Window {
+                start_hour: 24,
+                hours: 24
+            }
+        );
+        assert_eq!(
+            of(-1),
+            Partition::Window {
+                start_hour: -24,
+                hours: 24
+            }
+        );
         assert_eq!(of(day).end(), Some(2 * day));
         assert_eq!(of(11 * day), Partition::Wild);
         assert_eq!(Partition::of(0, 24, None), Partition::Wild);

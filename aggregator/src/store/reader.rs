@@ -13,9 +13,7 @@ use super::gather::widened;
 use super::memory::RowList;
 use super::segment::SegmentHandle;
 use crate::state::rows::SeriesRows;
-use crate::state::{
-    AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, State, TableId,
-};
+use crate::state::{AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, State, TableId};
 
 /// Rows of level 0 that a scan gathers before it hands them out.
 const GATHERED_ROWS_MAX: usize = 65_536;
@@ -80,7 +78,9 @@ struct Plan {
 
 impl Views {
     pub(super) fn new(view: View) -> Self {
-        Self { latest: Arc::new(RwLock::new(Arc::new(view))) }
+        Self {
+            latest: Arc::new(RwLock::new(Arc::new(view))),
+        }
     }
 
     pub fn latest(&self) -> Arc<View> {
@@ -127,7 +127,10 @@ impl View {
     /// Rows of a table, exactly; `None` if there is no such table.
     pub fn row_count(&self, table: &str) -> Option<u64> {
         let table = self.catalog().table(table)?.id;
-        let merged = self.segments.iter().map(|segment| segment.rows.get(&table).unwrap_or(&0));
+        let merged = self
+            .segments
+            .iter()
+            .map(|segment| segment.rows.get(&table).unwrap_or(&0));
         let recent = self.level0.iter().map(|list| list.row_count(table));
         Some(merged.sum::<u64>() + recent.sum::<u64>())
     }
@@ -148,10 +151,20 @@ impl View {
     }
 
     fn plan(&self, scan: Scan) -> Plan {
-        let Scan { table, fields, time, devices } = scan;
+        let Scan {
+            table,
+            fields,
+            time,
+            devices,
+        } = scan;
         let catalog = self.catalog();
         let Some(table) = catalog.table(&table) else {
-            return Plan { table: TableId(u32::MAX), series: vec![], fields: vec![], time };
+            return Plan {
+                table: TableId(u32::MAX),
+                series: vec![],
+                fields: vec![],
+                time,
+            };
         };
         let devices = devices.map(|mut devices| {
             devices.sort_unstable();
@@ -162,7 +175,11 @@ impl View {
             (Some(devices), Some(info)) => devices.binary_search(&info.device).is_ok(),
             (Some(_), None) => false,
         };
-        let field = |name: &String| table.slot(name).map(|at| (at, table.fields[usize::from(at)].1));
+        let field = |name: &String| {
+            table
+                .slot(name)
+                .map(|at| (at, table.fields[usize::from(at)].1))
+        };
         Plan {
             table: table.id,
             series: catalog.series_of(table).filter(wanted).collect(),
@@ -182,7 +199,10 @@ impl Plan {
     }
 
     fn wants_field(&self, slot: u16) -> bool {
-        self.fields.iter().flatten().any(|(wanted, _)| *wanted == slot)
+        self.fields
+            .iter()
+            .flatten()
+            .any(|(wanted, _)| *wanted == slot)
     }
 
     /// The blocks of a segment that may hold wanted rows.
@@ -212,14 +232,25 @@ impl Plan {
             if column.values.is_empty() {
                 return None;
             }
-            let present = column.present.clone().filter(|flags| flags.contains(&false));
+            let present = column
+                .present
+                .clone()
+                .filter(|flags| flags.contains(&false));
             let values = widened(column.values.clone(), field_type);
-            Some(Column { field, present, values })
+            Some(Column {
+                field,
+                present,
+                values,
+            })
         });
         let columns = columns.collect();
         let times = std::mem::take(&mut rows.times);
         let series = Arc::clone(catalog.series(rows.series)?);
-        Some(Chunk { series, times, columns })
+        Some(Chunk {
+            series,
+            times,
+            columns,
+        })
     }
 }
 
@@ -236,7 +267,9 @@ impl ScanIter {
         loop {
             let segment = self.view.segments.get(self.segment)?;
             if let Some(at) = self.blocks.pop_front() {
-                return Some(segment.read(&segment.blocks[at], &|slot| self.plan.wants_field(slot)));
+                return Some(
+                    segment.read(&segment.blocks[at], &|slot| self.plan.wants_field(slot)),
+                );
             }
             self.segment += 1;
             let next = self.view.segments.get(self.segment)?;
@@ -250,7 +283,9 @@ impl ScanIter {
         let mut gathered: BTreeMap<SeriesId, SeriesRows> = BTreeMap::new();
         let mut count = 0;
         while count < GATHERED_ROWS_MAX {
-            let Some(list) = self.view.level0.get(self.list) else { break };
+            let Some(list) = self.view.level0.get(self.list) else {
+                break;
+            };
             let Some(rows) = list.rows.get(self.row) else {
                 self.list += 1;
                 self.row = 0;
@@ -264,7 +299,8 @@ impl ScanIter {
                 continue;
             }
             let decoded = rows.expand(&|series| self.plan.wants(series), &mut |mut rows| {
-                rows.columns.retain(|column| self.plan.wants_field(column.field));
+                rows.columns
+                    .retain(|column| self.plan.wants_field(column.field));
                 count += rows.times.len();
                 match gathered.entry(rows.series) {
                     std::collections::btree_map::Entry::Vacant(entry) => {
@@ -284,7 +320,8 @@ impl ScanIter {
         }
         for mut rows in gathered.into_values() {
             rows.sort_by_time();
-            self.ready.extend(self.plan.chunk(self.view.catalog(), &rows));
+            self.ready
+                .extend(self.plan.chunk(self.view.catalog(), &rows));
         }
         Ok(true)
     }
@@ -300,7 +337,8 @@ impl Iterator for ScanIter {
             }
             match self.next_block() {
                 Some(Ok(rows)) => {
-                    self.ready.extend(self.plan.chunk(self.view.catalog(), &rows));
+                    self.ready
+                        .extend(self.plan.chunk(self.view.catalog(), &rows));
                     continue;
                 }
                 Some(Err(error)) => return Some(Err(error)),

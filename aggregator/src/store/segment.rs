@@ -84,7 +84,14 @@ impl SegmentWriter {
         out.i64(head.merged_at);
         let pending = out.checked();
         assert_eq!(pending.len(), HEADER_BYTES, "the header has a fixed length");
-        Ok(Self { name, file, written: 0, pending, digest: Digest::ZERO, blocks: Vec::new() })
+        Ok(Self {
+            name,
+            file,
+            written: 0,
+            pending,
+            digest: Digest::ZERO,
+            blocks: Vec::new(),
+        })
     }
 
     /// Adds sorted rows of one series.
@@ -120,9 +127,17 @@ impl SegmentWriter {
         self.write(&footer.out)?;
         let tmp = format!("{}{TMP}", self.name);
         let name = self.name;
-        self.file.sync().map_err(|source| StoreError::io(&tmp, source))?;
-        storage.rename(&tmp, &name).map_err(|source| StoreError::io(&name, source))?;
-        Ok(SegmentFile { name, len: self.written, digest: self.digest })
+        self.file
+            .sync()
+            .map_err(|source| StoreError::io(&tmp, source))?;
+        storage
+            .rename(&tmp, &name)
+            .map_err(|source| StoreError::io(&name, source))?;
+        Ok(SegmentFile {
+            name,
+            len: self.written,
+            digest: self.digest,
+        })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -168,7 +183,10 @@ impl SegmentHandle {
         let mut header = [0; HEADER_BYTES];
         open.read_at(0, &mut header).map_err(io)?;
         let head = read_header(&header).map_err(|fault| match fault {
-            HeaderFault::Version(version) => StoreError::Version { file: name.into(), version },
+            HeaderFault::Version(version) => StoreError::Version {
+                file: name.into(),
+                version,
+            },
             HeaderFault::Fault(fault) => damaged(0, &fault.to_string()),
         })?;
         let footer_at = len - FOOTER_BYTES as u64;
@@ -195,7 +213,15 @@ impl SegmentHandle {
             *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
         }
         let (storage, doomed) = (Arc::clone(storage), AtomicBool::new(false));
-        Ok(Arc::new(Self { file, head, blocks, rows, open, storage, doomed }))
+        Ok(Arc::new(Self {
+            file,
+            head,
+            blocks,
+            rows,
+            open,
+            storage,
+            doomed,
+        }))
     }
 
     /// Reads one block and checks it.
@@ -230,7 +256,9 @@ impl SegmentHandle {
         if digest != self.file.digest {
             return Err(StoreError::damaged(name, 0, "the digest does not match"));
         }
-        self.blocks.iter().try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
+        self.blocks
+            .iter()
+            .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
     }
 
     /// Nobody new may take it; the file goes with the last view that names it.
@@ -258,7 +286,9 @@ impl Drop for SegmentHandle {
 
 impl fmt::Debug for SegmentHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SegmentHandle").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("SegmentHandle")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -285,7 +315,11 @@ fn read_header(bytes: &[u8]) -> Result<SegmentHead, HeaderFault> {
     let command = from.u64()?;
     let partition = Partition::decode(&mut from)?;
     let merged_at = from.i64()?;
-    Ok(SegmentHead { command, partition, merged_at })
+    Ok(SegmentHead {
+        command,
+        partition,
+        merged_at,
+    })
 }
 
 fn read_footer(bytes: &[u8]) -> Result<(u64, u64, Digest), ReadFault> {
@@ -304,7 +338,10 @@ fn read_index(bytes: &[u8], blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault
     let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
     from.end()?;
     let inside = |block: &BlockMeta| {
-        block.offset.checked_add(u64::from(block.bytes)).is_some_and(|end| end <= blocks_end)
+        block
+            .offset
+            .checked_add(u64::from(block.bytes))
+            .is_some_and(|end| end <= blocks_end)
     };
     if !blocks.iter().all(inside) || !blocks.is_sorted_by_key(|block| block.series) {
         return Err(ReadFault::Invalid("blocks of the index"));

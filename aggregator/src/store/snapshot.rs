@@ -22,12 +22,24 @@ pub struct SnapshotFiles {
 impl SnapshotFiles {
     /// One that came from a peer.
     pub fn new(index: u64, raft: Bytes, state: Bytes, files: Vec<SegmentFile>) -> Self {
-        Self { index, raft, state, files, held: Vec::new() }
+        Self {
+            index,
+            raft,
+            state,
+            files,
+            held: Vec::new(),
+        }
     }
 
     pub(super) fn of(index: u64, raft: Bytes, state: Bytes, held: Vec<Arc<SegmentHandle>>) -> Self {
         let files = held.iter().map(|segment| segment.file.clone()).collect();
-        Self { index, raft, state, files, held }
+        Self {
+            index,
+            raft,
+            state,
+            files,
+            held,
+        }
     }
 
     /// Segments kept on disk by this snapshot.

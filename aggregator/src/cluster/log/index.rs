@@ -103,7 +103,9 @@ impl Index {
     pub(super) fn index_below(&self, keep_bytes: u64) -> u64 {
         let mut bytes = 0;
         for slot in self.slots.iter().rev() {
-            bytes += slot.position.map_or(0, |position| position.payload_bytes() as u64);
+            bytes += slot
+                .position
+                .map_or(0, |position| position.payload_bytes() as u64);
             if bytes > keep_bytes {
                 return slot.id.index.saturating_sub(1);
             }

@@ -165,7 +165,11 @@ pub(in crate::cluster) fn encode_entry(entry: &Entry) -> Result<(u8, Bytes), Mal
 }
 
 /// The entry of a record. A command is a slice of the payload, not a copy.
-pub(in crate::cluster) fn decode_entry(kind: u8, number: u64, payload: &Bytes) -> Result<Entry, Malformed> {
+pub(in crate::cluster) fn decode_entry(
+    kind: u8,
+    number: u64,
+    payload: &Bytes,
+) -> Result<Entry, Malformed> {
     let log_id = decode_log_id(number, payload)?;
     let body = payload.slice(LEADER_BYTES..);
     let payload = match kind {

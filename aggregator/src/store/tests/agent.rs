@@ -46,7 +46,11 @@ impl Agent {
 
     fn hello(&mut self, last: Option<LastEpoch>) {
         let older_epochs = self.older.clone();
-        let hello = Hello { older_epochs, last, max_unsafe_ms: 10_000 };
+        let hello = Hello {
+            older_epochs,
+            last,
+            max_unsafe_ms: 10_000,
+        };
         self.seal(Lane::Names, Body::Hello(hello));
     }
 
@@ -56,7 +60,10 @@ impl Agent {
         } else {
             self.older.clear();
         }
-        let last = LastEpoch { epoch: self.epoch, ended_cleanly: clean };
+        let last = LastEpoch {
+            epoch: self.epoch,
+            ended_cleanly: clean,
+        };
         self.epoch = Epoch(epoch);
         self.lanes = [vec![], vec![], vec![]];
         self.definitions.clear();
@@ -64,11 +71,17 @@ impl Agent {
     }
 
     pub(super) fn last(&self, lane: Lane) -> (u64, Digest) {
-        self.lanes[lane as usize].last().map_or((0, Digest::ZERO), |link| (link.to, link.after))
+        self.lanes[lane as usize]
+            .last()
+            .map_or((0, Digest::ZERO), |link| (link.to, link.after))
     }
 
     pub(super) fn header(&self, lane: Lane, number: u64, previous: Digest) -> Header {
-        let names_needed = if lane == Lane::Names { 0 } else { self.last(Lane::Names).0 };
+        let names_needed = if lane == Lane::Names {
+            0
+        } else {
+            self.last(Lane::Names).0
+        };
         Header {
             epoch: self.epoch,
             lane,
@@ -85,7 +98,14 @@ impl Agent {
         let header = self.header(lane, last + 1, before);
         let bytes = Bytes::from(encode(&header, &body).unwrap());
         let after = digest(before, &bytes);
-        let link = Link { from: last + 1, to: last + 1, bytes, after, header, body };
+        let link = Link {
+            from: last + 1,
+            to: last + 1,
+            bytes,
+            after,
+            header,
+            body,
+        };
         self.lanes[lane as usize].push(link.clone());
         link
     }
@@ -112,7 +132,14 @@ impl Agent {
         let header = self.header(lane, to, before);
         let body = Body::Gap(gap);
         let bytes = Bytes::from(encode(&header, &body).unwrap());
-        let link = Link { from: last + 1, to, bytes, after, header, body };
+        let link = Link {
+            from: last + 1,
+            to,
+            bytes,
+            after,
+            header,
+            body,
+        };
         self.lanes[lane as usize].push(link);
     }
 
@@ -151,8 +178,16 @@ impl Agent {
                 fields.push(("f9".to_owned(), FieldType::Float));
             }
             let local = LocalSeriesId(id);
-            definitions
-                .insert(id, SeriesDefinition { id: local, table, device, tags, fields });
+            definitions.insert(
+                id,
+                SeriesDefinition {
+                    id: local,
+                    table,
+                    device,
+                    tags,
+                    fields,
+                },
+            );
         }
         definitions.into_values().collect()
     }
@@ -177,32 +212,58 @@ impl Agent {
         for id in ids {
             let known = self.definitions.iter().find(|d| d.id.0 == id);
             let fields = known.map_or(1, |definition| definition.fields.len());
-            let columns: Vec<Column> =
-                (0..fields).map(|field| random_column(random, field as u16, rows)).collect();
+            let columns: Vec<Column> = (0..fields)
+                .map(|field| random_column(random, field as u16, rows))
+                .collect();
             let filled = (0..rows).all(|row| {
-                columns.iter().any(|c| c.present.as_ref().is_none_or(|flags| flags[row]))
+                columns
+                    .iter()
+                    .any(|c| c.present.as_ref().is_none_or(|flags| flags[row]))
             });
             if filled {
-                series.push(SeriesColumns { id: LocalSeriesId(id), columns });
+                series.push(SeriesColumns {
+                    id: LocalSeriesId(id),
+                    columns,
+                });
             }
         }
-        (!series.is_empty()).then_some(Data { groups: vec![Group { times, series }] })
+        (!series.is_empty()).then_some(Data {
+            groups: vec![Group { times, series }],
+        })
     }
 }
 
 fn random_column(random: &mut Random, field: u16, rows: usize) -> Column {
-    let mut present: Option<Vec<bool>> =
-        random.chance(30).then(|| (0..rows).map(|_| random.chance(60)).collect());
-    if present.as_ref().is_some_and(|flags| !flags.contains(&true) || !flags.contains(&false)) {
+    let mut present: Option<Vec<bool>> = random
+        .chance(30)
+        .then(|| (0..rows).map(|_| random.chance(60)).collect());
+    if present
+        .as_ref()
+        .is_some_and(|flags| !flags.contains(&true) || !flags.contains(&false))
+    {
         present = None;
     }
-    let count = present.as_ref().map_or(rows, |flags| flags.iter().filter(|f| **f).count());
+    let count = present
+        .as_ref()
+        .map_or(rows, |flags| flags.iter().filter(|f| **f).count());
     let values = match random.below(8) {
-        0..4 => Values::Float((0..count).map(|_| random.below(100) as f64 / 10.0).collect()),
+        0..4 => Values::Float(
+            (0..count)
+                .map(|_| random.below(100) as f64 / 10.0)
+                .collect(),
+        ),
         4..6 => Values::Int((0..count).map(|_| random.below(1000) as i64).collect()),
-        6 => Values::Int((0..count).map(|_| (1 << 53) + random.below(3) as i64 - 1).collect()),
+        6 => Values::Int(
+            (0..count)
+                .map(|_| (1 << 53) + random.below(3) as i64 - 1)
+                .collect(),
+        ),
         _ if random.chance(50) => Values::Bool(vec![true; count]),
         _ => Values::Text(vec!["hot".to_owned(); count]),
     };
-    Column { field, present, values }
+    Column {
+        field,
+        present,
+        values,
+    }
 }

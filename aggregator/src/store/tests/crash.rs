@@ -21,8 +21,16 @@ struct History {
 
 impl History {
     fn new(seed: u64) -> Self {
-        let agents = (0..2).map(|n| Agent::new(&format!("gw-{n}"), 100 + n)).collect();
-        Self { random: Random(seed), agents, log: Vec::new(), now: 1000 * DAY, epochs: 1000 }
+        let agents = (0..2)
+            .map(|n| Agent::new(&format!("gw-{n}"), 100 + n))
+            .collect();
+        Self {
+            random: Random(seed),
+            agents,
+            log: Vec::new(),
+            now: 1000 * DAY,
+            epochs: 1000,
+        }
     }
 
     /// Something to hand in: mostly what comes next, now and then anything else.
@@ -64,7 +72,9 @@ impl History {
         if random.chance(3) {
             // Somebody else who continues the stream with another past.
             link.header.previous = Digest(random.next().to_be_bytes());
-            link.bytes = shared::batch::encode(&link.header, &link.body).unwrap().into();
+            link.bytes = shared::batch::encode(&link.header, &link.body)
+                .unwrap()
+                .into();
         }
         (agent.id.clone(), link)
     }
@@ -73,7 +83,10 @@ impl History {
         let count = 1 + self.random.below(5);
         let links: Vec<_> = (0..count).map(|_| self.link(node)).collect();
         let submission = |(at, (agent, link)): (usize, &(AgentId, Link))| Submission {
-            origin: Origin { boot: 1, ticket: at as u64 },
+            origin: Origin {
+                boot: 1,
+                ticket: at as u64,
+            },
             agent: agent.clone(),
             received: TimeNs(self.now),
             payload: Payload::Batch(link.bytes.clone()),
@@ -93,21 +106,29 @@ impl Run {
     fn apply(&mut self, command: Command) -> Effects {
         self.history.log.push(command);
         let index = self.history.log.len() as u64;
-        self.node.apply(index, &self.history.log[self.history.log.len() - 1])
+        self.node
+            .apply(index, &self.history.log[self.history.log.len() - 1])
     }
 
     fn submit(&mut self) {
         let (command, links) = self.history.submissions(&self.node);
         let effects = self.apply(command);
-        let expected: Vec<Outcome> =
-            links.iter().map(|(agent, link)| self.model.submit(agent, link)).collect();
-        let found: Vec<Outcome> = effects.outcomes.iter().map(|(_, outcome)| *outcome).collect();
+        let expected: Vec<Outcome> = links
+            .iter()
+            .map(|(agent, link)| self.model.submit(agent, link))
+            .collect();
+        let found: Vec<Outcome> = effects
+            .outcomes
+            .iter()
+            .map(|(_, outcome)| *outcome)
+            .collect();
         assert_eq!(found, expected);
     }
 
     fn merge(&mut self) {
         self.apply(Command::Merge);
-        self.model.merge(self.history.log.len() as u64, &self.node.state);
+        self.model
+            .merge(self.history.log.len() as u64, &self.node.state);
         if self.history.random.chance(40) {
             let nth = 1 + self.history.random.below(60) as u64;
             self.node.sim.cut_at(nth);
@@ -160,10 +181,17 @@ impl Run {
 fn run(seed: u64) {
     let sim = SimStorage::new(seed);
     let node = Node::open(&sim);
-    let mut run = Run { history: History::new(seed), model: Model::default(), node };
+    let mut run = Run {
+        history: History::new(seed),
+        model: Model::default(),
+        node,
+    };
     run.apply(Command::Settings { retention_days: 2 });
     let start = TimeNs(run.history.now);
-    run.apply(Command::Clock { node: 1, now: start });
+    run.apply(Command::Clock {
+        node: 1,
+        now: start,
+    });
     for _ in 0..10 + run.history.random.below(20) {
         match run.history.random.below(20) {
             0..14 => run.submit(),
@@ -200,15 +228,31 @@ fn replicas_agree(run: &mut Run) {
         }
     }
     assert!(node.finish_merges());
-    assert!(node.state.encode() == run.node.state.encode(), "equal logs make equal states");
-    assert_eq!(all_rows(&node.store.view()), all_rows(&run.node.store.view()));
+    assert!(
+        node.state.encode() == run.node.state.encode(),
+        "equal logs make equal states"
+    );
+    assert_eq!(
+        all_rows(&node.store.view()),
+        all_rows(&run.node.store.view())
+    );
     let digests = |node: &Node| node.store.snapshot().map(|snapshot| snapshot.files);
-    assert_eq!(digests(&node), digests(&run.node), "segments are the same bytes");
-    let Some(snapshot) = run.node.store.snapshot() else { return };
+    assert_eq!(
+        digests(&node),
+        digests(&run.node),
+        "segments are the same bytes"
+    );
+    let Some(snapshot) = run.node.store.snapshot() else {
+        return;
+    };
     let third = SimStorage::new(run.history.random.next());
     let mut fresh = Node::open(&third);
     for file in &snapshot.files {
-        super::features::copy(&*run.node.store.segments(), &*fresh.store.segments(), &file.name);
+        super::features::copy(
+            &*run.node.store.segments(),
+            &*fresh.store.segments(),
+            &file.name,
+        );
     }
     let index = usize::try_from(snapshot.index).unwrap();
     fresh.state = fresh.store.install(snapshot).unwrap();
@@ -218,13 +262,20 @@ fn replicas_agree(run: &mut Run) {
     assert!(fresh.store.view().index() >= index as u64);
     assert!(fresh.finish_merges());
     assert!(fresh.state.encode() == run.node.state.encode());
-    assert_eq!(all_rows(&fresh.store.view()), all_rows(&run.node.store.view()));
+    assert_eq!(
+        all_rows(&fresh.store.view()),
+        all_rows(&run.node.store.view())
+    );
 }
 
 /// `TRIBUTARY_SEED` runs one, `TRIBUTARY_SEEDS` so many.
 #[test]
 fn random_histories_equal_the_model() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     if let Some(seed) = number("TRIBUTARY_SEED") {
         return run(seed);
     }

@@ -28,7 +28,12 @@ pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
 fn submission(agent: &AgentId, payload: Payload) -> Command {
     let origin = Origin { boot: 1, ticket: 1 };
     let received = TimeNs(1000 * DAY);
-    Command::Submissions(vec![Submission { origin, agent: agent.clone(), received, payload }])
+    Command::Submissions(vec![Submission {
+        origin,
+        agent: agent.clone(),
+        received,
+        payload,
+    }])
 }
 
 /// A node, its log and one agent with one series "truck"/"d1".
@@ -41,8 +46,15 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let node = Node::open(&SimStorage::new(7));
-        let mut bench = Self { node, agent: Agent::new("gw", 1), index: 0 };
-        bench.apply(&Command::Clock { node: 1, now: TimeNs(1000 * DAY) });
+        let mut bench = Self {
+            node,
+            agent: Agent::new("gw", 1),
+            index: 0,
+        };
+        bench.apply(&Command::Clock {
+            node: 1,
+            now: TimeNs(1000 * DAY),
+        });
         let hello = bench.agent.lanes[0][0].clone();
         assert_eq!(bench.send(&hello), Outcome::Stored);
         let fields = ["speed", "on"].map(|name| (name.to_owned(), FieldType::Float));
@@ -64,20 +76,40 @@ impl Bench {
 
     fn send(&mut self, link: &Link) -> Outcome {
         let id = self.agent.id.clone();
-        self.apply(&submission(&id, Payload::Batch(link.bytes.clone()))).outcomes[0].1
+        self.apply(&submission(&id, Payload::Batch(link.bytes.clone())))
+            .outcomes[0]
+            .1
     }
 
     fn lines(&mut self, lines: &'static str) {
         let id = self.agent.id.clone();
         let payload = Payload::Lines(Bytes::from_static(lines.as_bytes()));
-        assert_eq!(self.apply(&submission(&id, payload)).outcomes[0].1, Outcome::Stored);
+        assert_eq!(
+            self.apply(&submission(&id, payload)).outcomes[0].1,
+            Outcome::Stored
+        );
     }
 
     fn data(&mut self, times: &[i64], values: Values) -> Link {
-        let columns = vec![Column { field: 0, present: None, values }];
-        let series = vec![SeriesColumns { id: LocalSeriesId(0), columns }];
-        let group = Group { times: times.to_vec(), series };
-        let link = self.agent.seal(Lane::Live, Body::Data(Data { groups: vec![group] }));
+        let columns = vec![Column {
+            field: 0,
+            present: None,
+            values,
+        }];
+        let series = vec![SeriesColumns {
+            id: LocalSeriesId(0),
+            columns,
+        }];
+        let group = Group {
+            times: times.to_vec(),
+            series,
+        };
+        let link = self.agent.seal(
+            Lane::Live,
+            Body::Data(Data {
+                groups: vec![group],
+            }),
+        );
         assert_eq!(self.send(&link), Outcome::Stored);
         link
     }
@@ -97,22 +129,39 @@ fn lines_and_batches_meet_in_one_table() {
     let mut bench = Bench::new();
     let now = 1000 * DAY;
     bench.data(&[now + 2, now], Values::Float(vec![2.0, 1.0]));
-    bench.lines("truck,device=d1,line=3 speed=3.5,load=7i 86400000000000001\nx,device=e f=\"t\"\nx f=1");
+    bench.lines(
+        "truck,device=d1,line=3 speed=3.5,load=7i 86400000000000001\nx,device=e f=\"t\"\nx f=1",
+    );
     let before = all_rows(&bench.node.store.view());
     assert_eq!(before.len(), 5);
-    assert_eq!(before.iter().filter(|row| row.table == "quarantine").count(), 1);
+    assert_eq!(
+        before
+            .iter()
+            .filter(|row| row.table == "quarantine")
+            .count(),
+        1
+    );
     bench.merge();
     assert_eq!(all_rows(&bench.node.store.view()), before);
     assert_eq!(bench.files().len(), 1);
     let view = bench.node.store.view();
     assert_eq!(table_rows(&view, "truck", now..=now + 1, None).len(), 2);
-    assert_eq!(table_rows(&view, "truck", now..=now + 9, Some(vec!["d2".into()])).len(), 0);
-    assert_eq!(table_rows(&view, "truck", now..=now + 9, Some(vec!["d1".into()])).len(), 3);
+    assert_eq!(
+        table_rows(&view, "truck", now..=now + 9, Some(vec!["d2".into()])).len(),
+        0
+    );
+    assert_eq!(
+        table_rows(&view, "truck", now..=now + 9, Some(vec!["d1".into()])).len(),
+        3
+    );
     let truck = view.catalog().table("truck").unwrap();
     assert_eq!(truck.tag_keys, ["line"]);
     assert_eq!(truck.fields[1], ("load".to_owned(), FieldType::Int));
     let last = view.last_values(crate::state::SeriesId(0));
-    assert_eq!((last[0].time, &last[0].value), (TimeNs(now + 2), &Value::Float(2.0)));
+    assert_eq!(
+        (last[0].time, &last[0].value),
+        (TimeNs(now + 2), &Value::Float(2.0))
+    );
 }
 
 #[test]
@@ -128,7 +177,10 @@ fn an_int_field_widens_while_its_ints_are_exact() {
         let view = bench.node.store.view();
         let rows = table_rows(&view, "truck", i64::MIN..=i64::MAX, None);
         let values: Vec<&str> = rows.iter().map(|row| row.values[0].1.as_str()).collect();
-        assert_eq!(values, ["Float(5.0)", "Float(6.0)", "Float(0.5)", "Float(7.0)"]);
+        assert_eq!(
+            values,
+            ["Float(5.0)", "Float(6.0)", "Float(0.5)", "Float(7.0)"]
+        );
         assert_eq!(view.row_count("quarantine"), Some(1));
         bench.merge();
     }
@@ -139,7 +191,9 @@ fn an_unclean_end_and_gap_records_are_shown() {
     let mut bench = Bench::new();
     let now = 1000 * DAY;
     let first = bench.data(&[now], Values::Float(vec![1.0]));
-    bench.agent.seal_gap(Lane::Live, 0, 2, &mut super::Random(1));
+    bench
+        .agent
+        .seal_gap(Lane::Live, 0, 2, &mut super::Random(1));
     let gap = bench.agent.lanes[Lane::Live as usize][0].clone();
     assert_eq!(bench.send(&gap), Outcome::Stored);
     assert!(matches!(bench.send(&first), Outcome::Have(_)));
@@ -147,8 +201,10 @@ fn an_unclean_end_and_gap_records_are_shown() {
     let hello = bench.agent.lanes[0][0].clone();
     assert_eq!(bench.send(&hello), Outcome::Stored);
     let rows = bench.node.store.view().gaps();
-    let told: Vec<(u64, u64, &str)> =
-        rows.iter().map(|row| (row.from, row.to, row.reason.as_str())).collect();
+    let told: Vec<(u64, u64, &str)> = rows
+        .iter()
+        .map(|row| (row.from, row.to, row.reason.as_str()))
+        .collect();
     let unclean = "unclean end, up to 10000 ms may be missing";
     assert_eq!(told, [(2, 3, "overflow"), (0, 0, unclean)]);
     let agents = bench.node.store.view().agents();
@@ -175,12 +231,20 @@ fn retention_drops_partitions_and_views_keep_their_files() {
     let mut at = now;
     while at < now + 2 * DAY + 12 * HOUR {
         at += HOUR;
-        bench.apply(&Command::Clock { node: 1, now: TimeNs(at) });
+        bench.apply(&Command::Clock {
+            node: 1,
+            now: TimeNs(at),
+        });
     }
     bench.apply(&Command::Retention);
     assert_eq!(bench.node.store.view().row_count("truck"), Some(1));
     assert_eq!(bench.files().len(), 3, "the scan still reads them");
-    assert_eq!(scan.by_ref().map(|chunk| chunk.unwrap().times.len()).sum::<usize>(), 3);
+    assert_eq!(
+        scan.by_ref()
+            .map(|chunk| chunk.unwrap().times.len())
+            .sum::<usize>(),
+        3
+    );
     drop(scan);
     assert_eq!(bench.files().len(), 1);
     let snapshot = bench.node.store.snapshot().unwrap();
@@ -192,10 +256,19 @@ fn a_jump_of_the_clock_drops_nothing_before_it_is_confirmed() {
     let mut bench = Bench::new();
     bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
     bench.merge();
-    bench.apply(&Command::Clock { node: 1, now: TimeNs(3000 * DAY) });
+    bench.apply(&Command::Clock {
+        node: 1,
+        now: TimeNs(3000 * DAY),
+    });
     assert!(bench.apply(&Command::Retention).job.is_none());
-    bench.apply(&Command::Clock { node: 1, now: TimeNs(3000 * DAY) });
-    bench.apply(&Command::Clock { node: 1, now: TimeNs(3000 * DAY) });
+    bench.apply(&Command::Clock {
+        node: 1,
+        now: TimeNs(3000 * DAY),
+    });
+    bench.apply(&Command::Clock {
+        node: 1,
+        now: TimeNs(3000 * DAY),
+    });
     assert!(bench.apply(&Command::Retention).job.is_some());
     assert_eq!(bench.node.store.view().row_count("truck"), Some(0));
 }
@@ -206,8 +279,12 @@ fn leftovers_of_a_merge_that_did_not_end_are_removed() {
     bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
     bench.merge();
     let segments = bench.node.store.segments();
-    segments.open("0000000000000099-0+24.seg", OpenMode::Create).unwrap();
-    segments.open("0000000000000099-0+24.seg.tmp", OpenMode::Create).unwrap();
+    segments
+        .open("0000000000000099-0+24.seg", OpenMode::Create)
+        .unwrap();
+    segments
+        .open("0000000000000099-0+24.seg.tmp", OpenMode::Create)
+        .unwrap();
     let sim = bench.node.sim.clone();
     drop(bench);
     let node = Node::open(&sim);
@@ -251,7 +328,10 @@ fn every_flipped_bit_of_a_segment_is_found_or_harmless() {
         assert!(sim.flip_bit(&format!("segments/{name}"), bit));
         match Store::open(sim.as_storage()) {
             Err(error) => {
-                assert!(matches!(error, StoreError::Damaged { .. } | StoreError::Version { .. }));
+                assert!(matches!(
+                    error,
+                    StoreError::Damaged { .. } | StoreError::Version { .. }
+                ));
                 found += 1;
             }
             Ok((store, _)) => found += u64::from(damaged_or_equal(&store, &name, &expected)),
@@ -288,7 +368,10 @@ fn flipped_bits_of_the_manifest_are_never_believed() {
     let index = bench.node.store.snapshot().unwrap().index;
     let sim = bench.node.sim.clone();
     drop(bench);
-    let file = sim.as_storage().open("manifest.redb", OpenMode::Existing).unwrap();
+    let file = sim
+        .as_storage()
+        .open("manifest.redb", OpenMode::Existing)
+        .unwrap();
     let len = file.len().unwrap();
     let mut bytes = vec![0; usize::try_from(len).unwrap()];
     file.read_at(0, &mut bytes).unwrap();

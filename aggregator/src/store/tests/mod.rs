@@ -62,7 +62,11 @@ fn value_at(values: &Values, at: usize) -> Value {
 
 /// Every row of every table, sorted; checks on the way what views promise.
 pub(super) fn all_rows(view: &Arc<View>) -> Vec<PlainRow> {
-    let tables: Vec<String> = view.catalog().tables().map(|table| table.name.clone()).collect();
+    let tables: Vec<String> = view
+        .catalog()
+        .tables()
+        .map(|table| table.name.clone())
+        .collect();
     let mut rows = Vec::new();
     for table in tables {
         let count = rows.len();
@@ -80,10 +84,19 @@ pub(super) fn table_rows(
     time: std::ops::RangeInclusive<i64>,
     devices: Option<Vec<String>>,
 ) -> Vec<PlainRow> {
-    let info = view.catalog().table(table).expect("a table of the catalog").clone();
+    let info = view
+        .catalog()
+        .table(table)
+        .expect("a table of the catalog")
+        .clone();
     let fields: Vec<String> = info.fields.iter().map(|(name, _)| name.clone()).collect();
     let mut rows = Vec::new();
-    for chunk in view.scan(Scan { table: table.to_owned(), fields, time, devices }) {
+    for chunk in view.scan(Scan {
+        table: table.to_owned(),
+        fields,
+        time,
+        devices,
+    }) {
         let chunk = chunk.expect("an undamaged store");
         assert!(chunk.times.is_sorted() && !chunk.times.is_empty());
         let mut next = vec![0; chunk.columns.len()];
@@ -91,7 +104,11 @@ pub(super) fn table_rows(
             let mut values = Vec::new();
             for (at, column) in chunk.columns.iter().enumerate() {
                 let Some(column) = column else { continue };
-                assert_eq!(column.values.field_type(), info.fields[at].1, "type of {table}");
+                assert_eq!(
+                    column.values.field_type(),
+                    info.fields[at].1,
+                    "type of {table}"
+                );
                 assert_eq!(usize::from(column.field), at);
                 if column.present.as_ref().is_none_or(|flags| flags[row]) {
                     let value = value_at(&column.values, next[at]);
@@ -101,7 +118,13 @@ pub(super) fn table_rows(
             }
             values.sort();
             let (device, tags) = (chunk.series.device.clone(), chunk.series.tags.clone());
-            rows.push(PlainRow { table: table.to_owned(), device, tags, time: *time, values });
+            rows.push(PlainRow {
+                table: table.to_owned(),
+                device,
+                tags,
+                time: *time,
+                values,
+            });
         }
     }
     rows
@@ -119,7 +142,12 @@ impl Node {
     pub(super) fn open(sim: &SimStorage) -> Self {
         let (store, recovered) = Store::open(sim.as_storage()).expect("it opens");
         assert_eq!(recovered.state.index(), recovered.index);
-        Self { sim: sim.clone(), store, state: recovered.state, jobs: Vec::new() }
+        Self {
+            sim: sim.clone(),
+            store,
+            state: recovered.state,
+            jobs: Vec::new(),
+        }
     }
 
     /// Opens and replays what is not durable.
@@ -141,10 +169,13 @@ impl Node {
         match effects.job {
             Some(Job::Merge) => {
                 let raft = Bytes::from(format!("raft at {index}"));
-                self.jobs.push(self.store.begin_merge(index, &self.state, raft));
+                self.jobs
+                    .push(self.store.begin_merge(index, &self.state, raft));
             }
             Some(Job::Retention { before }) => {
-                self.store.drop_before(index, before).expect("no faults while applying");
+                self.store
+                    .drop_before(index, before)
+                    .expect("no faults while applying");
             }
             None => {}
         }

@@ -49,7 +49,10 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn position(&self, agent: &AgentId, epoch: Epoch, lane: Lane) -> Position {
-        self.streams.get(&(agent.clone(), epoch, lane)).copied().unwrap_or_default()
+        self.streams
+            .get(&(agent.clone(), epoch, lane))
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(super) fn positions(&self) -> impl Iterator<Item = (&(AgentId, Epoch, Lane), &Position)> {
@@ -58,7 +61,14 @@ impl Model {
 
     /// The rule as DESIGN tells it.
     pub(super) fn submit(&mut self, agent: &AgentId, link: &Link) -> Outcome {
-        let Link { from, to, header, body, bytes, .. } = link;
+        let Link {
+            from,
+            to,
+            header,
+            body,
+            bytes,
+            ..
+        } = link;
         let at = self.position(agent, header.epoch, header.lane);
         let names = self.position(agent, header.epoch, Lane::Names);
         if *to <= at.last.0 {
@@ -77,8 +87,12 @@ impl Model {
             Body::Gap(gap) => gap.digest_to,
             _ => shared::batch::digest(header.previous, bytes),
         };
-        let to = Position { last: BatchNumber(*to), digest };
-        self.streams.insert((agent.clone(), header.epoch, header.lane), to);
+        let to = Position {
+            last: BatchNumber(*to),
+            digest,
+        };
+        self.streams
+            .insert((agent.clone(), header.epoch, header.lane), to);
         match body {
             Body::Gap(_) => self.gaps += 1,
             Body::Hello(hello) => {
@@ -160,9 +174,13 @@ impl Model {
                 }
                 let one = value_at(&column.values, value);
                 value += 1;
-                let name = field.cloned().unwrap_or_else(|| format!("#{}", column.field));
+                let name = field
+                    .cloned()
+                    .unwrap_or_else(|| format!("#{}", column.field));
                 match (placed, one) {
-                    (Err(reason), one) => self.quarantine(agent, meaning, *time, &name, &one, reason),
+                    (Err(reason), one) => {
+                        self.quarantine(agent, meaning, *time, &name, &one, reason)
+                    }
                     (Ok(FieldType::Float), Value::Int(int)) => {
                         if int.unsigned_abs() <= 1 << 53 {
                             kept[row].insert(name, Value::Float(int as f64));
@@ -179,7 +197,13 @@ impl Model {
         }
         for (values, time) in kept.into_iter().zip(times) {
             if !values.is_empty() {
-                self.add(&meaning.table, &meaning.device, &meaning.tags, *time, values);
+                self.add(
+                    &meaning.table,
+                    &meaning.device,
+                    &meaning.tags,
+                    *time,
+                    values,
+                );
             }
         }
     }
@@ -191,13 +215,24 @@ impl Model {
         values: &Values,
     ) -> Result<FieldType, &'static str> {
         let found = values.field_type();
-        let inexact = matches!(values, Values::Int(v) if v.iter().any(|i| i.unsigned_abs() > 1 << 53));
+        let inexact =
+            matches!(values, Values::Int(v) if v.iter().any(|i| i.unsigned_abs() > 1 << 53));
         let key = (table.to_owned(), field.to_owned());
         let Some(known) = self.fields.get_mut(&key) else {
-            if self.tags.get(table).is_some_and(|tags| tags.iter().any(|tag| tag == field)) {
+            if self
+                .tags
+                .get(table)
+                .is_some_and(|tags| tags.iter().any(|tag| tag == field))
+            {
                 return Err("the field has the name of another column");
             }
-            self.fields.insert(key, ModelField { field_type: found, inexact });
+            self.fields.insert(
+                key,
+                ModelField {
+                    field_type: found,
+                    inexact,
+                },
+            );
             return Ok(found);
         };
         match (known.field_type, found) {
@@ -229,7 +264,11 @@ impl Model {
             Value::Bool(value) => value.to_string(),
             Value::Text(value) => value.clone(),
         };
-        let tags: Vec<String> = meaning.tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let tags: Vec<String> = meaning
+            .tags
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
         let texts = [
             ("agent", agent.to_string()),
             ("table", meaning.table.clone()),
@@ -238,8 +277,14 @@ impl Model {
             ("value", value),
             ("reason", reason.to_owned()),
         ];
-        let device = if meaning.device.is_empty() { agent.as_str() } else { &meaning.device };
-        let values = texts.into_iter().map(|(name, text)| (name.to_owned(), Value::Text(text)));
+        let device = if meaning.device.is_empty() {
+            agent.as_str()
+        } else {
+            &meaning.device
+        };
+        let values = texts
+            .into_iter()
+            .map(|(name, text)| (name.to_owned(), Value::Text(text)));
         self.add("quarantine", device, &[], time, values.collect());
     }
 
@@ -258,7 +303,11 @@ impl Model {
             time,
             values: vec![],
         };
-        self.rows.push(ModelRow { row, values, merged: None });
+        self.rows.push(ModelRow {
+            row,
+            values,
+            merged: None,
+        });
     }
 
     pub(super) fn merge(&mut self, index: u64, state: &State) {
@@ -292,11 +341,13 @@ impl Model {
                     };
                     (name.clone(), plain_value(&value))
                 });
-                PlainRow { values: shown.collect(), ..row.clone() }
+                PlainRow {
+                    values: shown.collect(),
+                    ..row.clone()
+                }
             })
             .collect();
         rows.sort_by(|a, b| a.partial_cmp(b).expect("texts and ints"));
         rows
     }
 }
-
