@@ -13,6 +13,8 @@ pub(super) enum Command {
     Set {
         name: String,
         value: String,
+        /// Up to the end of the transaction.
+        local: bool,
     },
     /// To what it was at the login; `None`: all of them.
     Reset(Option<String>),
@@ -149,8 +151,8 @@ pub(super) fn classify(statement: &str) -> Result<Command, PgError> {
         ["SET", "TRANSACTION" | "CONSTRAINTS", ..] | ["SET", "SESSION", "CHARACTERISTICS", ..] => {
             Command::Nothing("SET")
         }
-        ["SET", "SESSION" | "LOCAL", ..] => set(&words[2..])?,
-        ["SET", ..] => set(&words[1..])?,
+        ["SET", scope @ ("SESSION" | "LOCAL"), ..] => set(&words[2..], scope == "LOCAL")?,
+        ["SET", ..] => set(&words[1..], false)?,
         ["RESET", "ALL"] => Command::Reset(None),
         ["RESET", name] => Command::Reset(Some(name.to_lowercase())),
         ["SHOW", "TABLES" | "COLUMNS", ..] => Command::Query,
@@ -170,7 +172,7 @@ pub(super) fn classify(statement: &str) -> Result<Command, PgError> {
 }
 
 /// `name = value` or `name TO value`, after the SET.
-fn set(words: &[&str]) -> Result<Command, PgError> {
+fn set(words: &[&str], local: bool) -> Result<Command, PgError> {
     let (name, value) = match words {
         [time, zone, value @ ..]
             if time.eq_ignore_ascii_case("time") && zone.eq_ignore_ascii_case("zone") =>
@@ -195,7 +197,7 @@ fn set(words: &[&str]) -> Result<Command, PgError> {
     }
     let value: Vec<String> = value.iter().map(|word| unquoted(word)).collect();
     let value = value.join(" ").replace(" , ", ", ");
-    Ok(Command::Set { name, value })
+    Ok(Command::Set { name, value, local })
 }
 
 /// Words, quoted texts and signs, without comments and a final semicolon. Enough for the short
@@ -269,10 +271,12 @@ mod tests {
 
     #[test]
     fn what_drivers_say_is_understood() {
-        let set = |name: &str, value: &str| Command::Set {
+        let scoped = |name: &str, value: &str, local| Command::Set {
             name: name.into(),
             value: value.into(),
+            local,
         };
+        let set = |name, value| scoped(name, value, false);
         for (text, expected) in [
             ("SELECT 1", Command::Query),
             ("/* x */ begin", Command::Begin),
@@ -298,6 +302,10 @@ mod tests {
             (
                 "SET tributary.consistency = stale",
                 set("tributary.consistency", "stale"),
+            ),
+            (
+                "SET LOCAL statement_timeout = 10",
+                scoped("statement_timeout", "10", true),
             ),
             ("SET NAMES 'UTF8'", set("client_encoding", "UTF8")),
             (
