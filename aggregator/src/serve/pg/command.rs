@@ -52,7 +52,7 @@ fn skip(text: &str, at: usize) -> usize {
     let after = |end: Option<usize>, length: usize| end.map_or(text.len(), |end| at + end + length);
     match rest.as_bytes() {
         [b'\'', ..] => {
-            let before = text[..at].as_bytes();
+            let before = &text.as_bytes()[..at];
             let escapes = matches!(before, [.., b'e' | b'E'])
                 && !before[..before.len() - 1]
                     .last()
@@ -62,7 +62,7 @@ fn skip(text: &str, at: usize) -> usize {
         [b'"', ..] => at + quoted(rest.as_bytes(), b'"', false),
         [b'-', b'-', ..] => after(rest.find('\n'), 1),
         [b'/', b'*', ..] => at + comment(rest.as_bytes()),
-        [b'$', ..] if !text[..at].as_bytes().last().is_some_and(|b| is_word(*b)) => {
+        [b'$', ..] if !text.as_bytes()[..at].last().is_some_and(|b| is_word(*b)) => {
             match dollar_tag(rest) {
                 Some(tag) => after(rest[tag.len()..].find(tag), 2 * tag.len()),
                 None => at + 1,
@@ -145,8 +145,10 @@ pub(super) fn classify(statement: &str) -> Result<Command, PgError> {
     Ok(match upper[..] {
         ["BEGIN", ..] | ["START", "TRANSACTION", ..] => Command::Begin,
         ["COMMIT" | "END", ..] => Command::Commit,
-        ["ROLLBACK", "TO", ..] => Command::Query,
-        ["ROLLBACK" | "ABORT", ..] => Command::Rollback,
+        // Not to a savepoint: there are none.
+        ["ROLLBACK"] | ["ROLLBACK", "WORK" | "TRANSACTION" | "AND", ..] | ["ABORT", ..] => {
+            Command::Rollback
+        }
         // Always so, or without meaning where nothing is written.
         ["SET", "TRANSACTION" | "CONSTRAINTS", ..] | ["SET", "SESSION", "CHARACTERISTICS", ..] => {
             Command::Nothing("SET")
@@ -155,12 +157,13 @@ pub(super) fn classify(statement: &str) -> Result<Command, PgError> {
         ["SET", ..] => set(&words[1..], false)?,
         ["RESET", "ALL"] => Command::Reset(None),
         ["RESET", name] => Command::Reset(Some(name.to_lowercase())),
-        ["SHOW", "TABLES" | "COLUMNS", ..] => Command::Query,
         ["SHOW", "TRANSACTION", "ISOLATION", "LEVEL"] => {
             Command::Show("transaction_isolation".to_owned())
         }
         ["SHOW", "TIME", "ZONE"] => Command::Show("timezone".to_owned()),
-        ["SHOW", name] => Command::Show(name.to_lowercase()),
+        ["SHOW", name] if !matches!(name, "TABLES" | "COLUMNS") => {
+            Command::Show(name.to_lowercase())
+        }
         ["DEALLOCATE", "ALL"] | ["DEALLOCATE", "PREPARE", "ALL"] => Command::Deallocate(None),
         ["DEALLOCATE", .., _] => Command::Deallocate(words.last().map(|name| unquoted(name))),
         ["DISCARD", "ALL"] => Command::DiscardAll,

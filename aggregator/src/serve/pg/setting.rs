@@ -167,7 +167,6 @@ fn wish(name: &str) -> Option<Wish> {
         // Nothing is written, and each statement sees one state: any of these is kept.
         "default_transaction_isolation" | "transaction_isolation" => Wish::Any("serializable"),
         "default_transaction_read_only" | "transaction_read_only" => Wish::Any("on"),
-        "default_transaction_deferrable" | "transaction_deferrable" => Wish::Any("off"),
         // Floats are always written with all their digits.
         "extra_float_digits" => Wish::Any("1"),
         // Nothing to wait for, and nothing to say.
@@ -175,7 +174,11 @@ fn wish(name: &str) -> Option<Wish> {
             Wish::Any("0")
         }
         "client_min_messages" => Wish::Any("notice"),
-        "row_security" | "synchronous_commit" | "jit" => Wish::Any("off"),
+        "default_transaction_deferrable"
+        | "transaction_deferrable"
+        | "row_security"
+        | "synchronous_commit"
+        | "jit" => Wish::Any("off"),
         _ => return None,
     })
 }
