@@ -27,6 +27,16 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Make a new cluster of which this is the first node; once for each cluster.
+    Init {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run this node until SIGTERM or Ctrl-C.
+    Run {
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Make and revoke certificates.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -123,6 +133,21 @@ fn run(command: Command) -> Result<(), Failure> {
                 config.name, config.cluster
             ))
         }
+        Command::Init { config } => {
+            let config = Config::load(&config)?;
+            runtime()?.block_on(aggregator::node::init(&config))?;
+            say(&format!(
+                "cluster {}: made, with node {} as the first in {}",
+                config.cluster,
+                config.name,
+                config.data_dir.display()
+            ))
+        }
+        Command::Run { config } => {
+            let config = Config::load(&config)?;
+            log_to_stderr();
+            Ok(runtime()?.block_on(aggregator::node::run(config))?)
+        }
         Command::Pki(command) => pki(command),
         Command::Inspect(InspectCommand::Batch { file }) => {
             let bytes = read_at_most(&file, BATCH_BYTES_MAX)?;
@@ -139,6 +164,24 @@ fn run(command: Command) -> Result<(), Failure> {
             say(&format!("user {name}: {what} in {}", path.display()))
         }
     }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+}
+
+/// `RUST_LOG` says what, `info` if it is not set.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
 }
 
 fn pki(command: PkiCommand) -> Result<(), Failure> {

@@ -13,4 +13,5 @@ pub mod state;
 pub mod store;
 pub mod query;
 pub mod serve;
+pub mod node;
 pub mod inspect;

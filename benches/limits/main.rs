@@ -2,7 +2,11 @@
 //!
 //! `cargo run --release -p benches --bin limits [FOLDER]`: primitives one by one (sync, checksum,
 //! copy, the batch codec), then the cost a value they add up to over three replicas.
-#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a bench reads the clock and prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench reads the clock and prints"
+)]
 
 use std::fs::OpenOptions;
 use std::hint::black_box;
@@ -67,15 +71,28 @@ fn codec(rows: usize) {
 
 fn truck(rows: usize) -> Body {
     let walk = |seed: f64| -> Vec<f64> {
-        (0..rows).map(|i| ((seed + (i as f64 * 0.37).sin() * 5.0) * 10.0).round() / 10.0).collect()
+        (0..rows)
+            .map(|i| ((seed + (i as f64 * 0.37).sin() * 5.0) * 10.0).round() / 10.0)
+            .collect()
     };
     let columns = (0..7u16)
-        .map(|field| Column { field, present: None, values: Values::Float(walk(f64::from(field) * 11.0)) })
+        .map(|field| Column {
+            field,
+            present: None,
+            values: Values::Float(walk(f64::from(field) * 11.0)),
+        })
         .collect();
     let step = 10_000_000_000;
-    let times = (0..rows as i64).map(|i| 1_700_000_000_000_000_000 + i * step).collect();
-    let series = vec![SeriesColumns { id: LocalSeriesId(1), columns }];
-    Body::Data(Data { groups: vec![Group { times, series }] })
+    let times = (0..rows as i64)
+        .map(|i| 1_700_000_000_000_000_000 + i * step)
+        .collect();
+    let series = vec![SeriesColumns {
+        id: LocalSeriesId(1),
+        columns,
+    }];
+    Body::Data(Data {
+        groups: vec![Group { times, series }],
+    })
 }
 
 /// Calls a second, over `MEASURE`.
@@ -92,7 +109,11 @@ fn per_second(mut call: impl FnMut()) -> f64 {
 /// Rate, p50 and p99 in microseconds of write + fdatasync over a file laid out before.
 fn syncs(folder: &Path, bytes: usize) -> std::io::Result<(f64, f64, f64)> {
     let path = folder.join(format!("tributary-limits-{}.tmp", std::process::id()));
-    let file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .open(&path)?;
     let slots = 32;
     let block = vec![1u8; bytes];
     for slot in 0..slots {

@@ -52,7 +52,9 @@ impl Account {
 
     pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
         let at = (self.latencies.len() as f64 * quantile) as usize;
-        self.latencies.get(at).map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
+        self.latencies
+            .get(at)
+            .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
     }
 }
 
@@ -110,7 +112,10 @@ impl Source {
             Load::Lines => {
                 self.rows_sent += 1;
                 let time = START_NS + self.rows_sent as i64;
-                Ok((format!("plain,device=p1 value={}i {time}", self.rows_sent).into_bytes(), 1))
+                Ok((
+                    format!("plain,device=p1 value={}i {time}", self.rows_sent).into_bytes(),
+                    1,
+                ))
             }
         }
     }
@@ -121,20 +126,35 @@ const STEP_NS: i64 = 10_000_000_000;
 const FIELDS: usize = 7;
 
 fn truck(from: usize, rows: usize) -> Body {
-    let times = (from..from + rows).map(|row| START_NS + row as i64 * STEP_NS).collect();
+    let times = (from..from + rows)
+        .map(|row| START_NS + row as i64 * STEP_NS)
+        .collect();
     let columns = (0..FIELDS)
         .map(|field| {
             let walk = |row: usize| (row as f64 * 0.37 + field as f64).sin() * 50.0;
-            let values = (from..from + rows).map(|row| walk(row).round() / 10.0).collect();
-            Column { field: field as u16, present: None, values: Values::Float(values) }
+            let values = (from..from + rows)
+                .map(|row| walk(row).round() / 10.0)
+                .collect();
+            Column {
+                field: field as u16,
+                present: None,
+                values: Values::Float(values),
+            }
         })
         .collect();
-    let series = vec![SeriesColumns { id: LocalSeriesId(1), columns }];
-    Body::Data(Data { groups: vec![Group { times, series }] })
+    let series = vec![SeriesColumns {
+        id: LocalSeriesId(1),
+        columns,
+    }];
+    Body::Data(Data {
+        groups: vec![Group { times, series }],
+    })
 }
 
 fn names(device: &str) -> Body {
-    let fields = (0..FIELDS).map(|nth| (format!("f{nth}"), FieldType::Float)).collect();
+    let fields = (0..FIELDS)
+        .map(|nth| (format!("f{nth}"), FieldType::Float))
+        .collect();
     Body::Names(vec![SeriesDefinition {
         id: LocalSeriesId(1),
         table: "truck".into(),
@@ -154,16 +174,30 @@ pub(crate) async fn run(
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let server = ServerName::from(address.ip());
-    let stream = tokio_rustls::TlsConnector::from(tls).connect(server, stream).await?;
+    let stream = tokio_rustls::TlsConnector::from(tls)
+        .connect(server, stream)
+        .await?;
     let (reader, mut writer) = split(stream);
     let mut reader = Reader::new(reader);
     mqtt::send(&mut writer, &mqtt::connect(&name)).await?;
-    let Incoming::Connected { reason: 0, receive_max } = reader.next().await? else {
+    let Incoming::Connected {
+        reason: 0,
+        receive_max,
+    } = reader.next().await?
+    else {
         return Err("the node refused the connection".into());
     };
-    let epoch = Epoch(std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &name));
-    let mut source =
-        Source { load: plan.load, epoch, number: BatchNumber::NONE, digest: Digest::ZERO, rows_sent: 0 };
+    let epoch = Epoch(std::hash::BuildHasher::hash_one(
+        &std::hash::RandomState::new(),
+        &name,
+    ));
+    let mut source = Source {
+        load: plan.load,
+        epoch,
+        number: BatchNumber::NONE,
+        digest: Digest::ZERO,
+        rows_sent: 0,
+    };
     if let Load::Batches { .. } = plan.load {
         open(&name, &mut source, &mut writer, &mut reader).await?;
     }
@@ -187,9 +221,14 @@ pub(crate) async fn run(
         if !out.is_empty() {
             mqtt::send(&mut writer, &out).await?;
         }
-        let Some(&(oldest, sent, values)) = in_flight.front() else { return Ok(account) };
+        let Some(&(oldest, sent, values)) = in_flight.front() else {
+            return Ok(account);
+        };
         match reader.next().await? {
-            Incoming::Acked { packet_id, reason: 0 } if packet_id == oldest => {
+            Incoming::Acked {
+                packet_id,
+                reason: 0,
+            } if packet_id == oldest => {
                 account.latencies.push(sent.elapsed());
                 account.values += values;
                 in_flight.pop_front();
@@ -210,11 +249,20 @@ where
     W: AsyncWrite + Unpin,
     R: tokio::io::AsyncRead + Unpin,
 {
-    let hello = Body::Hello(Hello { older_epochs: Vec::new(), last: None, max_unsafe_ms: 0 });
+    let hello = Body::Hello(Hello {
+        older_epochs: Vec::new(),
+        last: None,
+        max_unsafe_ms: 0,
+    });
     let mut out = Vec::new();
     for (packet_id, body) in [(1, hello), (2, names(name))] {
         let bytes = source.seal(Lane::Names, &body)?;
-        mqtt::publish(&mut out, &format!("tributary/v1/{name}/names"), packet_id, &bytes);
+        mqtt::publish(
+            &mut out,
+            &format!("tributary/v1/{name}/names"),
+            packet_id,
+            &bytes,
+        );
     }
     mqtt::send(writer, &out).await?;
     for _ in 0..2 {

@@ -4,7 +4,11 @@
 //! values and for plain lines of one value: durable values a second, CPU-seconds of all nodes per
 //! million values, acknowledgement latency, and the syncs a message that `strace` counts in a
 //! run of its own. The generator shares the machine; its CPU is printed beside.
-#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a bench reads the clock and prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench reads the clock and prints"
+)]
 
 mod agent;
 mod mqtt;
@@ -43,7 +47,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     println!(
         "{:<22} {:>9} {:>12} {:>14} {:>12} {:>9} {:>9} {:>13}",
-        "load", "in flight", "values/s", "CPU-s/M values", "gen CPU-s/M", "p50 ms", "p99 ms", "syncs/message"
+        "load",
+        "in flight",
+        "values/s",
+        "CPU-s/M values",
+        "gen CPU-s/M",
+        "p50 ms",
+        "p99 ms",
+        "syncs/message"
     );
     for (name, load) in [
         ("batches of 100", Load::Batches { rows: 14 }),
@@ -51,7 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("plain lines", Load::Lines),
     ] {
         for in_flight in [1, 32] {
-            let plan = Plan { load, in_flight, length: Duration::from_secs(seconds) };
+            let plan = Plan {
+                load,
+                in_flight,
+                length: Duration::from_secs(seconds),
+            };
             row(&cluster, name, plan)?;
         }
     }
@@ -59,16 +74,23 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn row(cluster: &Cluster, name: &str, plan: Plan) -> Result<(), Box<dyn Error>> {
-    let nodes: Vec<u32> = (0..cluster.nodes().len()).filter_map(|at| cluster.process_id(at)).collect();
+    let nodes: Vec<u32> = (0..cluster.nodes().len())
+        .filter_map(|at| cluster.process_id(at))
+        .collect();
     let before = (cpu_seconds(&nodes)?, cpu_seconds(&[std::process::id()])?);
     let start = Instant::now();
     let account = run(cluster, &plan)?;
     let elapsed = start.elapsed().as_secs_f64();
-    let (nodes_cpu, own_cpu) =
-        (cpu_seconds(&nodes)? - before.0, cpu_seconds(&[std::process::id()])? - before.1);
+    let (nodes_cpu, own_cpu) = (
+        cpu_seconds(&nodes)? - before.0,
+        cpu_seconds(&[std::process::id()])? - before.1,
+    );
     let millions = account.values as f64 / 1e6;
     let counted = syncs::count(&nodes, || {
-        let plan = Plan { length: Duration::from_secs(2), ..plan };
+        let plan = Plan {
+            length: Duration::from_secs(2),
+            ..plan
+        };
         run(cluster, &plan).map(|account| account.latencies.len())
     })?;
     println!(
@@ -80,18 +102,26 @@ fn row(cluster: &Cluster, name: &str, plan: Plan) -> Result<(), Box<dyn Error>> 
         own_cpu / millions,
         account.quantile_ms(0.5),
         account.quantile_ms(0.99),
-        counted.map_or("no strace".into(), |per_message| format!("{per_message:.3}")),
+        counted.map_or("no strace".into(), |per_message| format!(
+            "{per_message:.3}"
+        )),
     );
     Ok(())
 }
 
 /// Every connection its own agent, spread over the nodes; sums their accounts.
 fn run(cluster: &Cluster, plan: &Plan) -> Result<Account, Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut agents = Vec::new();
     for nth in 0..CONNECTIONS {
         let name = format!("load{nth}");
-        if !cluster.pki_folder().join(format!("agent-{name}.pem")).exists() {
+        if !cluster
+            .pki_folder()
+            .join(format!("agent-{name}.pem"))
+            .exists()
+        {
             cluster.issue_agent(&name)?;
         }
         let node = &cluster.nodes()[nth % cluster.nodes().len()];
@@ -121,7 +151,12 @@ fn cpu_seconds(processes: &[u32]) -> Result<f64, Box<dyn Error>> {
     for process in processes {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
         let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let field = |nth: usize| after_name.split_whitespace().nth(nth).and_then(|text| text.parse::<f64>().ok());
+        let field = |nth: usize| {
+            after_name
+                .split_whitespace()
+                .nth(nth)
+                .and_then(|text| text.parse::<f64>().ok())
+        };
         ticks += field(11).unwrap_or(0.0) + field(12).unwrap_or(0.0);
     }
     Ok(ticks / TICKS_A_SECOND)

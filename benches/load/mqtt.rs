@@ -10,9 +10,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     /// Reason code and receive maximum.
-    Connected { reason: u8, receive_max: u16 },
-    Acked { packet_id: u16, reason: u8 },
-    Disconnected { reason: u8 },
+    Connected {
+        reason: u8,
+        receive_max: u16,
+    },
+    Acked {
+        packet_id: u16,
+        reason: u8,
+    },
+    Disconnected {
+        reason: u8,
+    },
 }
 
 /// Appends a remaining-length field (MQTT 5, section 1.5.5).
@@ -63,7 +71,11 @@ pub(crate) struct Reader<R> {
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub(crate) fn new(stream: R) -> Self {
-        Self { stream, buffer: Vec::with_capacity(64 << 10), start: 0 }
+        Self {
+            stream,
+            buffer: Vec::with_capacity(64 << 10),
+            start: 0,
+        }
     }
 
     /// The next packet; an error when the server closed.
@@ -76,7 +88,10 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             self.buffer.drain(..self.start);
             self.start = 0;
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the server closed",
+                ));
             }
         }
     }
@@ -84,19 +99,28 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
 /// One packet and its length, or `None` if it is not whole yet.
 fn parse(bytes: &[u8]) -> io::Result<Option<(Incoming, usize)>> {
-    let Some((length, head)) = remaining_length(bytes) else { return Ok(None) };
-    let Some(body) = bytes.get(head..head + length) else { return Ok(None) };
+    let Some((length, head)) = remaining_length(bytes) else {
+        return Ok(None);
+    };
+    let Some(body) = bytes.get(head..head + length) else {
+        return Ok(None);
+    };
     let packet = match (bytes[0] >> 4, body) {
-        (2, [_, reason, properties @ ..]) => {
-            Incoming::Connected { reason: *reason, receive_max: receive_max(properties) }
-        }
+        (2, [_, reason, properties @ ..]) => Incoming::Connected {
+            reason: *reason,
+            receive_max: receive_max(properties),
+        },
         (4, [high, low, rest @ ..]) => Incoming::Acked {
             packet_id: u16::from_be_bytes([*high, *low]),
             reason: rest.first().copied().unwrap_or(0),
         },
-        (14, rest) => Incoming::Disconnected { reason: rest.first().copied().unwrap_or(0) },
+        (14, rest) => Incoming::Disconnected {
+            reason: rest.first().copied().unwrap_or(0),
+        },
         (kind, _) => {
-            return Err(io::Error::other(format!("unexpected packet of type {kind}")));
+            return Err(io::Error::other(format!(
+                "unexpected packet of type {kind}"
+            )));
         }
     };
     Ok(Some((packet, head + length)))

@@ -12,7 +12,9 @@ pub(crate) fn count(
     let folder = tempfile::tempdir()?;
     let trace = folder.path().join("trace");
     let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-o"]).arg(&trace);
+    strace
+        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-o"])
+        .arg(&trace);
     for process in processes {
         strace.args(["-p", &process.to_string()]);
     }
@@ -28,13 +30,15 @@ pub(crate) fn count(
     let messages = run();
     detach(&mut child)?;
     let text = std::fs::read_to_string(&trace)?;
-    let calls = text.lines().filter(|line| line.contains("sync(") ).count();
+    let calls = text.lines().filter(|line| line.contains("sync(")).count();
     Ok(Some(calls as f64 / messages? as f64))
 }
 
 /// SIGINT makes strace detach; SIGKILL could leave the traced processes stopped.
 fn detach(child: &mut Child) -> Result<(), Box<dyn Error>> {
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+    Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()?;
     child.wait()?;
     Ok(())
 }

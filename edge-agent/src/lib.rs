@@ -1,1 +1,20 @@
+//! From device to wire: intake -> batcher -> buffer -> window -> uplink.
+//!
+//! `config` is what the operator says, `agent` who owns what and in which order it starts and
+//! stops; `health` gives the account, `inspect` shows files to people.
 
+pub mod config;
+pub mod tls;
+mod clock;
+pub mod handed;
+pub mod intake;
+pub mod ledger;
+pub mod status;
+pub mod batcher;
+pub mod buffer;
+pub mod window;
+pub mod uplink;
+pub mod keeper;
+pub mod health;
+pub mod agent;
+pub mod inspect;

@@ -50,6 +50,8 @@ fn build_all(packages: &[&str], names: &[&str]) -> Result<Vec<PathBuf>, String> 
     for package in packages {
         command.args(["-p", package]);
     }
+    // With this package, whose features are then theirs: nothing is compiled twice.
+    command.args(["-p", env!("CARGO_PKG_NAME")]);
     command.args(["--bins", "--message-format", "json-render-diagnostics"]);
     // Progress and diagnostics go to stderr: shown, because a first build takes minutes.
     let output = command

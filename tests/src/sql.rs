@@ -89,7 +89,12 @@ impl Client {
 
     /// The flags that a person types for this; the password goes by environment.
     pub fn flags(&self) -> String {
-        format!("--server {} --ca {} --user {}", self.server, self.ca.display(), self.user)
+        format!(
+            "--server {} --ca {} --user {}",
+            self.server,
+            self.ca.display(),
+            self.user
+        )
     }
 
     fn command(&self) -> Command {

@@ -98,8 +98,9 @@ pub async fn init(config: &Config) -> Result<(), JoinError> {
     identity.write(&*disk).map_err(io)
 }
 
-/// The first two entries of a cluster: its only voter, and that voter's admission.
-async fn begin_log(mut log: LogStore, member: &Member) -> io::Result<()> {
+/// Writes the first two entries of a cluster, durable when it returns: its only voter, of id 1, and
+/// that voter's admission.
+pub async fn begin_log(mut log: LogStore, member: &Member) -> io::Result<()> {
     if log.get_log_state().await?.last_log_id.is_some() {
         // An `init` that ended between the log and the identity.
         return Ok(());
@@ -169,8 +170,14 @@ pub(super) async fn settle(
         address: config.listen.cluster_advertised.clone(),
         joining,
     };
-    let asked = ask_all(config, link, &request);
+    let peers: Vec<String> = config
+        .peers
+        .iter()
+        .map(|peer| peer.address.clone())
+        .collect();
+    let asked = ask_all(&peers, link, &request);
     let (id, incarnation) = tokio::select! {
+        biased;
         admitted = asked => admitted?,
         _ = stop.wait_for(|stop| *stop) => return Err(JoinError::Stopped),
     };
@@ -193,17 +200,14 @@ fn random() -> Result<u64, JoinError> {
     getrandom::u64().map_err(|e| JoinError::Random(e.to_string()))
 }
 
-async fn ask_all(
-    config: &Config,
+/// Asks the peers, and whom they name, until one admits the node: its id and the incarnation.
+pub async fn ask_all(
+    peers: &[String],
     link: &dyn Link,
     request: &JoinRequest,
 ) -> Result<(u64, u64), JoinError> {
     loop {
-        let mut addresses: Vec<String> = config
-            .peers
-            .iter()
-            .map(|peer| peer.address.clone())
-            .collect();
+        let mut addresses = peers.to_vec();
         let mut at = 0;
         while let Some(address) = addresses.get(at).cloned() {
             at += 1;

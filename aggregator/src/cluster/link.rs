@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::base::BoxFuture;
+use futures_util::future::BoxFuture;
 
 use super::types::Member;
 use super::wire::Kind;

@@ -7,6 +7,7 @@
 //! `identity` and `steward` keep the membership, the clock and the merges going.
 
 pub mod types;
+mod runtime;
 mod outbox;
 mod propose;
 pub mod log;
@@ -28,10 +29,12 @@ mod node;
 pub use answer::{Answer, Applied};
 pub use apply::Progress;
 pub use identity::{NodeIdentity, Standing};
-pub use join::{JoinError, init};
+pub use join::{JoinError, ask_all, begin_log, init};
 pub use listener::{ListenError, Listener};
-pub use node::{Calls, Cluster, ClusterError, NodeStatus, Overview, Seat};
+pub use node::{Calls, Cluster, ClusterError, Parts, Seat};
 pub use propose::Ticket;
+pub use runtime::seed_randomness;
+pub use steward::Wishes;
 
 use crate::config::Config;
 use node::Node;

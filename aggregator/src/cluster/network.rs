@@ -149,6 +149,7 @@ impl RaftNetworkV2<C> for Client {
             snapshot.snapshot,
         );
         tokio::select! {
+            biased;
             sent = send => sent.map_err(|error| {
                 tracing::warn!(%error, "a snapshot was not delivered; it is tried again");
                 StreamingError::Unreachable(Unreachable::new(&AnyError::error(error)))

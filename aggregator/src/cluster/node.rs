@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use journal::DiskStorage;
 use openraft::async_runtime::WatchReceiver;
-use openraft::base::BoxFuture;
 use openraft::raft::ReadPolicy;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use shared::id::{AgentId, Epoch, Lane, TimeNs};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::apply::{Applier, Progress};
 use super::join::{Admission, JoinError};
-use super::link::{CallError, Link, Purpose};
+use super::link::{Answerer, CallError, Link, Purpose};
 use super::listener::Listener;
 use super::log::{LogError, LogReader, LogStore};
 use super::network::Network;
@@ -31,7 +31,9 @@ use super::types::{CommandBytes, Member, Raft};
 use super::wire::{self, Kind};
 use super::{LOG_FOLDER, STORE_FOLDER, join, log_options};
 use crate::config::{Config, Timing};
-use crate::ingest::Upstream;
+use crate::ingest;
+use crate::query::NodeRow;
+use crate::serve::{self, NotReadable, Overview};
 use crate::state::Command;
 use crate::state::command::Payload;
 use crate::store::{Options as StoreOptions, Store, StoreError, View, Views};
@@ -86,6 +88,7 @@ pub(super) struct Node {
 #[derive(Clone)]
 pub struct Cluster {
     seat: Seat,
+    cluster: Arc<str>,
     name: Arc<str>,
     node: Node,
     proposer: Arc<Proposer>,
@@ -144,9 +147,10 @@ impl Cluster {
         };
         let boot = getrandom::u64().map_err(|e| ClusterError::Random(e.to_string()))?;
         let parts = Parts {
+            cluster: config.cluster.clone(),
             name: config.name.as_str().into(),
             seat,
-            raft: raft_config(&config.cluster, &config.timing)?,
+            timing: config.timing.clone(),
             link,
             log,
             store,
@@ -156,7 +160,8 @@ impl Cluster {
             inline: false,
             wall_clock,
         };
-        let (cluster, answerer) = parts.run(tasks, stop.clone()).await?;
+        let (cluster, answerer) = parts.run(stop.clone()).await?;
+        cluster.tasks.keep(tasks);
         cluster.tasks.spawn(listener.run(answerer, stop));
         Ok(cluster)
     }
@@ -203,8 +208,8 @@ impl Cluster {
 
     /// A view that holds everything a quorum had committed when this was called. `Err`: none can
     /// be had before the deadline, and why.
-    pub async fn linearizable(&self, deadline: Instant) -> Result<Arc<View>, String> {
-        let mut why = "this node recovers".to_owned();
+    pub async fn linearizable(&self, deadline: Instant) -> Result<Arc<View>, NotReadable> {
+        let mut why = NotReadable::NotServing;
         let read = async {
             let mut recovered = self.recovered.clone();
             // The sender lives as long as the node.
@@ -218,9 +223,12 @@ impl Cluster {
                         if applied.await.is_ok() {
                             return self.node.views.latest();
                         }
-                        why = "consensus stopped".to_owned();
+                        why = NotReadable::NotServing;
                     }
-                    Err(error) => why = error,
+                    Err(error) => {
+                        tracing::debug!(error, "no read index yet");
+                        why = NotReadable::NoLeader;
+                    }
                 }
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
@@ -244,7 +252,7 @@ impl Cluster {
                 let known = metrics.replication.as_ref().and_then(|all| all.get(id));
                 known.copied().flatten().map(|matched| matched.index)
             };
-            NodeStatus {
+            NodeRow {
                 id: *id,
                 name: member.name.clone(),
                 address: member.address.clone(),
@@ -258,70 +266,45 @@ impl Cluster {
             }
         });
         Overview {
-            name: self.name.to_string(),
+            cluster: self.cluster.to_string(),
+            node: self.name.to_string(),
             id: self.seat.id,
-            incarnation: self.seat.incarnation,
             leader,
             term: metrics.current_term,
             applied: self.node.progress.borrow().applied,
-            last,
-            nodes: nodes.collect(),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            incarnation: self.seat.incarnation,
+            nodes: Arc::new(nodes.collect()),
         }
     }
 }
 
-/// A cluster as one of its nodes sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
-    /// Of the node that was asked.
-    pub name: String,
-    pub id: u64,
-    pub incarnation: u64,
-    pub leader: Option<u64>,
-    pub term: u64,
-    pub applied: u64,
-    /// The last log entry that the node has.
-    pub last: u64,
-    pub nodes: Vec<NodeStatus>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeStatus {
-    pub id: u64,
-    pub name: String,
-    pub address: String,
-    /// `leader`, `follower` or `learner`.
-    pub role: &'static str,
-    /// The last entry that it is known to have; of other nodes only the leader knows.
-    pub applied: Option<u64>,
-    /// Entries behind the log's end.
-    pub lag: Option<u64>,
-}
-
 /// What a node is built of, wherever it runs.
-pub(super) struct Parts {
-    pub(super) name: Arc<str>,
-    pub(super) seat: Seat,
-    pub(super) raft: RaftConfig,
-    pub(super) link: Arc<dyn Link>,
-    pub(super) log: LogStore,
-    pub(super) store: Arc<dyn journal::Storage>,
-    pub(super) options: StoreOptions,
-    pub(super) wishes: Wishes,
+pub struct Parts {
+    pub cluster: String,
+    pub name: Arc<str>,
+    pub seat: Seat,
+    pub timing: Timing,
+    pub link: Arc<dyn Link>,
+    pub log: LogStore,
+    pub store: Arc<dyn journal::Storage>,
+    pub options: StoreOptions,
+    pub wishes: Wishes,
     /// Random: names this run of the node.
-    pub(super) boot: u64,
+    pub boot: u64,
     /// Merges run where they begin.
-    pub(super) inline: bool,
-    pub(super) wall_clock: fn() -> TimeNs,
+    pub inline: bool,
+    pub wall_clock: fn() -> TimeNs,
 }
 
 impl Parts {
     /// Starts consensus and the tasks around it; gives what answers other nodes.
-    pub(super) async fn run(
+    pub async fn run(
         self,
-        tasks: Tasks,
         stop: watch::Receiver<bool>,
-    ) -> Result<(Cluster, Arc<Peer>), ClusterError> {
+    ) -> Result<(Cluster, Arc<dyn Answerer>), ClusterError> {
+        let raft_config = raft_config(&self.cluster, &self.timing)?;
+        let tasks = Tasks::default();
         let (store, recovered) = Store::open_with(self.store, self.options)?;
         let (views, segments) = (store.views(), store.segments());
         let proposer = Proposer::new(self.boot);
@@ -334,13 +317,8 @@ impl Parts {
             link: Arc::clone(&self.link),
             segments: Arc::clone(&segments),
         };
-        let raft = Raft::new(
-            self.seat.id,
-            Arc::new(self.raft),
-            network,
-            self.log,
-            applier,
-        );
+        let id = self.seat.id;
+        let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
         let raft = raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))?;
         let node = Node {
             id: self.seat.id,
@@ -364,6 +342,7 @@ impl Parts {
         tasks.spawn(steward::run(node.clone(), self.wishes, stop));
         let cluster = Cluster {
             seat: self.seat,
+            cluster: self.cluster.into(),
             name: self.name,
             node,
             proposer,
@@ -375,7 +354,7 @@ impl Parts {
 }
 
 /// openraft, as our guarantees need it.
-pub(super) fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, ClusterError> {
+fn raft_config(cluster: &str, timing: &Timing) -> Result<RaftConfig, ClusterError> {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = RaftConfig {
         cluster_name: cluster.to_owned(),
@@ -501,7 +480,7 @@ impl Propose for Node {
     }
 }
 
-impl Upstream for Cluster {
+impl ingest::Upstream for Cluster {
     type Ticket = Ticket;
 
     async fn submit(&self, agent: AgentId, received: TimeNs, payload: Payload) -> Ticket {
@@ -527,6 +506,24 @@ impl Upstream for Cluster {
 
     fn ready(&self) -> bool {
         self.readiness().is_ok()
+    }
+}
+
+impl serve::Upstream for Cluster {
+    fn linearizable(&self, deadline: Instant) -> BoxFuture<'_, Result<Arc<View>, NotReadable>> {
+        Box::pin(self.linearizable(deadline))
+    }
+
+    fn latest(&self) -> Arc<View> {
+        self.node.views.latest()
+    }
+
+    fn overview(&self) -> Overview {
+        self.overview()
+    }
+
+    fn ready(&self) -> Result<(), &'static str> {
+        self.readiness()
     }
 }
 

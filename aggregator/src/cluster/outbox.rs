@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn batch(ticket: u64) -> Submission {
-        submission(ticket, Payload::Batch(Bytes::from(vec![0; 1 << 20])))
+        submission(ticket, Payload::Batch(Bytes::from(vec![0; 1_000_000])))
     }
 
     fn lines(ticket: u64) -> Submission {

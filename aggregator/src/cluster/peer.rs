@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::base::BoxFuture;
+use futures_util::future::BoxFuture;
 use openraft::raft::ReadPolicy;
 use tokio::sync::{mpsc, watch};
 
@@ -64,6 +64,7 @@ pub(super) async fn run_proposals(
 ) {
     loop {
         let command = tokio::select! {
+            biased;
             command = taken.recv() => command,
             _ = stop.wait_for(|stop| *stop) => return,
         };

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use openraft::base::BoxFuture;
 use shared::id::{AgentId, TimeNs};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::Instant;
@@ -172,11 +172,12 @@ impl Proposer {
                 sending.push(async move { (flight, sent.await) });
             }
             tokio::select! {
-                () = self.changed.notified() => {}
-                Some((flight, sent)) = sending.next() => self.open().outbox.sent(flight, sent),
-                changed = leadership.changed() => if changed.is_err() { return },
-                () = at(wake_at) => {}
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return,
+                changed = leadership.changed() => if changed.is_err() { return },
+                Some((flight, sent)) = sending.next() => self.open().outbox.sent(flight, sent),
+                () = self.changed.notified() => {}
+                () = at(wake_at) => {}
             }
         }
     }

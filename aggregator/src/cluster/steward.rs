@@ -26,11 +26,11 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// What the operator wants of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wishes {
-    pub(super) merge_bytes: u64,
-    pub(super) merge_age: Duration,
-    pub(super) retention: Duration,
-    pub(super) log_keep_bytes: u64,
+pub struct Wishes {
+    pub merge_bytes: u64,
+    pub merge_age: Duration,
+    pub retention: Duration,
+    pub log_keep_bytes: u64,
 }
 
 /// What is due. Time is counted from any start.
@@ -128,6 +128,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
     let mut duties = Duties::new(wishes);
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(LOOK_EVERY) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }

@@ -21,6 +21,14 @@ impl Tasks {
         tasks.spawn(task);
     }
 
+    /// Others live as long as these.
+    pub(super) fn keep(&self, others: Tasks) {
+        self.spawn(async move {
+            let _others = others;
+            std::future::pending::<()>().await;
+        });
+    }
+
     pub(super) fn end(&self) {
         self.0
             .lock()

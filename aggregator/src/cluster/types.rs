@@ -23,7 +23,7 @@ openraft::declare_raft_types!(
         R = (),
         NodeId = u64,
         Node = Member,
-        AsyncRuntime = openraft::impls::TokioRuntime,
+        AsyncRuntime = super::runtime::Runtime,
 );
 
 /// The running consensus of a node.

@@ -323,12 +323,12 @@ pub(super) fn decode_transfer(
 
 /// A node that asks to be admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct JoinRequest {
-    pub(super) name: String,
+pub struct JoinRequest {
+    pub name: String,
     /// `host:port` of its cluster listener.
-    pub(super) address: String,
+    pub address: String,
     /// Random, on its disk before it asks: a repeated request is known by it.
-    pub(super) joining: u64,
+    pub joining: u64,
 }
 
 /// What came of it.

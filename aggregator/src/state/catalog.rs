@@ -25,7 +25,7 @@ pub const EXACT_INT_MAX: u64 = 1 << 53;
 /// Where values go that cannot be stored as declared.
 pub const QUARANTINE: &str = "quarantine";
 /// Tables that are views of the state; no publisher may fill them.
-const RESERVED_TABLES: [&str; 3] = [QUARANTINE, "agents", "gaps"];
+const RESERVED_TABLES: [&str; 4] = [QUARANTINE, "agents", "gaps", "nodes"];
 /// Columns that every table has.
 const RESERVED_COLUMNS: [&str; 2] = ["time", "device"];
 /// The fields of `quarantine`, all text, in this order.

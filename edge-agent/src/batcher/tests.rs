@@ -1,0 +1,214 @@
+use super::*;
+use shared::batch::{Body, Header, decode, encode};
+use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
+
+const OPTIONS: BatchOptions = BatchOptions {
+    rows_max: 1_000,
+    bytes_max: 1 << 20,
+    linger: Duration::from_millis(20),
+};
+const START: Duration = Duration::ZERO;
+
+fn reading(device: &str, time: i64, fields: &[(&str, Value)]) -> Reading {
+    let fields = fields
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()));
+    Reading {
+        table: "t".to_owned(),
+        device: device.to_owned(),
+        tags: vec![("room".to_owned(), "r1".to_owned())],
+        time: TimeNs(time),
+        fields: fields.collect(),
+    }
+}
+
+fn push(batcher: &mut Batcher, reading: Reading) {
+    assert_eq!(batcher.fit(&reading), Fit::Yes);
+    batcher.push(START, reading, None);
+}
+
+fn encoded(data: &Data) -> Vec<u8> {
+    let header = Header {
+        epoch: Epoch(1),
+        lane: Lane::Live,
+        number: BatchNumber(1),
+        previous: Digest::ZERO,
+        names_needed: BatchNumber(1),
+        sealed_at: TimeNs(0),
+        complete_below: TimeNs(0),
+    };
+    let bytes = encode(&header, &Body::Data(data.clone())).unwrap();
+    assert_eq!(decode(&bytes).unwrap().body, Body::Data(data.clone()));
+    bytes
+}
+
+#[test]
+fn series_read_together_share_their_times() {
+    let mut batcher = Batcher::new(OPTIONS);
+    for time in 1..=3 {
+        for device in ["a", "b"] {
+            push(
+                &mut batcher,
+                reading(device, time, &[("x", Value::Int(time))]),
+            );
+        }
+    }
+    push(&mut batcher, reading("c", 2, &[("x", Value::Int(7))]));
+    let collected = batcher.take().unwrap();
+    assert_eq!(collected.readings, 7);
+    assert_eq!(collected.names.len(), 1);
+    assert_eq!(collected.names[0].len(), 3);
+    let groups = &collected.data.groups;
+    assert_eq!(groups.len(), 2);
+    assert_eq!(
+        (groups[0].times.as_slice(), groups[0].series.len()),
+        ([1, 2, 3].as_slice(), 2)
+    );
+    assert_eq!(
+        (groups[1].times.as_slice(), groups[1].series.len()),
+        ([2].as_slice(), 1)
+    );
+    encoded(&collected.data);
+    assert_eq!(batcher.take(), None);
+    push(&mut batcher, reading("a", 4, &[("x", Value::Int(4))]));
+    assert!(batcher.take().unwrap().names.is_empty(), "known by now");
+}
+
+#[test]
+fn fields_that_come_late_or_stay_away_are_absent() {
+    let mut batcher = Batcher::new(OPTIONS);
+    push(
+        &mut batcher,
+        reading("a", 1, &[("x", Value::Int(1)), ("y", Value::Bool(true))]),
+    );
+    push(&mut batcher, reading("a", 2, &[("y", Value::Bool(false))]));
+    push(&mut batcher, reading("a", 3, &[("x", Value::Int(3))]));
+    let collected = batcher.take().unwrap();
+    let columns = &collected.data.groups[0].series[0].columns;
+    assert_eq!(columns[0].present, Some(vec![true, false, true]));
+    assert_eq!(columns[0].values, Values::Int(vec![1, 3]));
+    assert_eq!(columns[1].present, Some(vec![true, true, false]));
+    encoded(&collected.data);
+}
+
+#[test]
+fn a_new_field_or_a_changed_type_is_a_new_id_and_the_old_one_is_found_again() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let int = || reading("a", 1, &[("x", Value::Int(1))]);
+    let float = || reading("a", 2, &[("x", Value::Float(1.5))]);
+    for one in [int(), float(), int(), float()] {
+        push(&mut batcher, one);
+    }
+    push(
+        &mut batcher,
+        reading("a", 3, &[("z", Value::Text("hi".to_owned()))]),
+    );
+    let collected = batcher.take().unwrap();
+    let types: Vec<_> = collected.names[0]
+        .iter()
+        .map(|one| one.fields.clone())
+        .collect();
+    let field = |name: &str, field_type| (name.to_owned(), field_type);
+    assert_eq!(
+        types,
+        [
+            vec![field("x", FieldType::Int)],
+            vec![field("x", FieldType::Float)],
+            vec![field("x", FieldType::Float), field("z", FieldType::Text)],
+        ]
+    );
+    let rows: Vec<_> = collected
+        .data
+        .groups
+        .iter()
+        .map(|group| group.times.len())
+        .collect();
+    assert_eq!(rows, [2, 2, 1]);
+    encoded(&collected.data);
+}
+
+#[test]
+fn it_is_due_by_rows_by_bytes_and_by_age() {
+    let mut batcher = Batcher::new(BatchOptions {
+        rows_max: 2,
+        ..OPTIONS
+    });
+    assert_eq!(batcher.due(), None);
+    push(&mut batcher, reading("a", 1, &[("x", Value::Int(1))]));
+    assert!(!batcher.is_due(START));
+    assert!(batcher.is_due(START + OPTIONS.linger));
+    push(&mut batcher, reading("a", 2, &[("x", Value::Int(1))]));
+    assert!(batcher.is_due(START));
+    assert_eq!(
+        batcher.fit(&reading("a", 3, &[("x", Value::Int(1))])),
+        Fit::AfterSeal
+    );
+    let mut batcher = Batcher::new(BatchOptions {
+        bytes_max: 100,
+        ..OPTIONS
+    });
+    push(
+        &mut batcher,
+        reading("a", 1, &[("x", Value::Text("y".repeat(100)))]),
+    );
+    assert!(batcher.is_due(START));
+}
+
+#[test]
+fn whatever_fits_can_be_encoded() {
+    let wide: Vec<(String, Value)> = (0..1_000)
+        .map(|nth| (format!("f{nth}"), Value::Float(1.0 / f64::from(nth + 3))))
+        .collect();
+    let texts: Vec<(String, Value)> = (0..20)
+        .map(|nth| (format!("f{nth}"), Value::Text("\u{e4}x".repeat(5_000))))
+        .collect();
+    let flags = vec![("f".to_owned(), Value::Bool(true))];
+    for fields in [wide, texts, flags] {
+        let mut batcher = Batcher::new(BatchOptions {
+            rows_max: usize::MAX,
+            bytes_max: usize::MAX,
+            ..OPTIONS
+        });
+        let make = |nth: i64| Reading {
+            fields: fields.clone(),
+            ..reading(&format!("d{nth}"), nth * nth * 7_919, &[])
+        };
+        let mut count = 0;
+        while batcher.fit(&make(count)) == Fit::Yes {
+            batcher.push(START, make(count), Some(WaiterId(9)));
+            count += 1;
+        }
+        assert!(count > 1, "at least two readings in a batch");
+        let collected = batcher.take().unwrap();
+        assert_eq!(collected.waiters, [WaiterId(9)]);
+        assert!(encoded(&collected.data).len() <= BATCH_BYTES_MAX);
+    }
+}
+
+#[test]
+fn a_reading_that_no_batch_can_carry_is_told_so() {
+    let batcher = Batcher::new(OPTIONS);
+    let fields = (0..100).map(|nth| (format!("f{nth}"), Value::Text("x".repeat(16_000))));
+    let huge = Reading {
+        fields: fields.collect(),
+        ..reading("a", 1, &[])
+    };
+    assert_eq!(huge.check(), Ok(()));
+    assert_eq!(batcher.fit(&huge), Fit::Never);
+}
+
+#[test]
+fn many_definitions_make_several_names_batches() {
+    let mut batcher = Batcher::new(BatchOptions {
+        rows_max: usize::MAX,
+        ..OPTIONS
+    });
+    for nth in 0..5_000 {
+        push(
+            &mut batcher,
+            reading(&format!("d{nth}"), 1, &[("x", Value::Bool(true))]),
+        );
+    }
+    let sizes: Vec<_> = batcher.take().unwrap().names.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [4_096, 904]);
+}

@@ -1,0 +1,434 @@
+//! What goes to the journal, and when: RAM first; to disk what somebody waits for, what is not
+//! acked within `max_unsafe`, and what does not fit in RAM. One submission is on its way at a
+//! time, so whatever comes meanwhile shares the next sync.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use journal::{Append, JournalError, Position as DiskPosition, Reader};
+
+use shared::id::{BatchNumber, Epoch, Lane};
+
+use super::lane::{LaneShelf, OnDisk};
+use super::record::{
+    EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
+};
+use super::{Buffer, Place, Settled};
+
+/// Bytes of one submission.
+const SUBMISSION_BYTES_MAX: usize = 8 << 20;
+
+#[derive(Debug, Default)]
+pub(super) struct DiskState {
+    /// What the submission on its way holds.
+    queued: Option<Vec<Queued>>,
+    /// Grows when the records of where the epochs stand have to be written anew.
+    to_tell: u64,
+    /// What `to_tell` was when they were written.
+    told: u64,
+    /// Epochs with nothing left to send, of which the journal may still show records.
+    retired: Vec<Retired>,
+    /// Where the latest of those records stands.
+    told_at: Option<DiskPosition>,
+    /// The journal takes nothing any more until the agent is started anew.
+    pub(super) failed: bool,
+    /// Nothing was free: tried again once something was let go.
+    pub(super) full: bool,
+    /// The file of the latest record.
+    newest_file: u64,
+    /// The first file that is still needed.
+    released_before: u64,
+    written_bytes: u64,
+    /// Epochs that began so far.
+    pub(super) order_before: u64,
+}
+
+impl DiskState {
+    /// Where the epochs stand has changed in a way that a restart must know.
+    pub(super) fn tell(&mut self) {
+        self.to_tell = self.told + 1;
+    }
+
+    /// An epoch was let go of: until its records are gone, a restart must know that too.
+    pub(super) fn retire(&mut self, record: EpochRecord) {
+        let file = self.newest_file;
+        self.retired.push(Retired { record, file });
+        self.tell();
+    }
+
+    /// After so many epochs that began.
+    pub(super) fn after(order: u64) -> Self {
+        DiskState {
+            order_before: order,
+            ..DiskState::default()
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Queued {
+    Entry(Place),
+    /// What `to_tell` was.
+    Epoch(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Retired {
+    record: EpochRecord,
+    /// No record of it is in a later file.
+    file: u64,
+}
+
+/// Work for the journal's owner.
+#[derive(Debug)]
+pub enum DiskWork {
+    /// Sync these, then call [`Buffer::synced`].
+    Append(Vec<Append>),
+    /// Read these, append them again with the same heads, then call [`Buffer::synced`].
+    Carry(Vec<(Append, DiskPosition)>),
+}
+
+/// The bytes of a batch, of the payload that its record holds.
+pub fn payload_to_batch(payload: &Bytes) -> Option<Bytes> {
+    let (_, at) = decode_batch(payload).ok()?;
+    Some(payload.slice(at..))
+}
+
+impl Buffer {
+    /// What to sync now; `None` if there is nothing or a submission is on its way. `all`: also what
+    /// could wait.
+    pub fn next_sync(&mut self, now: Duration, all: bool) -> Option<DiskWork> {
+        if self.disk.queued.is_some() || self.disk.failed || self.disk.full {
+            return None;
+        }
+        let over = all || self.held.ram_bytes > self.options.ram_bytes_max;
+        let max_unsafe = self.options.max_unsafe;
+        let mut queued = Vec::new();
+        let mut records = Vec::new();
+        if self.disk.told < self.disk.to_tell {
+            self.put_epochs(false, &mut queued, &mut records);
+        }
+        let mut room = SUBMISSION_BYTES_MAX;
+        for shelf in &mut self.epochs {
+            let epoch = shelf.epoch;
+            let [names, data @ ..] = &mut shelf.lanes;
+            let is_due = |lane: &LaneShelf| {
+                let last = lane.unwritten().find(|(_, entry)| {
+                    let due = entry.urgent || over || entry.born + max_unsafe <= now;
+                    due && entry.to > lane.acked.last
+                });
+                last.map_or(0, |(at, _)| at + 1)
+            };
+            let ends = data.each_ref().map(is_due);
+            let needed = data.iter().zip(ends).filter_map(|(lane, end)| {
+                lane.entries
+                    .range(..end)
+                    .map(|entry| entry.names_needed)
+                    .max()
+            });
+            let needed = needed.max().unwrap_or(BatchNumber::NONE);
+            let names_end = is_due(names).max(names.index_of(needed.next()));
+            let mut out = (&mut queued, &mut records, &mut room);
+            let all_names = take_lane(epoch, Lane::Names, names, names_end, &mut out);
+            for ((lane, held), end) in [Lane::Live, Lane::Backlog].into_iter().zip(data).zip(ends) {
+                if all_names {
+                    take_lane(epoch, lane, held, end, &mut out);
+                }
+            }
+        }
+        if records.is_empty() {
+            return None;
+        }
+        self.disk.queued = Some(queued);
+        Some(DiskWork::Append(records))
+    }
+
+    /// When something held has to be on disk.
+    pub fn next_sync_at(&self) -> Option<Duration> {
+        if self.disk.failed || self.disk.full || self.disk.queued.is_some() {
+            return None;
+        }
+        let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
+        let waiting = lanes.filter_map(|lane| {
+            let unacked = lane
+                .unwritten()
+                .filter(|(_, entry)| entry.to > lane.acked.last);
+            unacked.map(|(_, entry)| entry.born).last()
+        });
+        waiting.min().map(|born| born + self.options.max_unsafe)
+    }
+
+    /// The last record of the current epoch: it ended, and nothing of it is only in RAM.
+    pub fn end_cleanly(&mut self) -> DiskWork {
+        let (mut queued, mut records) = (Vec::new(), Vec::new());
+        self.put_epochs(true, &mut queued, &mut records);
+        self.disk.queued = Some(queued);
+        DiskWork::Append(records)
+    }
+
+    fn put_epochs(&self, ended: bool, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
+        let last = self.epochs.len() - 1;
+        let retired = self.disk.retired.iter().map(|retired| retired.record);
+        let held = self
+            .epochs
+            .iter()
+            .enumerate()
+            .map(|(nth, shelf)| EpochRecord {
+                ended_cleanly: ended && nth == last,
+                ..shelf.record()
+            });
+        for record in retired.chain(held) {
+            queued.push(Queued::Epoch(self.disk.to_tell));
+            records.push(Append {
+                head: epoch_head(),
+                payload: encode_epoch(&record),
+            });
+        }
+    }
+
+    /// How the submission on its way came out.
+    pub fn synced(&mut self, result: Result<Vec<DiskPosition>, JournalError>) -> Settled {
+        let mut settled = Settled::default();
+        let queued = self.disk.queued.take().unwrap_or_default();
+        match result {
+            Ok(positions) => {
+                let mut told_at = None;
+                for (one, position) in queued.into_iter().zip(positions) {
+                    self.disk.newest_file = position.file();
+                    self.disk.written_bytes += position.payload_bytes() as u64 + 32;
+                    match one {
+                        Queued::Entry(place) => self.entry_synced(place, position, &mut settled),
+                        Queued::Epoch(told) => {
+                            told_at.get_or_insert(position);
+                            self.disk.told = told;
+                        }
+                    }
+                }
+                self.disk.told_at = told_at.or(self.disk.told_at);
+            }
+            Err(error) => {
+                let full = matches!(error, JournalError::Full | JournalError::Queue { .. });
+                self.disk.full |= full;
+                self.disk.failed |= !full;
+                for one in queued {
+                    if let Queued::Entry(place) = one
+                        && let Some(entry) = self.entry_mut(place)
+                        && entry.disk == OnDisk::Queued
+                    {
+                        entry.disk = OnDisk::No;
+                        let lane = self.lane_mut(place.epoch, place.lane);
+                        lane.expect("it has the entry").unwritten += 1;
+                    }
+                }
+            }
+        }
+        settled
+    }
+
+    fn entry_synced(&mut self, place: Place, position: DiskPosition, settled: &mut Settled) {
+        let over = self.held.ram_bytes > self.options.ram_bytes_max;
+        let acked = self.acked(place.epoch, place.lane).last;
+        let Some(entry) = self.entry_mut(place) else {
+            return;
+        };
+        let was_safe = entry.is_safe();
+        entry.disk = OnDisk::At(position);
+        entry.urgent = false;
+        settled.kept.append(&mut entry.waiters);
+        let (pending, size) = (entry.pending(), entry.size);
+        let from_ram = over && entry.ram.take().is_some();
+        if from_ram {
+            self.held.ram_bytes -= size;
+        }
+        if !was_safe && place.to > acked {
+            self.held.readings_unsafe -= pending;
+        }
+    }
+
+    fn entry_mut(&mut self, place: Place) -> Option<&mut super::lane::Entry> {
+        let shelf = self.lane_mut(place.epoch, place.lane)?;
+        let at = shelf.index_of(place.to);
+        shelf
+            .entries
+            .get_mut(at)
+            .filter(|entry| (entry.from, entry.to) == (place.from, place.to))
+    }
+
+    /// What may be released: every record before this one is needed no more. Asks at most once for
+    /// each file.
+    pub fn release(&mut self) -> Option<DiskPosition> {
+        if self.disk.failed || self.disk.queued.is_some() {
+            return None;
+        }
+        let told_at = self.disk.told_at?;
+        let lanes = || self.epochs.iter().flat_map(|shelf| &shelf.lanes);
+        let replaces = |(_, entry): (usize, &super::lane::Entry)| entry.gap.is_some();
+        if lanes().any(|lane| lane.unwritten().any(replaces)) {
+            return None;
+        }
+        let first = self.on_disk().map(|(_, position)| position).min();
+        let newest = self.disk.newest_file;
+        if first.map_or(newest, |first| first.file()) > told_at.file() {
+            // What is told anew lets the file go that it was told in.
+            self.disk.tell();
+        }
+        let first = first.map_or(told_at, |first| first.min(told_at));
+        if first.file() <= self.disk.released_before {
+            return None;
+        }
+        self.disk.released_before = first.file();
+        self.disk
+            .retired
+            .retain(|retired| retired.file >= first.file());
+        self.disk.full = false;
+        Some(first)
+    }
+
+    /// When free files run short: what little the oldest file still holds, to be written again at
+    /// the end so that the file can go.
+    pub fn carry(&mut self, bytes_free: u64) -> Option<DiskWork> {
+        let short = self.disk.full || bytes_free < self.options.bytes_max / 4;
+        if !short || self.disk.failed || self.disk.queued.is_some() {
+            return None;
+        }
+        let oldest = self.on_disk().map(|(_, position)| position.file()).min();
+        let told = self.disk.told_at.map(|told| told.file());
+        let oldest = oldest.into_iter().chain(told).min()?;
+        let newest = self.on_disk().map(|(_, position)| position.file()).max();
+        if newest.into_iter().chain(told).max() == Some(oldest) {
+            return None;
+        }
+        let held: Vec<_> = self
+            .on_disk()
+            .filter(|(_, position)| position.file() == oldest)
+            .collect();
+        let bytes: usize = held
+            .iter()
+            .map(|(_, position)| position.payload_bytes())
+            .sum();
+        if bytes > SUBMISSION_BYTES_MAX || bytes as u64 > self.options.bytes_max / 32 {
+            return None;
+        }
+        let (mut queued, mut records) = (Vec::new(), Vec::new());
+        self.put_epochs(false, &mut queued, &mut records);
+        let told = records.into_iter().map(|record| {
+            // An epoch's record has its payload already: nothing is read for it.
+            let at = self
+                .disk
+                .told_at
+                .expect("something is on disk, so the epochs were told");
+            (record, at)
+        });
+        let mut carried: Vec<(Append, DiskPosition)> = told.collect();
+        for (place, position) in held {
+            queued.push(Queued::Entry(place));
+            let head = batch_head(place.lane, place.to);
+            let payload = Bytes::new();
+            carried.push((Append { head, payload }, position));
+        }
+        self.disk.queued = Some(queued);
+        self.disk.full = false;
+        Some(DiskWork::Carry(carried))
+    }
+
+    fn on_disk(&self) -> impl Iterator<Item = (Place, DiskPosition)> {
+        self.epochs.iter().flat_map(|shelf| {
+            Lane::ALL.into_iter().flat_map(move |lane| {
+                shelf
+                    .lane(lane)
+                    .entries
+                    .iter()
+                    .filter_map(move |entry| match entry.disk {
+                        OnDisk::At(position) => {
+                            let place = Place {
+                                epoch: shelf.epoch,
+                                lane,
+                                from: entry.from,
+                                to: entry.to,
+                            };
+                            Some((place, position))
+                        }
+                        OnDisk::No | OnDisk::Queued => None,
+                    })
+            })
+        })
+    }
+
+    /// Whether a submission is on its way.
+    pub fn is_syncing(&self) -> bool {
+        self.disk.queued.is_some()
+    }
+
+    /// Whether the journal failed: readings are kept in a bounded RAM only.
+    pub fn disk_failed(&self) -> bool {
+        self.disk.failed
+    }
+
+    pub fn journal_bytes_written(&self) -> u64 {
+        self.disk.written_bytes
+    }
+}
+
+type Out<'a> = (&'a mut Vec<Queued>, &'a mut Vec<Append>, &'a mut usize);
+
+/// Queues the entries of a lane before `end` that are not on disk, in order; `false` if the
+/// submission is full before that.
+fn take_lane(
+    epoch: Epoch,
+    lane: Lane,
+    held: &mut LaneShelf,
+    end: usize,
+    (queued, records, room): &mut Out<'_>,
+) -> bool {
+    if held.unwritten == 0 {
+        return true;
+    }
+    for entry in held
+        .entries
+        .range_mut(..end)
+        .filter(|entry| entry.disk == OnDisk::No)
+    {
+        if **room < entry.size {
+            **room = 0;
+            return false;
+        }
+        **room -= entry.size;
+        let bytes = entry.ram.as_ref().expect("what is not on disk is in RAM");
+        entry.disk = OnDisk::Queued;
+        held.unwritten -= 1;
+        queued.push(Queued::Entry(Place {
+            epoch,
+            lane,
+            from: entry.from,
+            to: entry.to,
+        }));
+        records.push(Append {
+            head: batch_head(lane, entry.to),
+            payload: encode_batch(entry.readings, bytes),
+        });
+    }
+    true
+}
+
+impl DiskWork {
+    /// The records to append: those that are carried are read first.
+    ///
+    /// # Errors
+    /// A record that cannot be read back.
+    pub fn into_records(self, reader: &Reader) -> Result<Vec<Append>, JournalError> {
+        match self {
+            DiskWork::Append(records) => Ok(records),
+            DiskWork::Carry(records) => {
+                let read = |(record, at): (Append, DiskPosition)| {
+                    let payload = if record.payload.is_empty() {
+                        reader.read(at)?
+                    } else {
+                        record.payload
+                    };
+                    Ok(Append { payload, ..record })
+                };
+                records.into_iter().map(read).collect()
+            }
+        }
+    }
+}

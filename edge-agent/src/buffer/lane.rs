@@ -1,0 +1,130 @@
+//! What is held of one stream: the batches that are not acked yet, in number order without holes.
+//! Of the names lane all batches, acked or not, as long as anything of their epoch is left to send.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use journal::Position as DiskPosition;
+use shared::batch::GapReason;
+use shared::id::{BatchNumber, Digest, TimeNs};
+use shared::verdict::Position;
+
+use crate::batcher::WaiterId;
+
+/// Whether a batch is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnDisk {
+    No,
+    /// Submitted to the journal, not known to be synced.
+    Queued,
+    At(DiskPosition),
+}
+
+/// One batch, or one gap record over several numbers.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) from: BatchNumber,
+    pub(super) to: BatchNumber,
+    /// `d(from - 1)`.
+    pub(super) previous: Digest,
+    /// `d(to)`.
+    pub(super) digest: Digest,
+    pub(super) names_needed: BatchNumber,
+    /// Of a batch: held; of a gap record: lost.
+    pub(super) readings: u64,
+    pub(super) gap: Option<GapReason>,
+    pub(super) sealed_at: TimeNs,
+    /// When its oldest reading came, since the keeper's start.
+    pub(super) born: Duration,
+    pub(super) size: usize,
+    /// `None` only if it is on disk.
+    pub(super) ram: Option<Bytes>,
+    pub(super) disk: OnDisk,
+    /// It has to go to disk at once.
+    pub(super) urgent: bool,
+    pub(super) waiters: Vec<WaiterId>,
+}
+
+impl Entry {
+    /// Readings that wait for an ack.
+    pub(super) fn pending(&self) -> u64 {
+        if self.gap.is_some() { 0 } else { self.readings }
+    }
+
+    pub(super) fn is_safe(&self) -> bool {
+        matches!(self.disk, OnDisk::At(_))
+    }
+
+    /// What it counts against the buffer's bound: its bytes and a record's head.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.size as u64 + 48
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct LaneShelf {
+    /// Where the cluster is known to stand.
+    pub(super) acked: Position,
+    /// The last batch that was sealed here, as far as known.
+    pub(super) sealed: Position,
+    pub(super) entries: VecDeque<Entry>,
+    /// The cluster has another chain: nothing more is sent or sealed here.
+    pub(super) forked: bool,
+    /// Entries that are neither on disk nor on their way there.
+    pub(super) unwritten: usize,
+}
+
+impl LaneShelf {
+    /// The digest of the chain at a number, if it is still known.
+    pub(super) fn digest_at(&self, number: BatchNumber) -> Option<Digest> {
+        if number == BatchNumber::NONE {
+            return Some(Digest::ZERO);
+        }
+        for known in [self.acked, self.sealed] {
+            if known.last == number {
+                return Some(known.digest);
+            }
+        }
+        let entry = self.entries.get(self.index_of(number))?;
+        if entry.to == number {
+            Some(entry.digest)
+        } else {
+            (entry.from == number.next()).then_some(entry.previous)
+        }
+    }
+
+    /// Where the entry stands that covers a number, or the first one behind it.
+    pub(super) fn index_of(&self, number: BatchNumber) -> usize {
+        self.entries.partition_point(|entry| entry.to < number)
+    }
+
+    /// The first entry that is to be sent when `next` is the next number.
+    pub(super) fn at_or_after(&self, next: BatchNumber) -> Option<&Entry> {
+        self.entries.get(self.index_of(next))
+    }
+
+    /// Entries that the cluster is not known to have.
+    pub(super) fn unacked(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.range(self.index_of(self.acked.last.next())..)
+    }
+
+    /// Entries that are neither on disk nor on their way there, the newest first.
+    pub(super) fn unwritten(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        let entries = self.entries.iter().enumerate().rev();
+        entries
+            .filter(|(_, entry)| entry.disk == OnDisk::No)
+            .take(self.unwritten)
+    }
+
+    /// An entry that just left: what it counted.
+    pub(super) fn left(&mut self, entry: &Entry) {
+        self.unwritten -= usize::from(entry.disk == OnDisk::No);
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.entries
+            .back()
+            .is_none_or(|last| last.to <= self.acked.last)
+    }
+}

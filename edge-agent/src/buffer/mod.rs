@@ -1,0 +1,522 @@
+//! The agent's buffer: every batch from its sealing until the cluster has it, or a gap record says
+//! that it will not come. No I/O and no clock: it says what to write to the journal and is told
+//! what was synced; the keeper does it.
+//!
+//! Invariants:
+//! - Lane, number and bytes are given once, at sealing.
+//! - A lane goes to the journal in number order and after the names it needs; what was acked before
+//!   need not go. So a batch on disk can always be sent: the cluster has, or the disk holds, what
+//!   stands before it.
+//! - The names lane of an epoch is held until its epoch has nothing left to send.
+//! - A number leaves by an ack, or by a gap record over it.
+
+mod lane;
+mod record;
+mod recover;
+mod overflow;
+mod disk;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use journal::Position as DiskPosition;
+use shared::batch::{Body, EncodeError, Header, Hello, LastEpoch, digest, encode};
+use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
+use shared::limits::OLDER_EPOCHS_MAX;
+use shared::verdict::Position;
+
+use crate::batcher::{Collected, WaiterId};
+pub use disk::{DiskWork, payload_to_batch};
+use lane::{Entry, LaneShelf, OnDisk};
+use record::EpochRecord;
+pub use recover::Recovery;
+
+/// Where the buffer is, and its bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferOptions {
+    pub dir: PathBuf,
+    /// Bytes on disk, all files together.
+    pub bytes_max: u64,
+    /// Bytes of batches in memory.
+    pub ram_bytes_max: usize,
+    /// How long a reading that nobody waits for may be neither acked nor on disk.
+    pub max_unsafe: Duration,
+}
+
+/// Names an entry: what the window sends and the answer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    pub epoch: Epoch,
+    pub lane: Lane,
+    pub from: BatchNumber,
+    pub to: BatchNumber,
+}
+
+/// What the window may send next of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sendable {
+    pub place: Place,
+    pub names_needed: BatchNumber,
+    pub bytes: usize,
+    /// `d(to)`.
+    pub digest: Digest,
+}
+
+/// Where the bytes of an entry are.
+#[derive(Debug, Clone)]
+pub enum Source {
+    Ram(Bytes),
+    /// A journal record: see [`payload_to_batch`].
+    Disk(DiskPosition),
+}
+
+/// What an event did to those who count and wait.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Their readings in this entry are safe now.
+    pub kept: Vec<WaiterId>,
+    /// Their readings in this entry are gone.
+    pub lost: Vec<WaiterId>,
+    pub batches_acked: u64,
+    pub readings_acked: u64,
+    pub readings_lost: u64,
+    pub gap_records: u64,
+}
+
+/// What is held of one epoch.
+#[derive(Debug)]
+struct EpochShelf {
+    epoch: Epoch,
+    /// How many epochs began before it, as far as the journal knows.
+    order: u64,
+    /// By `Lane as usize`.
+    lanes: [LaneShelf; 3],
+}
+
+/// Sums over all that is held.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    bytes: u64,
+    ram_bytes: usize,
+    readings_pending: u64,
+    readings_unsafe: u64,
+}
+
+#[derive(Debug)]
+pub struct Buffer {
+    options: BufferOptions,
+    /// Oldest first; the last one is the current.
+    epochs: Vec<EpochShelf>,
+    held: Held,
+    /// Sealing times of what is not acked, counted.
+    unacked_since: BTreeMap<TimeNs, usize>,
+    disk: disk::DiskState,
+}
+
+impl EpochShelf {
+    fn lane(&self, lane: Lane) -> &LaneShelf {
+        &self.lanes[lane as usize]
+    }
+
+    fn record(&self) -> EpochRecord {
+        EpochRecord {
+            epoch: self.epoch,
+            order: self.order,
+            ended_cleanly: false,
+            acked: self.lanes.each_ref().map(|lane| lane.acked),
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.lanes.iter().all(LaneShelf::is_drained)
+    }
+}
+
+impl Buffer {
+    /// A buffer with what was recovered, and a new epoch with its hello.
+    pub fn new(
+        options: BufferOptions,
+        recovery: Recovery,
+        epoch: Epoch,
+        now: Duration,
+        wall: TimeNs,
+    ) -> Buffer {
+        let last = recovery.last().map(|(epoch, ended_cleanly)| LastEpoch {
+            epoch,
+            ended_cleanly,
+        });
+        let mut buffer = Buffer {
+            options,
+            disk: disk::DiskState::after(recovery.order()),
+            epochs: recovery.into_shelves(),
+            held: Held::default(),
+            unacked_since: BTreeMap::new(),
+        };
+        for shelf in &buffer.epochs {
+            for lane in &shelf.lanes {
+                for entry in &lane.entries {
+                    buffer.held.bytes += entry.held_bytes();
+                }
+                for entry in lane.unacked() {
+                    buffer.held.readings_pending += entry.pending();
+                    *buffer.unacked_since.entry(entry.sealed_at).or_default() += 1;
+                }
+            }
+        }
+        buffer.begin_epoch(epoch, last, now, wall);
+        buffer
+    }
+
+    /// Begins a new epoch: what is sealed from here on is its; the hello is its first batch.
+    pub fn begin_epoch(
+        &mut self,
+        epoch: Epoch,
+        last: Option<LastEpoch>,
+        now: Duration,
+        wall: TimeNs,
+    ) {
+        let older: Vec<Epoch> = self.epochs.iter().map(|shelf| shelf.epoch).collect();
+        let skipped = older.len().saturating_sub(OLDER_EPOCHS_MAX);
+        self.disk.order_before += 1;
+        let order = self.disk.order_before;
+        self.epochs.push(EpochShelf {
+            epoch,
+            order,
+            lanes: Default::default(),
+        });
+        let max_unsafe_ms = u64::try_from(self.options.max_unsafe.as_millis()).unwrap_or(u64::MAX);
+        let hello = Body::Hello(Hello {
+            older_epochs: older[skipped..].to_vec(),
+            last,
+            max_unsafe_ms: max_unsafe_ms.min(shared::limits::COUNT_MAX),
+        });
+        let sealed = self.stamp(Lane::Names, &hello, now, wall, 0);
+        sealed.expect("a hello is within every limit").urgent = true;
+        self.disk.tell();
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.current().epoch
+    }
+
+    fn current(&self) -> &EpochShelf {
+        self.epochs.last().expect("there is always a current epoch")
+    }
+
+    /// Seals what the batcher collected: names first, then data, into `live` while fewer than
+    /// `live_max` live batches are unacked. Returns how many batches that made.
+    ///
+    /// # Errors
+    /// A batch over a limit of the format, which the batcher should not have given; nothing of its
+    /// data is held then.
+    pub fn seal(
+        &mut self,
+        collected: Collected,
+        live_max: usize,
+        now: Duration,
+        since: Duration,
+        wall: TimeNs,
+    ) -> Result<u64, EncodeError> {
+        let mut batches = 1;
+        for definitions in collected.names {
+            self.stamp(Lane::Names, &Body::Names(definitions), now, wall, 0)?;
+            batches += 1;
+        }
+        let live = self.current().lane(Lane::Live);
+        let room = !live.forked && live.unacked().count() < live_max;
+        let lane = if room { Lane::Live } else { Lane::Backlog };
+        let waited_for = !collected.waiters.is_empty();
+        let readings = collected.readings;
+        let entry = self.stamp(lane, &Body::Data(collected.data), since, wall, readings)?;
+        entry.urgent = waited_for;
+        entry.waiters = collected.waiters;
+        self.held.readings_pending += readings;
+        self.held.readings_unsafe += readings;
+        Ok(batches)
+    }
+
+    /// Whether a stream of the current epoch can no longer be sealed into: a new epoch is due.
+    pub fn is_forked(&self) -> bool {
+        self.current().lanes.iter().any(|lane| lane.forked)
+    }
+
+    /// Gives a batch of the current epoch its number and its bytes.
+    fn stamp(
+        &mut self,
+        lane: Lane,
+        body: &Body,
+        born: Duration,
+        wall: TimeNs,
+        readings: u64,
+    ) -> Result<&mut Entry, EncodeError> {
+        let complete_below = self.complete_below(wall);
+        let names_needed = match lane {
+            Lane::Names => BatchNumber::NONE,
+            Lane::Live | Lane::Backlog => self.current().lane(Lane::Names).sealed.last,
+        };
+        let shelf = self
+            .epochs
+            .last_mut()
+            .expect("there is always a current epoch");
+        let held = &mut shelf.lanes[lane as usize];
+        let number = held.sealed.last.next();
+        let previous = held.sealed.digest;
+        let header = Header {
+            epoch: shelf.epoch,
+            lane,
+            number,
+            previous,
+            names_needed,
+            sealed_at: wall,
+            complete_below,
+        };
+        let bytes = Bytes::from(encode(&header, body)?);
+        let digest = digest(previous, &bytes);
+        held.sealed = Position {
+            last: number,
+            digest,
+        };
+        held.entries.push_back(Entry {
+            from: number,
+            to: number,
+            previous,
+            digest,
+            names_needed,
+            readings,
+            gap: None,
+            sealed_at: wall,
+            born,
+            size: bytes.len(),
+            ram: Some(bytes),
+            disk: OnDisk::No,
+            urgent: false,
+            waiters: Vec::new(),
+        });
+        held.unwritten += 1;
+        let entry = held.entries.back_mut().expect("just pushed");
+        self.held.bytes += entry.held_bytes();
+        self.held.ram_bytes += entry.size;
+        *self.unacked_since.entry(wall).or_default() += 1;
+        Ok(entry)
+    }
+
+    /// Everything sealed before this is acked.
+    fn complete_below(&self, wall: TimeNs) -> TimeNs {
+        self.unacked_since
+            .keys()
+            .next()
+            .map_or(wall, |oldest| wall.min(*oldest))
+    }
+
+    /// All streams with something held, oldest epoch first; what CONNECT asks the positions of.
+    pub fn streams(&self) -> impl Iterator<Item = (Epoch, Lane)> {
+        let of = |shelf: &EpochShelf| {
+            let epoch = shelf.epoch;
+            let held = Lane::ALL.map(|lane| (lane, !shelf.lane(lane).entries.is_empty()));
+            held.into_iter()
+                .filter(|(_, held)| *held)
+                .map(move |(lane, _)| (epoch, lane))
+        };
+        self.epochs.iter().flat_map(of)
+    }
+
+    /// Epochs held, oldest first, the current one last.
+    pub fn epochs(&self) -> impl DoubleEndedIterator<Item = Epoch> {
+        self.epochs.iter().map(|shelf| shelf.epoch)
+    }
+
+    /// The entry to send when `next` is the next number of a stream.
+    pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
+        let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
+        held.at_or_after(next).map(|entry| Sendable {
+            place: Place {
+                epoch,
+                lane,
+                from: entry.from,
+                to: entry.to,
+            },
+            names_needed: entry.names_needed,
+            bytes: entry.size,
+            digest: entry.digest,
+        })
+    }
+
+    /// Where to get the bytes of an entry; `None` if it is no longer held like this.
+    pub fn source(&self, place: Place) -> Option<Source> {
+        let held = self.lane(place.epoch, place.lane)?;
+        let entry = held.at_or_after(place.from)?;
+        if (entry.from, entry.to) != (place.from, place.to) {
+            return None;
+        }
+        match (&entry.ram, entry.disk) {
+            (Some(bytes), _) => Some(Source::Ram(bytes.clone())),
+            (None, OnDisk::At(position)) => Some(Source::Disk(position)),
+            (None, OnDisk::No | OnDisk::Queued) => None,
+        }
+    }
+
+    /// Where the cluster is known to stand.
+    pub fn acked(&self, epoch: Epoch, lane: Lane) -> Position {
+        self.lane(epoch, lane)
+            .map_or_else(Position::default, |held| held.acked)
+    }
+
+    /// The last batch sealed in a stream, as far as known.
+    pub fn sealed(&self, epoch: Epoch, lane: Lane) -> Position {
+        self.lane(epoch, lane)
+            .map_or_else(Position::default, |held| held.sealed)
+    }
+
+    /// The digest of a stream's own chain, where it is still known.
+    pub fn digest_at(&self, epoch: Epoch, lane: Lane, number: BatchNumber) -> Option<Digest> {
+        self.lane(epoch, lane)?.digest_at(number)
+    }
+
+    fn lane(&self, epoch: Epoch, lane: Lane) -> Option<&LaneShelf> {
+        self.epochs
+            .iter()
+            .rev()
+            .find(|shelf| shelf.epoch == epoch)
+            .map(|shelf| shelf.lane(lane))
+    }
+
+    fn lane_mut(&mut self, epoch: Epoch, lane: Lane) -> Option<&mut LaneShelf> {
+        let shelf = self
+            .epochs
+            .iter_mut()
+            .rev()
+            .find(|shelf| shelf.epoch == epoch)?;
+        Some(&mut shelf.lanes[lane as usize])
+    }
+
+    /// The cluster has a stream up to `position`: what it has is forgotten.
+    pub fn advance(&mut self, epoch: Epoch, lane: Lane, position: Position) -> Settled {
+        let mut settled = Settled::default();
+        let mut held = self.held;
+        let mut gone = Vec::new();
+        let Some(shelf) = self.lane_mut(epoch, lane) else {
+            return settled;
+        };
+        if position.last <= shelf.acked.last {
+            return settled;
+        }
+        let first = shelf.index_of(shelf.acked.last.next());
+        let end = shelf
+            .entries
+            .partition_point(|entry| entry.to <= position.last);
+        for entry in shelf.entries.range_mut(first..end) {
+            settled.kept.append(&mut entry.waiters);
+            settled.batches_acked += 1;
+            settled.readings_acked += entry.pending();
+            held.readings_pending -= entry.pending();
+            if !entry.is_safe() {
+                held.readings_unsafe -= entry.pending();
+            }
+            gone.push(entry.sealed_at);
+        }
+        shelf.acked = position;
+        if position.last > shelf.sealed.last {
+            shelf.sealed = position;
+        }
+        if lane != Lane::Names {
+            let left: Vec<Entry> = shelf.entries.drain(..end).collect();
+            for entry in &left {
+                forget(&mut held, entry);
+                shelf.left(entry);
+            }
+        }
+        self.held = held;
+        for sealed_at in gone {
+            self.uncount(sealed_at);
+        }
+        self.retire(epoch);
+        settled
+    }
+
+    /// The cluster lost names that it had: they are to be sent again.
+    pub fn names_lost(&mut self, epoch: Epoch, position: Position) {
+        let Some(shelf) = self.lane_mut(epoch, Lane::Names) else {
+            return;
+        };
+        if position.last >= shelf.acked.last {
+            return;
+        }
+        let range = shelf.index_of(position.last.next())..shelf.index_of(shelf.acked.last.next());
+        let again: Vec<TimeNs> = shelf
+            .entries
+            .range(range)
+            .map(|entry| entry.sealed_at)
+            .collect();
+        shelf.acked = position;
+        for sealed_at in again {
+            *self.unacked_since.entry(sealed_at).or_default() += 1;
+        }
+    }
+
+    /// The cluster's chain is another one: nothing more of this stream is sent, its data stay.
+    pub fn fork(&mut self, epoch: Epoch, lane: Lane) {
+        if let Some(shelf) = self.lane_mut(epoch, lane) {
+            shelf.forked = true;
+        }
+    }
+
+    /// Lets go of an older epoch with nothing left to send.
+    fn retire(&mut self, epoch: Epoch) {
+        let at = self.epochs.iter().position(|shelf| shelf.epoch == epoch);
+        let Some(at) = at.filter(|at| at + 1 < self.epochs.len()) else {
+            return;
+        };
+        if self.epochs[at].is_drained() {
+            let shelf = self.epochs.remove(at);
+            self.disk.retire(shelf.record());
+            for entry in shelf.lanes.iter().flat_map(|lane| &lane.entries) {
+                forget(&mut self.held, entry);
+            }
+        }
+    }
+
+    fn uncount(&mut self, sealed_at: TimeNs) {
+        if let Some(count) = self.unacked_since.get_mut(&sealed_at) {
+            *count -= 1;
+            if *count == 0 {
+                self.unacked_since.remove(&sealed_at);
+            }
+        }
+    }
+
+    /// Bytes of all that is held, in memory or on disk.
+    pub fn bytes(&self) -> u64 {
+        self.held.bytes
+    }
+
+    /// Readings that are not acked.
+    pub fn readings_pending(&self) -> u64 {
+        self.held.readings_pending
+    }
+
+    /// Readings that are neither acked nor on disk.
+    pub fn readings_unsafe(&self) -> u64 {
+        self.held.readings_unsafe
+    }
+
+    /// When the oldest data or gap record came that is not acked.
+    pub fn oldest(&self) -> Option<Duration> {
+        let lanes = self
+            .epochs
+            .iter()
+            .flat_map(|shelf| &shelf.lanes[Lane::Live as usize..]);
+        lanes
+            .filter_map(|lane| lane.unacked().next())
+            .map(|entry| entry.born)
+            .min()
+    }
+}
+
+fn forget(held: &mut Held, entry: &Entry) {
+    held.bytes -= entry.held_bytes();
+    if entry.ram.is_some() {
+        held.ram_bytes -= entry.size;
+    }
+}

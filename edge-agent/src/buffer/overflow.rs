@@ -1,0 +1,223 @@
+//! Numbers that will not come: dropped by overflow, refused for ever, or lost by a restored
+//! cluster. Each becomes, or joins, a gap record in the place where it stood.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shared::batch::{Body, Gap, GapReason, Header, encode};
+use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
+use shared::verdict::Position;
+
+use super::lane::{Entry, OnDisk};
+use super::{Buffer, Place, Settled, forget};
+
+/// Of the bound, what batches may take; the rest is for the ends of files, for gap records and
+/// for what is written again.
+const SHARE_PERCENT: u64 = 70;
+/// Sources that can wait are refused from here on, in percent of what batches may take.
+const REFUSE_PERCENT: u64 = 90;
+
+impl Buffer {
+    /// Bytes that may be held.
+    pub fn bytes_max(&self) -> u64 {
+        if self.disk.failed {
+            self.options.ram_bytes_max as u64
+        } else {
+            self.options.bytes_max / 100 * SHARE_PERCENT
+        }
+    }
+
+    /// Whether sources that can wait are refused.
+    pub fn is_full(&self) -> bool {
+        self.disk.full || self.held.bytes > self.bytes_max() / 100 * REFUSE_PERCENT
+    }
+
+    /// Lets the oldest data go until the bound is kept.
+    pub fn make_room(&mut self, wall: TimeNs) -> Settled {
+        let mut settled = Settled::default();
+        while self.held.bytes > self.bytes_max() {
+            let Some(oldest) = self.oldest_data() else {
+                break;
+            };
+            let one = self.drop_batch(oldest, GapReason::Overflow, wall);
+            settled.add(one);
+        }
+        settled
+    }
+
+    /// The batch will never come, being refused for ever or damaged: a gap record takes its place.
+    pub fn give_up(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
+        self.drop_batch(place, reason, wall)
+    }
+
+    /// The cluster stands at `position`, before numbers that it acked and that are held no more.
+    pub fn restored(
+        &mut self,
+        epoch: Epoch,
+        lane: Lane,
+        position: Position,
+        now: Duration,
+        wall: TimeNs,
+    ) -> Settled {
+        let Some(shelf) = self.lane_mut(epoch, lane) else {
+            return Settled::default();
+        };
+        let from = position.last.next();
+        let at = shelf.index_of(from);
+        let (to, digest) = match shelf.entries.get(at) {
+            Some(first) if first.from <= from => return Settled::default(),
+            Some(first) => (BatchNumber(first.from.0 - 1), first.previous),
+            None => (shelf.sealed.last, shelf.sealed.digest),
+        };
+        if to < from {
+            return Settled::default();
+        }
+        let disk_above = shelf.entries.iter().any(Entry::is_safe);
+        let gap = Entry {
+            from,
+            to,
+            previous: position.digest,
+            digest,
+            names_needed: BatchNumber::NONE,
+            readings: 0,
+            gap: Some(GapReason::Restored),
+            sealed_at: wall,
+            born: now,
+            size: 0,
+            ram: None,
+            disk: OnDisk::No,
+            urgent: disk_above,
+            waiters: Vec::new(),
+        };
+        shelf.acked = position;
+        self.put_gap(epoch, lane, at, gap, wall);
+        Settled {
+            gap_records: 1,
+            ..Settled::default()
+        }
+    }
+
+    fn oldest_data(&self) -> Option<Place> {
+        self.epochs.iter().find_map(|shelf| {
+            let fronts = [Lane::Live, Lane::Backlog].map(|lane| {
+                let data = shelf
+                    .lane(lane)
+                    .entries
+                    .iter()
+                    .find(|entry| entry.gap.is_none())?;
+                let place = Place {
+                    epoch: shelf.epoch,
+                    lane,
+                    from: data.from,
+                    to: data.to,
+                };
+                Some((data.sealed_at, place))
+            });
+            let oldest = fronts
+                .into_iter()
+                .flatten()
+                .min_by_key(|(sealed_at, _)| *sealed_at);
+            oldest.map(|(_, place)| place)
+        })
+    }
+
+    fn drop_batch(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
+        let mut settled = Settled::default();
+        let mut held = self.held;
+        let Some(shelf) = self.lane_mut(place.epoch, place.lane) else {
+            return settled;
+        };
+        let at = shelf.index_of(place.to);
+        let found = shelf.entries.get(at);
+        if found.is_none_or(|entry| entry.gap.is_some() || entry.to != place.to) {
+            return settled;
+        }
+        let mut lost = shelf.entries.remove(at).expect("just seen");
+        forget(&mut held, &lost);
+        shelf.left(&lost);
+        held.readings_pending -= lost.readings;
+        if !lost.is_safe() {
+            held.readings_unsafe -= lost.readings;
+        }
+        settled.readings_lost = lost.readings;
+        settled.lost.append(&mut lost.waiters);
+        let mut gone = vec![lost.sealed_at];
+        let before = at
+            .checked_sub(1)
+            .and_then(|before| shelf.entries.get(before));
+        let mut position = at;
+        let mut gap = Entry {
+            names_needed: BatchNumber::NONE,
+            gap: Some(reason),
+            sealed_at: wall,
+            size: 0,
+            ram: None,
+            disk: OnDisk::No,
+            urgent: lost.disk != OnDisk::No,
+            ..lost
+        };
+        if let Some(before) = before
+            && before.gap == Some(reason)
+            && before.to > shelf.acked.last
+        {
+            position -= 1;
+            let before = shelf.entries.remove(position).expect("just seen");
+            forget(&mut held, &before);
+            shelf.left(&before);
+            gone.push(before.sealed_at);
+            gap.from = before.from;
+            gap.previous = before.previous;
+            gap.born = gap.born.min(before.born);
+            gap.readings += before.readings;
+            gap.urgent |= before.disk != OnDisk::No;
+        } else {
+            settled.gap_records = 1;
+        }
+        self.held = held;
+        for sealed_at in gone {
+            self.uncount(sealed_at);
+        }
+        self.put_gap(place.epoch, place.lane, position, gap, wall);
+        settled
+    }
+
+    fn put_gap(&mut self, epoch: Epoch, lane: Lane, at: usize, mut gap: Entry, wall: TimeNs) {
+        let complete_below = self.complete_below(wall);
+        let header = Header {
+            epoch,
+            lane,
+            number: gap.to,
+            previous: gap.previous,
+            names_needed: BatchNumber::NONE,
+            sealed_at: wall,
+            complete_below,
+        };
+        let body = Body::Gap(Gap {
+            from: gap.from,
+            readings: gap.readings,
+            reason: gap.gap.expect("it is a gap record"),
+            digest_to: gap.digest,
+        });
+        let bytes = encode(&header, &body).expect("a gap record is within every limit");
+        gap.size = bytes.len();
+        gap.ram = Some(Bytes::from(bytes));
+        self.held.bytes += gap.held_bytes();
+        self.held.ram_bytes += gap.size;
+        *self.unacked_since.entry(wall).or_default() += 1;
+        let shelf = self.lane_mut(epoch, lane).expect("the caller has it");
+        shelf.entries.insert(at, gap);
+        shelf.unwritten += 1;
+    }
+}
+
+impl Settled {
+    /// Adds what another event did.
+    pub fn add(&mut self, mut other: Settled) {
+        self.kept.append(&mut other.kept);
+        self.lost.append(&mut other.lost);
+        self.batches_acked += other.batches_acked;
+        self.readings_acked += other.readings_acked;
+        self.readings_lost += other.readings_lost;
+        self.gap_records += other.gap_records;
+    }
+}

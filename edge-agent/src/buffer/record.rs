@@ -1,0 +1,140 @@
+//! The buffer's records in the journal, version 1.
+//!
+//! ```text
+//! kind 1, a batch or gap record   head.group = lane, head.number = its number
+//!     version u8 = 1, readings varint, then the bytes as they are sent
+//! kind 2, where an epoch stands   head.number = 0
+//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, then for each lane: last varint, digest 8
+//! ```
+//! Numbers are big-endian. A later record replaces what an earlier one says of the same numbers or
+//! epoch.
+
+use bytes::Bytes;
+use journal::RecordHead;
+use shared::id::{BatchNumber, Digest, Epoch, Lane};
+use shared::limits::COUNT_MAX;
+use shared::verdict::Position;
+use shared::wire::{Reader, WireError, put_varint};
+
+pub(super) const KIND_BATCH: u8 = 1;
+pub(super) const KIND_EPOCH: u8 = 2;
+const VERSION: u8 = 1;
+
+/// Where an epoch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EpochRecord {
+    pub(super) epoch: Epoch,
+    /// Epochs of this buffer are ordered by it.
+    pub(super) order: u64,
+    pub(super) ended_cleanly: bool,
+    /// By `Lane as usize`: what the cluster is known to have.
+    pub(super) acked: [Position; 3],
+}
+
+pub(super) fn batch_head(lane: Lane, number: BatchNumber) -> RecordHead {
+    RecordHead {
+        group: lane as u32,
+        kind: KIND_BATCH,
+        number: number.0,
+    }
+}
+
+pub(super) fn epoch_head() -> RecordHead {
+    RecordHead {
+        group: 0,
+        kind: KIND_EPOCH,
+        number: 0,
+    }
+}
+
+pub(super) fn encode_batch(readings: u64, bytes: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(bytes.len() + 11);
+    out.push(VERSION);
+    put_varint(&mut out, readings);
+    out.extend_from_slice(bytes);
+    out.into()
+}
+
+/// The readings, and where in the payload the bytes begin.
+pub(super) fn decode_batch(payload: &[u8]) -> Result<(u64, usize), WireError> {
+    let mut reader = Reader::new(payload);
+    check_version(&mut reader)?;
+    let readings = reader.varint()?;
+    if readings > COUNT_MAX {
+        return Err(WireError::Limit("readings of a batch"));
+    }
+    Ok((readings, payload.len() - reader.remaining()))
+}
+
+pub(super) fn encode_epoch(record: &EpochRecord) -> Bytes {
+    let mut out = vec![VERSION];
+    out.extend_from_slice(&record.epoch.0.to_be_bytes());
+    put_varint(&mut out, record.order);
+    out.push(u8::from(record.ended_cleanly));
+    for position in &record.acked {
+        put_varint(&mut out, position.last.0);
+        out.extend_from_slice(&position.digest.0);
+    }
+    out.into()
+}
+
+pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
+    let mut reader = Reader::new(payload);
+    check_version(&mut reader)?;
+    let epoch = Epoch(u64::from_be_bytes(reader.array()?));
+    let order = reader.varint()?;
+    if order > COUNT_MAX {
+        return Err(WireError::Limit("epochs"));
+    }
+    let ended_cleanly = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return Err(WireError::Malformed("neither ended cleanly nor not")),
+    };
+    let mut acked = [Position::default(); 3];
+    for position in &mut acked {
+        position.last = BatchNumber(reader.varint()?);
+        position.digest = Digest(reader.array()?);
+    }
+    Ok(EpochRecord {
+        epoch,
+        order,
+        ended_cleanly,
+        acked,
+    })
+}
+
+fn check_version(reader: &mut Reader<'_>) -> Result<(), WireError> {
+    if reader.byte()? == VERSION {
+        Ok(())
+    } else {
+        Err(WireError::Malformed("a record of another version"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_read_back() {
+        let payload = encode_batch(300, b"batch");
+        let (readings, at) = decode_batch(&payload).unwrap();
+        assert_eq!((readings, &payload[at..]), (300, b"batch".as_slice()));
+        let record = EpochRecord {
+            epoch: Epoch(7),
+            order: 300,
+            ended_cleanly: true,
+            acked: [1_u8, 2, 200].map(|last| Position {
+                last: BatchNumber(u64::from(last)),
+                digest: Digest([last; 8]),
+            }),
+        };
+        let payload = encode_epoch(&record);
+        assert_eq!(decode_epoch(&payload), Ok(record));
+        for end in 0..payload.len() {
+            assert!(decode_epoch(&payload[..end]).is_err());
+        }
+        assert!(decode_batch(&[2, 0]).is_err());
+    }
+}

@@ -1,0 +1,190 @@
+//! What a journal still holds, as shelves.
+//!
+//! Invariants of what was written, which this relies on: a lane is written in number order and
+//! after the names it needs; a batch that was not written before its successor was acked before it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use journal::{JournalError, Position as DiskPosition, RecordHead};
+use shared::batch::{Body, Kind, decode, digest, read_header};
+use shared::id::{BatchNumber, Epoch, Lane};
+use shared::verdict::Position;
+
+use super::EpochShelf;
+use super::lane::{Entry, LaneShelf, OnDisk};
+use super::record::{EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
+
+/// Collects records in journal order.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    epochs: Vec<Recovered>,
+    /// The record of the newest epoch.
+    last: Option<EpochRecord>,
+}
+
+#[derive(Debug)]
+struct Recovered {
+    epoch: Epoch,
+    order: u64,
+    acked: [Position; 3],
+    /// By the last number covered.
+    lanes: [BTreeMap<u64, Entry>; 3],
+}
+
+impl Recovery {
+    /// Takes the next record; the visitor of `Journal::open`.
+    ///
+    /// # Errors
+    /// `Refused` if this program cannot read it.
+    pub fn visit(
+        &mut self,
+        position: DiskPosition,
+        head: RecordHead,
+        payload: &[u8],
+    ) -> Result<(), JournalError> {
+        let refused = |what: String| JournalError::Refused { what };
+        match head.kind {
+            KIND_BATCH => self.batch(position, payload).map_err(refused),
+            KIND_EPOCH => {
+                let record = decode_epoch(payload).map_err(|error| refused(error.to_string()))?;
+                self.epoch_record(&record);
+                Ok(())
+            }
+            other => Err(refused(format!("a record of unknown kind {other}"))),
+        }
+    }
+
+    fn epoch(&mut self, epoch: Epoch) -> &mut Recovered {
+        let at = self.epochs.iter().position(|known| known.epoch == epoch);
+        let at = at.unwrap_or_else(|| {
+            self.epochs.push(Recovered {
+                epoch,
+                order: 0,
+                acked: [Position::default(); 3],
+                lanes: Default::default(),
+            });
+            self.epochs.len() - 1
+        });
+        &mut self.epochs[at]
+    }
+
+    fn epoch_record(&mut self, record: &EpochRecord) {
+        let known = self.epoch(record.epoch);
+        for (known, told) in known.acked.iter_mut().zip(record.acked) {
+            if told.last > known.last {
+                *known = told;
+            }
+        }
+        known.order = record.order;
+        if self.last.is_none_or(|last| last.order <= record.order) {
+            self.last = Some(*record);
+        }
+    }
+
+    fn batch(&mut self, position: DiskPosition, payload: &[u8]) -> Result<(), String> {
+        let (readings, at) = decode_batch(payload).map_err(|error| error.to_string())?;
+        let bytes = &payload[at..];
+        let (header, kind) = read_header(bytes).map_err(|error| error.to_string())?;
+        let mut entry = Entry {
+            from: header.number,
+            to: header.number,
+            previous: header.previous,
+            digest: digest(header.previous, bytes),
+            names_needed: header.names_needed,
+            readings,
+            gap: None,
+            sealed_at: header.sealed_at,
+            born: Duration::ZERO,
+            size: bytes.len(),
+            ram: None,
+            disk: OnDisk::At(position),
+            urgent: false,
+            waiters: Vec::new(),
+        };
+        if kind == Kind::Gap {
+            let batch = decode(bytes).map_err(|error| error.to_string())?;
+            if let Body::Gap(gap) = batch.body {
+                entry.from = gap.from;
+                entry.digest = gap.digest_to;
+                entry.gap = Some(gap.reason);
+            }
+        }
+        let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
+        let replaced: Vec<u64> = lane
+            .range(entry.from.0..=entry.to.0)
+            .map(|(to, _)| *to)
+            .collect();
+        for to in replaced {
+            lane.remove(&to);
+        }
+        lane.insert(entry.to.0, entry);
+        Ok(())
+    }
+
+    /// The epoch before, if known, and whether it ended cleanly.
+    pub(super) fn last(&self) -> Option<(Epoch, bool)> {
+        self.last.map(|last| (last.epoch, last.ended_cleanly))
+    }
+
+    /// Epochs that began so far.
+    pub(super) fn order(&self) -> u64 {
+        self.last.map_or(0, |last| last.order)
+    }
+
+    /// The epochs with something left to send, oldest first.
+    pub(super) fn into_shelves(mut self) -> Vec<EpochShelf> {
+        self.epochs.sort_by_key(|one| one.order);
+        let shelves = self.epochs.into_iter().map(|one| {
+            let mut lanes = one.lanes.into_iter().zip(one.acked).enumerate();
+            let mut next = || {
+                let (nth, (entries, acked)) = lanes.next().expect("three lanes");
+                shelf(entries, acked, nth == Lane::Names as usize)
+            };
+            EpochShelf {
+                epoch: one.epoch,
+                order: one.order,
+                lanes: [next(), next(), next()],
+            }
+        });
+        shelves.filter(|shelf| !shelf.is_drained()).collect()
+    }
+}
+
+fn shelf(entries: BTreeMap<u64, Entry>, acked: Position, is_names: bool) -> LaneShelf {
+    let mut shelf = LaneShelf {
+        acked,
+        sealed: acked,
+        ..LaneShelf::default()
+    };
+    for (_, entry) in entries.into_iter().rev() {
+        if let Some(above) = shelf.entries.front()
+            && above.from != entry.to.next()
+        {
+            // What stood in the hole was never written, so it and all before it was acked.
+            break;
+        }
+        if !is_names && entry.to <= acked.last {
+            break;
+        }
+        shelf.entries.push_front(entry);
+    }
+    if let Some(last) = shelf.entries.back()
+        && last.to > shelf.sealed.last
+    {
+        shelf.sealed = Position {
+            last: last.to,
+            digest: last.digest,
+        };
+    }
+    if let Some(first) = shelf.entries.front()
+        && !is_names
+        && first.from > acked.last.next()
+    {
+        shelf.acked = Position {
+            last: BatchNumber(first.from.0 - 1),
+            digest: first.previous,
+        };
+    }
+    shelf
+}

@@ -1,0 +1,341 @@
+//! The text of every answer: HTTP, JSON, Prometheus.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
+
+use super::Told;
+use crate::intake::Counters;
+use crate::status::Status;
+
+const CANNOT_FAIL: &str = "writing to a string cannot fail";
+
+/// A number's name, where it is found, and what it means. Names that end in `_total` only grow.
+type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
+
+/// Of the keeper.
+const NUMBERS: [Number<Status>; 21] = [
+    (
+        "pending_readings",
+        |status| status.pending_readings,
+        "Readings handed over and not acknowledged by the cluster",
+    ),
+    (
+        "in_flight_batches",
+        |status| status.in_flight_batches,
+        "Batches sent and not answered",
+    ),
+    (
+        "oldest_unacked_ms",
+        |status| status.oldest_unacked_ms,
+        "Age of the oldest reading that is not acknowledged",
+    ),
+    (
+        "readings_total",
+        |status| status.readings_total,
+        "Readings taken",
+    ),
+    (
+        "batches_sealed_total",
+        |status| status.batches_sealed_total,
+        "Batches sealed",
+    ),
+    (
+        "batches_acked_total",
+        |status| status.batches_acked_total,
+        "Batches acknowledged",
+    ),
+    (
+        "batches_resent_total",
+        |status| status.batches_resent_total,
+        "Batches sent again",
+    ),
+    (
+        "readings_acked_total",
+        |status| status.readings_acked_total,
+        "Readings acknowledged",
+    ),
+    (
+        "buffer_bytes",
+        |status| status.buffer_bytes,
+        "Bytes of the buffer on disk",
+    ),
+    (
+        "buffer_bytes_max",
+        |status| status.buffer_bytes_max,
+        "Bytes that the buffer may take",
+    ),
+    (
+        "journal_bytes_written_total",
+        |status| status.journal_bytes_written_total,
+        "Bytes written to the buffer",
+    ),
+    (
+        "unsafe_readings",
+        |status| status.unsafe_readings,
+        "Readings neither on disk nor acknowledged",
+    ),
+    (
+        "gap_records_total",
+        |status| status.gap_records_total,
+        "Records of batches that will never come",
+    ),
+    (
+        "readings_lost_total",
+        |status| status.readings_lost_total,
+        "Readings lost",
+    ),
+    (
+        "not_kept_total",
+        |status| status.not_kept_total,
+        "Readings refused by the agent",
+    ),
+    (
+        "dead_letters_total",
+        |status| status.dead_letters_total,
+        "Batches that the cluster refused for ever",
+    ),
+    (
+        "reconnects_total",
+        |status| status.reconnects_total,
+        "Connections made after the first",
+    ),
+    (
+        "ack_ms_last",
+        |status| status.ack_ms_last,
+        "From sending to acknowledgement, of the last batch",
+    ),
+    (
+        "ack_ms_p50",
+        |status| status.ack_ms_p50,
+        "From sending to acknowledgement, median",
+    ),
+    (
+        "ack_ms_p99",
+        |status| status.ack_ms_p99,
+        "From sending to acknowledgement, 99th percentile",
+    ),
+    (
+        "wire_bytes_total",
+        |status| status.wire_bytes_total,
+        "Bytes of batches sent",
+    ),
+];
+
+/// Of one intake.
+const INTAKE_NUMBERS: [Number<Counters>; 5] = [
+    (
+        "readings_total",
+        |counters| counters.readings.load(Ordering::Relaxed),
+        "Readings handed over by an intake",
+    ),
+    (
+        "refused_total",
+        |counters| counters.refused.load(Ordering::Relaxed),
+        "Lines that are no readings",
+    ),
+    (
+        "dropped_total",
+        |counters| counters.dropped.load(Ordering::Relaxed),
+        "Readings given up by a source that cannot wait",
+    ),
+    (
+        "not_kept_total",
+        |counters| counters.not_kept.load(Ordering::Relaxed),
+        "Readings whose source was told that they are not kept",
+    ),
+    (
+        "connections",
+        |counters| counters.connections.load(Ordering::Relaxed),
+        "Open connections",
+    ),
+];
+
+/// The whole HTTP answer to a request that begins with this line.
+pub(super) fn answer(request_line: &str, told: &Told) -> String {
+    let mut words = request_line.split(' ');
+    let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+    let path = path.split('?').next().unwrap_or_default();
+    let (code, kind, body) = match (method, path) {
+        ("GET" | "HEAD", "/status") => ("200 OK", "application/json", status(told)),
+        ("GET" | "HEAD", "/metrics") => ("200 OK", "text/plain; version=0.0.4", metrics(told)),
+        ("GET" | "HEAD", _) => {
+            let body = "there are /status and /metrics\n".to_owned();
+            ("404 Not Found", "text/plain", body)
+        }
+        _ => {
+            let body = "only GET and HEAD\n".to_owned();
+            ("405 Method Not Allowed", "text/plain", body)
+        }
+    };
+    let head = format!(
+        "HTTP/1.1 {code}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    if method == "HEAD" { head } else { head + &body }
+}
+
+/// One JSON object.
+fn status(told: &Told) -> String {
+    let status = told.status.borrow().clone();
+    let last_error = status.last_error.as_deref();
+    let mut json = format!(
+        "{{\"agent\":{},\"version\":{},\"connected\":{},\"server\":{},\"epoch\":\"{:016x}\",\
+         \"last_error\":{}",
+        quoted(&told.agent),
+        quoted(env!("CARGO_PKG_VERSION")),
+        status.connected,
+        quoted(&status.server),
+        status.epoch,
+        last_error.map_or("null".to_owned(), quoted)
+    );
+    for (name, value, _) in NUMBERS {
+        write!(json, ",\"{name}\":{}", value(&status)).expect(CANNOT_FAIL);
+    }
+    json.push_str(",\"intakes\":[");
+    for (at, account) in told.intakes.iter().enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        write!(json, "{comma}{{\"name\":{}", quoted(&account.name)).expect(CANNOT_FAIL);
+        for (name, value, _) in INTAKE_NUMBERS {
+            write!(json, ",\"{name}\":{}", value(&account.counters)).expect(CANNOT_FAIL);
+        }
+        json.push('}');
+    }
+    json.push_str("]}\n");
+    json
+}
+
+/// Prometheus text format.
+fn metrics(told: &Told) -> String {
+    let status = told.status.borrow().clone();
+    let mut text = String::new();
+    head(&mut text, "connected", "1 while a node answers");
+    let connected = u64::from(status.connected);
+    writeln!(text, "tributary_agent_connected {connected}").expect(CANNOT_FAIL);
+    for (name, value, help) in NUMBERS {
+        head(&mut text, name, help);
+        writeln!(text, "tributary_agent_{name} {}", value(&status)).expect(CANNOT_FAIL);
+    }
+    for (name, value, help) in INTAKE_NUMBERS {
+        let name = format!("intake_{name}");
+        head(&mut text, &name, help);
+        for account in &told.intakes {
+            let (intake, value) = (label(&account.name), value(&account.counters));
+            writeln!(
+                text,
+                "tributary_agent_{name}{{intake=\"{intake}\"}} {value}"
+            )
+            .expect(CANNOT_FAIL);
+        }
+    }
+    text
+}
+
+fn head(text: &mut String, name: &str, help: &str) {
+    let kind = if name.ends_with("_total") {
+        "counter"
+    } else {
+        "gauge"
+    };
+    writeln!(
+        text,
+        "# HELP tributary_agent_{name} {help}.\n# TYPE tributary_agent_{name} {kind}"
+    )
+    .expect(CANNOT_FAIL);
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut json = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => json.extend(['\\', character]),
+            control if u32::from(control) < 0x20 => {
+                write!(json, "\\u{:04x}", u32::from(control)).expect(CANNOT_FAIL);
+            }
+            other => json.push(other),
+        }
+    }
+    json.push('"');
+    json
+}
+
+/// The value of a Prometheus label, without its quotes.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::Account;
+    use tokio::sync::watch;
+
+    fn told() -> Told {
+        let status = Status {
+            connected: true,
+            server: "10.0.0.1:8883".to_owned(),
+            pending_readings: 7,
+            last_error: Some("a \"bad\"\nday".to_owned()),
+            ..Status::default()
+        };
+        let account = Account::new("tcp://127.0.0.1:8094");
+        account.counters.refused.store(3, Ordering::Relaxed);
+        Told {
+            agent: "gw1".to_owned(),
+            status: watch::channel(status).1,
+            intakes: vec![Account::new("host"), account],
+        }
+    }
+
+    #[test]
+    fn status_is_one_json_object() {
+        let answer = answer("GET /status HTTP/1.1", &told());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{head}"
+        );
+        assert!(body.starts_with("{\"agent\":\"gw1\","), "{body}");
+        for part in [
+            "\"connected\":true,\"server\":\"10.0.0.1:8883\"",
+            "\"pending_readings\":7,",
+            "\"last_error\":\"a \\\"bad\\\"\\u000aday\"",
+            "{\"name\":\"tcp://127.0.0.1:8094\",\"readings_total\":0,\"refused_total\":3,",
+        ] {
+            assert!(body.contains(part), "{part} in {body}");
+        }
+        assert!(body.ends_with("\"connections\":0}]}\n"), "{body}");
+    }
+
+    #[test]
+    fn metrics_are_one_sample_a_line_and_each_has_its_type() {
+        let answer = answer("GET /metrics?x=1 HTTP/1.1", &told());
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        for part in [
+            "# TYPE tributary_agent_readings_total counter\ntributary_agent_readings_total 0\n",
+            "# TYPE tributary_agent_pending_readings gauge\ntributary_agent_pending_readings 7\n",
+            "tributary_agent_intake_refused_total{intake=\"tcp://127.0.0.1:8094\"} 3\n",
+        ] {
+            assert!(body.contains(part), "{part} in {body}");
+        }
+        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        assert!(
+            samples
+                .clone()
+                .all(|line| line.rsplit(' ').next().unwrap().parse::<u64>().is_ok())
+        );
+        assert!(samples.count() > 30);
+    }
+
+    #[test]
+    fn other_requests_are_told_what_there_is() {
+        assert!(answer("GET / HTTP/1.1", &told()).contains("404 Not Found"));
+        assert!(answer("POST /status HTTP/1.1", &told()).contains("405"));
+        assert!(answer("", &told()).contains("405"));
+        let head = answer("HEAD /status HTTP/1.1", &told());
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+    }
+}

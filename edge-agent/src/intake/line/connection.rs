@@ -1,0 +1,165 @@
+//! One connection of a line intake: reads, hands over, answers; reading goes on while answers wait.
+//!
+//! Bounded: one group is taken at a time, a few wait for their answer. A device that does not
+//! read its answers stops being read.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use shared::id::AgentId;
+use shared::reading::Reading;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::dialogue::{Answers, Context, Dialogue};
+use crate::clock;
+use crate::config::Line;
+use crate::handed::{NotKept, Stopped};
+use crate::intake::{Complaints, Entry, Outcome, outcome_of, stopped};
+
+/// Bytes of one read.
+const READ_BYTES: usize = 32 << 10;
+/// Groups that wait for their answer.
+const GROUPS_MAX: usize = 16;
+
+pub(super) struct Connection {
+    pub(super) options: Arc<Line>,
+    pub(super) agent: AgentId,
+    pub(super) entry: Entry,
+    /// Who speaks, for the log.
+    pub(super) peer: String,
+}
+
+/// A group that is to be answered.
+struct Unanswered {
+    answers: Answers,
+    fate: Fate,
+}
+
+/// What became of the readings of a group.
+enum Fate {
+    /// There were none, or nobody wants to know.
+    Settled,
+    Stopping,
+    Open(Outcome),
+}
+
+impl Connection {
+    /// Until the peer closes or the agent stops, and all that was taken is answered.
+    pub(super) async fn serve(
+        &self,
+        read: impl AsyncRead + Unpin,
+        write: impl AsyncWrite + Unpin,
+        stop: watch::Receiver<bool>,
+    ) {
+        let (sender, receiver) = mpsc::channel(GROUPS_MAX);
+        tokio::join!(self.take(read, sender, stop), self.answer(write, receiver));
+    }
+
+    async fn take(
+        &self,
+        mut read: impl AsyncRead + Unpin,
+        unanswered: mpsc::Sender<Unanswered>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut dialogue = Dialogue::new(self.options.line_bytes_max);
+        let mut complaints = Complaints::default();
+        let mut piece = vec![0; READ_BYTES];
+        loop {
+            let length = tokio::select! {
+                biased;
+                // What was not read was not taken: the device has no answer and knows.
+                () = stopped(&mut stop) => return,
+                read = read.read(&mut piece) => read,
+            };
+            // A connection that breaks has no more lines, as one that ends.
+            let length = length.unwrap_or(0);
+            dialogue.push(&piece[..length]);
+            let context = Context {
+                options: &self.options,
+                device: self.agent.as_str(),
+                now: clock::now(),
+            };
+            while let Some(group) = dialogue.next(context, length == 0) {
+                self.complain(&group.answers, &mut complaints);
+                let fate = self.hand_over(group.readings).await;
+                let stopping = matches!(fate, Fate::Stopping);
+                let group = Unanswered {
+                    answers: group.answers,
+                    fate,
+                };
+                if unanswered.send(group).await.is_err() || stopping {
+                    return;
+                }
+            }
+            if length == 0 {
+                return;
+            }
+        }
+    }
+
+    async fn hand_over(&self, readings: Vec<Reading>) -> Fate {
+        if readings.is_empty() {
+            return Fate::Settled;
+        }
+        match self.entry.hand_over(readings, self.options.ack).await {
+            Ok(None) => Fate::Settled,
+            Ok(Some(outcome)) => Fate::Open(outcome),
+            Err(Stopped) => Fate::Stopping,
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut write: impl AsyncWrite + Unpin,
+        mut unanswered: mpsc::Receiver<Unanswered>,
+    ) {
+        let mut complaints = Complaints::default();
+        // A peer that is gone gets no answers; its readings are kept all the same.
+        let mut listening = self.options.ack;
+        while let Some(Unanswered { answers, fate }) = unanswered.recv().await {
+            let outcome = match fate {
+                Fate::Settled => Ok(()),
+                Fate::Stopping => Err(NotKept::Stopping),
+                Fate::Open(outcome) => outcome_of(outcome).await,
+            };
+            if let Err(why) = outcome {
+                self.not_kept(answers.readings(), why, &mut complaints);
+            }
+            if listening {
+                let text = answers.text(outcome);
+                listening = write.write_all(text.as_bytes()).await.is_ok();
+                listening = listening && write.flush().await.is_ok();
+            }
+        }
+    }
+
+    fn complain(&self, answers: &Answers, complaints: &mut Complaints) {
+        for (number, refusal) in answers.refused() {
+            self.entry
+                .counters()
+                .refused
+                .fetch_add(1, Ordering::Relaxed);
+            if let Some(unsaid) = complaints.allow(Instant::now()) {
+                tracing::warn!(
+                    "{}: line {number} of {} is refused: {refusal} ({unsaid} more unsaid)",
+                    self.entry.name(),
+                    self.peer
+                );
+            }
+        }
+    }
+
+    fn not_kept(&self, readings: u64, why: NotKept, complaints: &mut Complaints) {
+        let counter = &self.entry.counters().not_kept;
+        counter.fetch_add(readings, Ordering::Relaxed);
+        if let Some(unsaid) = complaints.allow(Instant::now()) {
+            tracing::warn!(
+                "{}: {readings} readings of {} are not kept: {why} ({unsaid} more unsaid)",
+                self.entry.name(),
+                self.peer
+            );
+        }
+    }
+}

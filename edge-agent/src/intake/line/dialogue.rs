@@ -1,0 +1,256 @@
+//! What is said on one connection: bytes to groups of readings and answers. No I/O, no clock.
+
+use std::fmt::Write as _;
+
+use shared::id::TimeNs;
+use shared::payload::line::{self, LineError, LineOptions};
+use shared::reading::Reading;
+
+use crate::config::Line;
+use crate::handed::{HANDED_READINGS_MAX, NotKept};
+use crate::intake::frame::{Frame, Framer};
+
+/// The lines of one connection so far.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    framer: Framer,
+    /// Lines that were given out.
+    lines: u64,
+}
+
+/// Lines that are handed over and answered together.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// At most [`HANDED_READINGS_MAX`].
+    pub(super) readings: Vec<Reading>,
+    pub(super) answers: Answers,
+}
+
+/// What a group of consecutive lines is answered, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// The first line, counted from 1.
+    first: u64,
+    /// At most [`HANDED_READINGS_MAX`].
+    lines: Vec<Answer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    /// As the readings of the group fare.
+    Reading,
+    /// A blank line or a comment: there is nothing to keep.
+    Nothing,
+    Refused(Refusal),
+}
+
+/// Why a line is no reading.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("column {}: {}", .0.column, .0.reason)]
+    Line(LineError),
+    #[error("the line is over {0} bytes: send fewer fields a line, or raise line_bytes_max")]
+    TooLong(usize),
+}
+
+/// What the lines of an intake leave open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) options: &'a Line,
+    /// The device of a line that names none.
+    pub(super) device: &'a str,
+    /// The time of a line that has none.
+    pub(super) now: TimeNs,
+}
+
+impl Dialogue {
+    pub(super) fn new(line_bytes_max: usize) -> Dialogue {
+        Dialogue {
+            framer: Framer::new(line_bytes_max),
+            lines: 0,
+        }
+    }
+
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        self.framer.push(piece);
+    }
+
+    /// The next lines of what was pushed; after the end of the stream, also one without an end.
+    pub(super) fn next(&mut self, context: Context<'_>, at_end: bool) -> Option<Group> {
+        let mut group = Group::default();
+        group.answers.first = self.lines + 1;
+        while group.answers.lines.len() < HANDED_READINGS_MAX {
+            let next = match self.framer.next() {
+                Some(frame) => Some(answer(&frame, context, &mut group.readings)),
+                None if at_end => {
+                    let last = self.framer.last();
+                    last.map(|frame| answer(&frame, context, &mut group.readings))
+                }
+                None => None,
+            };
+            let Some(next) = next else { break };
+            self.lines += 1;
+            group.answers.lines.push(next);
+        }
+        (!group.answers.lines.is_empty()).then_some(group)
+    }
+}
+
+fn answer(frame: &Frame<'_>, context: Context<'_>, readings: &mut Vec<Reading>) -> Answer {
+    let Some(bytes) = frame.line else {
+        let limit = context.options.line_bytes_max;
+        return Answer::Refused(Refusal::TooLong(limit));
+    };
+    let options = LineOptions {
+        default_time: context.now,
+        precision: context.options.precision,
+        device_key: &context.options.device_key,
+        default_device: context.device,
+    };
+    match line::parse(bytes, options).next() {
+        None => Answer::Nothing,
+        Some(Ok(reading)) => {
+            readings.push(reading);
+            Answer::Reading
+        }
+        Some(Err(error)) => Answer::Refused(Refusal::Line(error)),
+    }
+}
+
+impl Answers {
+    /// The lines that are no readings, with their numbers.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (u64, Refusal)> + '_ {
+        let numbered = self.numbered();
+        numbered.filter_map(|(number, answer)| match answer {
+            Answer::Refused(refusal) => Some((number, refusal)),
+            Answer::Reading | Answer::Nothing => None,
+        })
+    }
+
+    /// How many lines are readings.
+    pub(super) fn readings(&self) -> u64 {
+        let readings = self.lines.iter();
+        readings
+            .filter(|line| matches!(line, Answer::Reading))
+            .count() as u64
+    }
+
+    /// The text that goes to the device.
+    pub(super) fn text(&self, outcome: Result<(), NotKept>) -> String {
+        let mut text = String::new();
+        for (number, answer) in self.numbered() {
+            let written = match (answer, outcome) {
+                (Answer::Refused(refusal), _) => writeln!(text, "error {number} {refusal}"),
+                (Answer::Reading, Err(why)) => writeln!(text, "error {number} {why}"),
+                (Answer::Reading, Ok(())) | (Answer::Nothing, _) => writeln!(text, "ok {number}"),
+            };
+            written.expect("writing to a string cannot fail");
+        }
+        text
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (u64, Answer)> + '_ {
+        (self.first..).zip(self.lines.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listen;
+    use shared::payload::line::Precision;
+
+    fn options() -> Line {
+        Line {
+            listen: Listen::Stdin,
+            ack: true,
+            precision: Precision::Ns,
+            device_key: "device".to_owned(),
+            connections_max: 1,
+            line_bytes_max: 100,
+        }
+    }
+
+    /// Groups of a stream that comes in pieces of one size.
+    fn talk(stream: &[u8], piece_bytes: usize) -> Vec<Group> {
+        let options = options();
+        let context = Context {
+            options: &options,
+            device: "gw1",
+            now: TimeNs(7),
+        };
+        let mut dialogue = Dialogue::new(options.line_bytes_max);
+        let mut groups = Vec::new();
+        for piece in stream.chunks(piece_bytes) {
+            dialogue.push(piece);
+            groups.extend(std::iter::from_fn(|| dialogue.next(context, false)));
+        }
+        groups.extend(std::iter::from_fn(|| dialogue.next(context, true)));
+        groups
+    }
+
+    #[test]
+    fn every_line_is_answered_in_order_however_it_comes() {
+        let long = format!("t f=\"{}\"", "x".repeat(200));
+        let stream = format!("t f=1 1\n\n# note\nt f=NaN 2\n{long}\nno line protocol\nt f=2");
+        for piece_bytes in [1, 3, 1_000] {
+            let groups = talk(stream.as_bytes(), piece_bytes);
+            let text: String = groups
+                .iter()
+                .map(|group| group.answers.text(Ok(())))
+                .collect();
+            let answers: Vec<_> = text.lines().collect();
+            assert_eq!(answers.len(), 7, "{text}");
+            assert_eq!(answers[..3], ["ok 1", "ok 2", "ok 3"]);
+            assert!(answers[3].starts_with("error 4 column 5: NaN"), "{text}");
+            assert!(
+                answers[4].starts_with("error 5 the line is over 100 bytes"),
+                "{text}"
+            );
+            assert!(answers[5].starts_with("error 6 column "), "{text}");
+            assert_eq!(answers[6], "ok 7");
+            let readings: Vec<_> = groups.iter().flat_map(|group| &group.readings).collect();
+            assert_eq!(readings.len(), 2);
+            assert_eq!(
+                (readings[1].time, readings[1].device.as_str()),
+                (TimeNs(7), "gw1")
+            );
+            let refused: Vec<_> = groups
+                .iter()
+                .flat_map(|group| group.answers.refused())
+                .collect();
+            assert_eq!(
+                refused
+                    .iter()
+                    .map(|(number, _)| *number)
+                    .collect::<Vec<_>>(),
+                [4, 5, 6]
+            );
+        }
+    }
+
+    #[test]
+    fn readings_that_are_not_kept_are_answered_so_and_the_rest_as_it_is() {
+        let groups = talk(b"t f=1 1\n\nt f= 2\n", 100);
+        assert_eq!(groups.len(), 1, "lines of one read go together");
+        assert_eq!(groups[0].answers.readings(), 1);
+        let text = groups[0].answers.text(Err(NotKept::BufferFull));
+        let answers: Vec<_> = text.lines().collect();
+        assert!(
+            answers[0].starts_with("error 1 the agent's buffer is full"),
+            "{text}"
+        );
+        assert_eq!(answers[1], "ok 2");
+        assert!(answers[2].starts_with("error 3 column 5"), "{text}");
+    }
+
+    #[test]
+    fn groups_are_bounded() {
+        let stream = "t f=1\n".repeat(2 * HANDED_READINGS_MAX + 1);
+        let sizes: Vec<_> = talk(stream.as_bytes(), stream.len())
+            .iter()
+            .map(|group| group.readings.len())
+            .collect();
+        assert_eq!(sizes, [HANDED_READINGS_MAX, HANDED_READINGS_MAX, 1]);
+    }
+}

@@ -1,0 +1,213 @@
+use super::*;
+use crate::handed::{self, Handed, Handovers, NotKept};
+use crate::intake::Account;
+use shared::payload::line::Precision;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::TcpStream;
+
+/// A line intake that runs, and the keeper's end.
+struct Running {
+    address: std::net::SocketAddr,
+    handovers: Handovers,
+    account: Account,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+fn options(listen: Listen) -> Line {
+    Line {
+        listen,
+        ack: true,
+        precision: Precision::Ns,
+        device_key: "device".to_owned(),
+        connections_max: 2,
+        line_bytes_max: 1_000,
+    }
+}
+
+fn gw1() -> AgentId {
+    AgentId::parse("gw1").unwrap()
+}
+
+async fn start(change: impl FnOnce(&mut Line)) -> Running {
+    let mut options = options(Listen::Tcp("127.0.0.1:0".to_owned()));
+    change(&mut options);
+    let intake = LineIntake::bind(options, gw1()).await.unwrap();
+    let address = intake.local_address().unwrap();
+    let (intakes, handovers) = handed::channel();
+    let account = Account::new("tcp");
+    let entry = Entry::new(account.clone(), intakes, None);
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(intake.run(entry, stopped));
+    Running {
+        address,
+        handovers,
+        account,
+        stop,
+        tasks,
+    }
+}
+
+fn settle(handed: Handed, outcome: Result<(), NotKept>) -> usize {
+    let waits = handed.kept.expect("the source waits");
+    // The source may be gone.
+    let _ = waits.send(outcome);
+    handed.readings.len()
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn lines_are_answered_once_kept_and_reading_goes_on_meanwhile() {
+    let mut running = start(|_| {}).await;
+    let stream = TcpStream::connect(running.address).await.unwrap();
+    let mut stream = BufReader::new(stream);
+    stream
+        .get_mut()
+        .write_all(b"t f=1 1\nt f=2 2\n")
+        .await
+        .unwrap();
+    let first = running.handovers.receive().await.unwrap();
+    assert_eq!(first.readings.len(), 2, "lines of one write go together");
+    assert_eq!(first.readings[0].device, "gw1");
+    // The second group comes although the first is not kept yet; its answer waits for the first.
+    stream
+        .get_mut()
+        .write_all(b"nonsense\nt f=3 3\n")
+        .await
+        .unwrap();
+    let second = running.handovers.receive().await.unwrap();
+    settle(second, Err(NotKept::BufferFull));
+    settle(first, Ok(()));
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        answers.push(line);
+    }
+    assert_eq!(answers[..2], ["ok 1\n", "ok 2\n"]);
+    assert!(answers[2].starts_with("error 3 column "), "{answers:?}");
+    assert!(
+        answers[3].starts_with("error 4 the agent's buffer is full"),
+        "{answers:?}"
+    );
+    let counters = &running.account.counters;
+    assert_eq!(counters.readings.load(Ordering::Relaxed), 3);
+    assert_eq!(counters.refused.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.not_kept.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_was_taken_and_ends() {
+    let mut running = start(|_| {}).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"t f=1 1\nhalf a li").await.unwrap();
+    let handed = running.handovers.receive().await.unwrap();
+    running.stop.send(true).unwrap();
+    settle(handed, Ok(()));
+    assert_eq!(rest(&mut stream).await, "ok 1\n");
+    running.tasks.join_next().await.unwrap().unwrap();
+    assert!(TcpStream::connect(running.address).await.is_err());
+    assert_eq!(
+        running.account.counters.connections.load(Ordering::Relaxed),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_keeper_that_ends_without_a_word_has_kept_nothing() {
+    let mut running = start(|_| {}).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"t f=1 1\n").await.unwrap();
+    drop(running.handovers.receive().await.unwrap());
+    stream.shutdown().await.unwrap();
+    assert!(
+        rest(&mut stream)
+            .await
+            .starts_with("error 1 the agent is stopping")
+    );
+}
+
+#[tokio::test]
+async fn a_last_line_without_an_end_counts_and_without_ack_nothing_is_said() {
+    let mut running = start(|options| options.ack = false).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    stream.write_all(b"t f=NaN\nt f=1").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let handed = running.handovers.receive().await.unwrap();
+    assert!(handed.kept.is_none() && handed.readings.len() == 1);
+    assert_eq!(rest(&mut stream).await, "");
+    assert_eq!(running.account.counters.refused.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_told_so() {
+    let running = start(|options| options.connections_max = 1).await;
+    let mut first = TcpStream::connect(running.address).await.unwrap();
+    first.write_all(b"\n").await.unwrap();
+    let mut answer = [0; 5];
+    first.read_exact(&mut answer).await.unwrap();
+    let mut second = TcpStream::connect(running.address).await.unwrap();
+    let told = rest(&mut second).await;
+    assert!(told.starts_with("error 0 too many connections"), "{told}");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let running = start(|_| {}).await;
+    let taken = options(Listen::Tcp(running.address.to_string()));
+    let error = LineIntake::bind(taken, gw1())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&format!("tcp://{}", running.address)),
+        "{error}"
+    );
+    assert!(error.contains("another process"), "{error}");
+}
+
+#[tokio::test]
+async fn a_socket_file_is_taken_over_from_the_dead_and_from_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lines.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "a listener leaves its file");
+    let options = || options(Listen::Unix(path.clone()));
+    let intake = LineIntake::bind(options(), gw1()).await.unwrap();
+    let error = LineIntake::bind(options(), gw1())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("lines.sock"), "{error}");
+
+    let (intakes, mut handovers) = handed::channel();
+    let entry = Entry::new(Account::new("unix"), intakes, None);
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(intake.run(entry, stopped));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(b"t f=1\n").await.unwrap();
+    assert_eq!(settle(handovers.receive().await.unwrap(), Ok(())), 1);
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"ok 1\n");
+    stop.send(true).unwrap();
+    tasks.join_next().await.unwrap().unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    std::fs::write(&path, "precious").unwrap();
+    let taken = options(Listen::Unix(path.clone()));
+    assert!(LineIntake::bind(taken, gw1()).await.is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}

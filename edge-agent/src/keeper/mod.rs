@@ -1,0 +1,639 @@
+//! The owner of batcher, buffer and window: one loop, one enum of events. It does the I/O that they
+//! ask for, tells sources what is kept, and gives an account of itself.
+
+mod account;
+mod folder;
+mod waiters;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use journal::{JournalError, Position as DiskPosition, WriterHandle};
+use shared::batch::{GapReason, LastEpoch};
+use shared::id::{AgentId, TimeNs};
+use shared::verdict::Verdict;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::batcher::{BatchOptions, Batcher, Fit};
+use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Settled, Source, payload_to_batch};
+use crate::handed::{Handed, Handovers, NotKept};
+use crate::status::Status;
+use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
+use crate::window::{Alarm, Outcome, Window, WindowOptions};
+use account::Account;
+use folder::{Folder, mint_epoch};
+use waiters::Waiters;
+
+/// At a stop: how long what is held may still be sent.
+const STOP_DRAIN: Duration = Duration::from_secs(5);
+/// A session that answers nothing for so long is given up.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How often the account is given and files are let go.
+const TICK: Duration = Duration::from_millis(500);
+/// Hand-overs taken before anything else is looked at.
+const TAKEN_AT_ONCE: usize = 64;
+const GOOD_BYE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Everything the keeper needs to know.
+#[derive(Debug, Clone)]
+pub struct KeeperOptions {
+    pub agent: AgentId,
+    pub batch: BatchOptions,
+    pub buffer: BufferOptions,
+    pub window: WindowOptions,
+    /// `host:port`, tried in rotation.
+    pub servers: Vec<String>,
+    pub keep_alive: Duration,
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+/// Why the agent cannot keep anything: whoever runs it must look.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    #[error("{}: {source}; the agent needs a folder of its own that it may write to", path.display())]
+    Folder {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: another agent uses this folder; stop it or give this one another data_dir", path.display())]
+    Locked { path: PathBuf },
+    #[error("{error}; the buffer in {} cannot be used: repair the disk, or move the folder away to start without what it holds", path.display())]
+    Buffer { path: PathBuf, error: JournalError },
+    #[error("{error}; up to {readings} readings that were not acknowledged are lost")]
+    NotSaved { error: String, readings: u64 },
+}
+
+/// See the module.
+pub struct Keeper {
+    options: KeeperOptions,
+    batcher: Batcher,
+    buffer: Buffer,
+    window: Window,
+    uplink: Uplink,
+    handovers: Handovers,
+    waiters: Waiters,
+    account: Account,
+    folder: Folder,
+    disk: Disk,
+    clock: Clock,
+    next_tick: Duration,
+}
+
+/// The journal's thread, and the way back from it.
+struct Disk {
+    handle: WriterHandle,
+    thread: JoinHandle<()>,
+    done: mpsc::Sender<Synced>,
+    synced: mpsc::Receiver<Synced>,
+}
+
+type Synced = Result<Vec<DiskPosition>, JournalError>;
+
+/// Time since the start, and of day.
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Clock {
+            start: Instant::now(),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a driver: it stamps what is sealed"
+    )]
+    fn wall() -> TimeNs {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let nanos = since.map_or(0, |since| since.as_nanos());
+        TimeNs(i64::try_from(nanos).unwrap_or(i64::MAX))
+    }
+}
+
+enum Event {
+    Stop,
+    Handed(Option<Handed>),
+    Synced(Synced),
+    Uplink(UplinkEvent),
+    Time,
+}
+
+impl Keeper {
+    /// Locks the folder, recovers what it holds and begins a new epoch, durably.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn open(options: KeeperOptions, handovers: Handovers) -> Result<Keeper, KeeperError> {
+        let clock = Clock::start();
+        let epoch = mint_epoch();
+        let opened = Folder::open(&options.buffer, epoch, Clock::wall())?;
+        let (done, synced) = mpsc::channel(4);
+        let window = Window::new(options.window);
+        let uplink = Uplink::new(UplinkOptions {
+            agent: options.agent.clone(),
+            servers: options.servers.clone(),
+            keep_alive: options.keep_alive,
+            tls: Arc::clone(&options.tls),
+            in_flight_max: u16::try_from(options.window.batches_max.max(1)).unwrap_or(u16::MAX),
+        });
+        tracing::info!(%epoch, held_readings = opened.buffer.readings_pending(), "a new epoch begins");
+        Ok(Keeper {
+            batcher: Batcher::new(options.batch),
+            buffer: opened.buffer,
+            window,
+            uplink,
+            handovers,
+            waiters: Waiters::default(),
+            account: Account::default(),
+            folder: opened.folder,
+            disk: Disk {
+                handle: opened.handle,
+                thread: opened.thread,
+                done,
+                synced,
+            },
+            clock,
+            next_tick: Duration::ZERO,
+            options,
+        })
+    }
+
+    /// The account, given anew at least once a second.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.account.subscribe()
+    }
+
+    /// Runs until `stop` is true: then it takes what is handed over already, sends for a while, and
+    /// puts the rest on disk.
+    ///
+    /// # Errors
+    /// What is not acknowledged could not be put on disk.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), KeeperError> {
+        let mut stopping: Option<Duration> = None;
+        let mut open = true;
+        loop {
+            self.work();
+            let now = self.clock.now();
+            if let Some(limit) = stopping
+                && (now >= limit || self.nothing_to_wait_for())
+            {
+                break;
+            }
+            match self.next_event(&mut stop, open, stopping).await {
+                Event::Stop => {
+                    self.handovers.close();
+                    while let Some(handed) = self.handovers.try_receive() {
+                        self.take(handed);
+                    }
+                    self.seal();
+                    open = false;
+                    stopping = Some(self.clock.now() + STOP_DRAIN);
+                }
+                Event::Handed(None) => open = false,
+                Event::Handed(Some(handed)) => {
+                    self.take(handed);
+                    for _ in 0..TAKEN_AT_ONCE {
+                        let Some(handed) = self.handovers.try_receive() else {
+                            break;
+                        };
+                        self.take(handed);
+                    }
+                }
+                Event::Synced(result) => self.synced(result),
+                Event::Uplink(event) => self.uplink_event(event),
+                Event::Time => {}
+            }
+        }
+        self.end().await
+    }
+
+    /// Nothing that more time would bring to the cluster.
+    fn nothing_to_wait_for(&self) -> bool {
+        let sent = self.window.in_flight() == 0 && self.buffer.readings_pending() == 0;
+        sent || !self.account.is_connected()
+    }
+
+    async fn next_event(
+        &mut self,
+        stop: &mut watch::Receiver<bool>,
+        open: bool,
+        stopping: Option<Duration>,
+    ) -> Event {
+        let deadline = self.deadline(stopping);
+        let start = self.clock.start;
+        tokio::select! {
+            // An owner that is gone wants no more either.
+            _ = stop.wait_for(|stop| *stop), if stopping.is_none() => Event::Stop,
+            Some(result) = self.disk.synced.recv() => Event::Synced(result),
+            event = self.uplink.event() => Event::Uplink(event),
+            handed = self.handovers.receive(), if open => Event::Handed(handed),
+            () = tokio::time::sleep_until(start + deadline) => Event::Time,
+        }
+    }
+
+    fn deadline(&self, stopping: Option<Duration>) -> Duration {
+        let now = self.clock.now();
+        let stalled = self
+            .window
+            .stalled_since()
+            .map(|since| since + ANSWER_LIMIT);
+        let times = [
+            Some(self.next_tick),
+            self.batcher.due(),
+            self.buffer.next_sync_at(),
+            self.window.wake_at(now),
+            stalled,
+            stopping,
+        ];
+        times.into_iter().flatten().min().unwrap_or(self.next_tick)
+    }
+
+    /// Everything that is due: seal, sync, send, tell.
+    fn work(&mut self) {
+        let now = self.clock.now();
+        if self.batcher.is_due(now) {
+            self.seal();
+        }
+        if let Some(work) = self.buffer.next_sync(now, false) {
+            self.submit(work);
+        }
+        if self
+            .window
+            .stalled_since()
+            .is_some_and(|since| since + ANSWER_LIMIT <= now)
+        {
+            self.session_ended("no acknowledgement within 10 s");
+            self.uplink.fail();
+        }
+        self.send(now);
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            self.let_go();
+            self.give_account();
+        }
+    }
+
+    /// Takes readings over; whoever waits is told at once if they cannot be kept.
+    fn take(&mut self, handed: Handed) {
+        let Handed { readings, kept } = handed;
+        let count = readings.len() as u64;
+        let fits = |reading| self.batcher.fit(reading) != Fit::Never;
+        let refusal = if kept.is_some() && self.buffer.is_full() {
+            Some(NotKept::BufferFull)
+        } else if kept.is_some() && !readings.iter().all(fits) {
+            Some(NotKept::TooLarge)
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            self.account.not_kept += count;
+            if let Some(kept) = kept {
+                // A source that no longer listens needs no answer.
+                let _ = kept.send(Err(why));
+            }
+            return;
+        }
+        let waiter = kept.map(|kept| self.waiters.add(kept));
+        for reading in readings {
+            loop {
+                match self.batcher.fit(&reading) {
+                    Fit::Yes => {
+                        let now = self.clock.now();
+                        self.account.readings += 1;
+                        self.batcher.push(now, reading, waiter);
+                        break;
+                    }
+                    Fit::AfterSeal => self.seal(),
+                    Fit::AfterEpoch => self.begin_epoch(),
+                    Fit::Never => {
+                        self.account.not_kept += 1;
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(waiter) = waiter {
+            self.waiters.all_pushed(waiter);
+        }
+    }
+
+    fn seal(&mut self) {
+        let now = self.clock.now();
+        let since = self.batcher.since().unwrap_or(now);
+        let Some(collected) = self.batcher.take() else {
+            return;
+        };
+        let waiting = collected.waiters.clone();
+        let readings = collected.readings;
+        self.waiters.sealed(&waiting);
+        let live_max = self.options.window.batches_max;
+        match self
+            .buffer
+            .seal(collected, live_max, now, since, Clock::wall())
+        {
+            Ok(batches) => self.account.sealed += batches,
+            Err(error) => {
+                tracing::error!(%error, readings, "a batch cannot be encoded: its readings are dropped");
+                self.account.not_kept += readings;
+                self.waiters.lost(&waiting, NotKept::TooLarge);
+            }
+        }
+        let settled = self.buffer.make_room(Clock::wall());
+        if settled.readings_lost > 0 {
+            tracing::warn!(
+                readings = settled.readings_lost,
+                "the buffer is full: the oldest readings go"
+            );
+        }
+        self.settle(&settled);
+    }
+
+    fn begin_epoch(&mut self) {
+        self.seal();
+        let last = LastEpoch {
+            epoch: self.buffer.epoch(),
+            ended_cleanly: true,
+        };
+        self.batcher.new_epoch();
+        let epoch = mint_epoch();
+        tracing::info!(%epoch, "a new epoch begins");
+        self.buffer
+            .begin_epoch(epoch, Some(last), self.clock.now(), Clock::wall());
+    }
+
+    fn submit(&mut self, work: DiskWork) {
+        let done = self.disk.done.clone();
+        let records = work.into_records(self.disk.handle.reader());
+        let submitted = records.and_then(|records| {
+            let tell = move |result| {
+                // After the keeper nobody counts on it.
+                let _ = done.blocking_send(result);
+            };
+            self.disk.handle.append(records, Box::new(tell))
+        });
+        if let Err(error) = submitted {
+            self.synced(Err(error));
+        }
+    }
+
+    fn synced(&mut self, result: Synced) {
+        if let Err(error) = &result {
+            self.account.trouble(format!("the buffer's disk: {error}"));
+        }
+        let settled = self.buffer.synced(result);
+        self.settle(&settled);
+        if self.buffer.disk_failed() {
+            let settled = self.buffer.make_room(Clock::wall());
+            self.settle(&settled);
+        }
+    }
+
+    fn settle(&mut self, settled: &Settled) {
+        self.waiters.kept(&settled.kept);
+        let why = if self.buffer.disk_failed() {
+            NotKept::Disk
+        } else {
+            NotKept::BufferFull
+        };
+        self.waiters.lost(&settled.lost, why);
+        self.account.settled(settled);
+    }
+
+    fn send(&mut self, now: Duration) {
+        while let Some(ticket) = self.window.next(now, &self.buffer) {
+            let Some(bytes) = self.read(ticket.place) else {
+                self.damaged(ticket.id, ticket.place, now);
+                continue;
+            };
+            let length = bytes.len() as u64;
+            if !self.uplink.publish(ticket.id, ticket.place.lane, bytes) {
+                self.session_ended("the session takes no more");
+                self.uplink.fail();
+                return;
+            }
+            self.account.sent(length, ticket.again);
+        }
+    }
+
+    fn read(&self, place: Place) -> Option<Bytes> {
+        match self.buffer.source(place)? {
+            Source::Ram(bytes) => Some(bytes),
+            Source::Disk(position) => match self.disk.handle.reader().read(position) {
+                Ok(payload) => payload_to_batch(&payload),
+                Err(error) => {
+                    tracing::error!(%error, ?place, "a batch cannot be read back from the buffer");
+                    None
+                }
+            },
+        }
+    }
+
+    fn damaged(&mut self, id: u64, place: Place, now: Duration) {
+        let wall = Clock::wall();
+        self.window
+            .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
+        let reason = GapReason::Damaged;
+        let outcome = self
+            .window
+            .give_up(now, wall, place, reason, &mut self.buffer);
+        self.outcome(outcome);
+    }
+
+    fn uplink_event(&mut self, event: UplinkEvent) {
+        let now = self.clock.now();
+        match event {
+            UplinkEvent::Due => {
+                let streams: Vec<_> = self.buffer.streams().collect();
+                self.uplink.connect(streams.into_iter());
+            }
+            UplinkEvent::Connected(positions) => {
+                tracing::info!(server = self.uplink.server(), "connected");
+                self.account.connected(self.uplink.server());
+                let outcome = self.window.connected(now, &positions, &mut self.buffer);
+                self.outcome(outcome);
+                self.give_account();
+            }
+            UplinkEvent::Answered(id, Some(verdict)) => {
+                let wall = Clock::wall();
+                let outcome = self
+                    .window
+                    .answered(now, wall, id, verdict, &mut self.buffer);
+                self.outcome(outcome);
+            }
+            UplinkEvent::Answered(_, None) => {
+                self.session_ended("an acknowledgement that is no verdict");
+                self.uplink.fail();
+            }
+            UplinkEvent::Ended(why) => self.session_ended(&why),
+        }
+    }
+
+    fn session_ended(&mut self, why: &str) {
+        tracing::warn!(why, next_server = self.uplink.server(), "the session ended");
+        self.window.disconnected();
+        self.account.disconnected(why);
+        self.give_account();
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        let Outcome {
+            settled,
+            alarm,
+            refused,
+            took,
+        } = outcome;
+        self.settle(&settled);
+        if let Some(took) = took {
+            self.account.took(took);
+        }
+        if let Some(place) = refused {
+            self.refused(place);
+        }
+        if let Some(alarm) = alarm {
+            self.alarm(alarm);
+        }
+    }
+
+    /// The cluster will never take this batch: keep it aside, then let a gap record stand for it.
+    fn refused(&mut self, place: Place) {
+        let (now, wall) = (self.clock.now(), Clock::wall());
+        if let Some(bytes) = self.read(place) {
+            match self.folder.dead_letter(place, &bytes) {
+                Ok(()) => self.account.dead_letters += 1,
+                Err(error) => {
+                    self.account
+                        .trouble(format!("a refused batch could not be set aside: {error}"));
+                }
+            }
+        }
+        let reason = GapReason::Refused;
+        let outcome = self
+            .window
+            .give_up(now, wall, place, reason, &mut self.buffer);
+        self.settle(&outcome.settled);
+        if let Some(alarm) = outcome.alarm {
+            self.alarm(alarm);
+        }
+    }
+
+    fn alarm(&mut self, alarm: Alarm) {
+        let text = match alarm {
+            Alarm::Fork { epoch, lane } => format!(
+                "stream {epoch}/{} was also written by another: is this agent's disk a copy? \
+                 Its data stay here and are not sent; a new epoch begins",
+                lane.as_str()
+            ),
+            Alarm::Topic { epoch, lane } => format!(
+                "the cluster refuses the topic of {epoch}/{}: does the certificate name this agent?",
+                lane.as_str()
+            ),
+            Alarm::Refused { epoch, lane } => {
+                format!(
+                    "the cluster refuses a gap record of {epoch}/{}",
+                    lane.as_str()
+                )
+            }
+        };
+        tracing::error!("{text}");
+        self.account.trouble(text);
+        if self.buffer.is_forked() {
+            self.begin_epoch();
+        }
+    }
+
+    /// Files of the journal that nothing needs any more.
+    fn let_go(&mut self) {
+        if let Some(before) = self.buffer.release()
+            && let Err(error) = self.disk.handle.release(before)
+        {
+            tracing::warn!(%error, "files of the buffer are not released");
+        }
+        let bytes_free = self.disk.handle.usage().bytes_free;
+        if let Some(work) = self.buffer.carry(bytes_free) {
+            self.submit(work);
+        }
+    }
+
+    fn give_account(&mut self) {
+        let oldest = self
+            .buffer
+            .oldest()
+            .into_iter()
+            .chain(self.batcher.since())
+            .min();
+        let now = self.clock.now();
+        let (buffer, window) = (&self.buffer, &self.window);
+        let open = self.batcher.readings();
+        self.account.give(|status| {
+            status.epoch = buffer.epoch().0;
+            status.pending_readings = open + buffer.readings_pending();
+            status.in_flight_batches = window.in_flight() as u64;
+            status.oldest_unacked_ms = oldest.map_or(0, |oldest| {
+                u64::try_from(now.saturating_sub(oldest).as_millis())
+                    .unwrap_or(u64::MAX)
+                    .max(1)
+            });
+            status.buffer_bytes = buffer.bytes();
+            status.buffer_bytes_max = buffer.bytes_max();
+            status.journal_bytes_written_total = buffer.journal_bytes_written();
+            status.unsafe_readings = open + buffer.readings_unsafe();
+        });
+    }
+
+    /// Puts what is left on disk, and says that nothing is missing.
+    async fn end(mut self) -> Result<(), KeeperError> {
+        self.uplink.close(GOOD_BYE_LIMIT).await;
+        loop {
+            if !self.buffer.is_syncing() {
+                match self.buffer.next_sync(self.clock.now(), true) {
+                    Some(work) => self.submit(work),
+                    None => break,
+                }
+            }
+            if self.buffer.is_syncing()
+                && let Some(result) = self.disk.synced.recv().await
+            {
+                self.synced(result);
+            }
+        }
+        let readings = self.buffer.readings_unsafe();
+        if readings == 0 && !self.buffer.disk_failed() {
+            let work = self.buffer.end_cleanly();
+            self.submit(work);
+            if self.buffer.is_syncing()
+                && let Some(result) = self.disk.synced.recv().await
+            {
+                self.synced(result);
+            }
+        }
+        self.waiters.stop();
+        self.account.disconnected("stopped");
+        self.give_account();
+        let error = self.account.last_error();
+        let Disk {
+            handle,
+            thread,
+            synced,
+            ..
+        } = self.disk;
+        drop((handle, synced));
+        let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+        if readings > 0 || !matches!(ended, Ok(Ok(()))) {
+            return Err(KeeperError::NotSaved { error, readings });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

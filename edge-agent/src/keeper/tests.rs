@@ -1,0 +1,155 @@
+use std::path::Path;
+
+use shared::reading::{Reading, Value};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::handed::{Intakes, channel};
+
+/// A folder of its own, removed at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Scratch {
+        let name = format!("tributary-keeper-{:016x}", getrandom::u64().unwrap());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A keeper whose servers do not answer.
+fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    KeeperOptions {
+        agent: AgentId::parse("gw1").unwrap(),
+        batch: BatchOptions {
+            rows_max: 1_000,
+            bytes_max: 1 << 17,
+            linger: Duration::from_millis(5),
+        },
+        buffer: BufferOptions {
+            dir: folder.to_owned(),
+            bytes_max,
+            ram_bytes_max: 1 << 20,
+            max_unsafe: Duration::from_secs(10),
+        },
+        window: WindowOptions {
+            batches_max: 16,
+            bytes_max: 1 << 20,
+            backlog_share_percent: 25,
+        },
+        servers: vec!["127.0.0.1:1".to_owned()],
+        keep_alive: Duration::from_secs(5),
+        tls: Arc::new(tls),
+    }
+}
+
+struct Running {
+    intakes: Intakes,
+    stop: watch::Sender<bool>,
+    status: watch::Receiver<Status>,
+    run: JoinHandle<Result<(), KeeperError>>,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test owns the task and waits for its end"
+)]
+fn start(folder: &Path, bytes_max: u64) -> Running {
+    let (intakes, handovers) = channel();
+    let keeper = Keeper::open(options(folder, bytes_max), handovers).unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let status = keeper.status();
+    let run = tokio::spawn(keeper.run(stopped));
+    Running {
+        intakes,
+        stop,
+        status,
+        run,
+    }
+}
+
+impl Running {
+    async fn hand_over(&self, text_bytes: usize) -> Result<(), NotKept> {
+        let reading = |nth: u8| Reading {
+            table: "t".to_owned(),
+            device: "d".to_owned(),
+            tags: Vec::new(),
+            time: TimeNs(1),
+            fields: vec![(
+                "f".to_owned(),
+                Value::Text(char::from(nth).to_string().repeat(text_bytes)),
+            )],
+        };
+        let (kept, told) = oneshot::channel();
+        let handed = Handed {
+            readings: (b'A'..b'A' + 50).map(reading).collect(),
+            kept: Some(kept),
+        };
+        self.intakes.hand_over(handed).await.unwrap();
+        told.await.unwrap()
+    }
+
+    async fn stop(self) -> Status {
+        self.stop.send_replace(true);
+        self.run.await.unwrap().unwrap();
+        self.status.borrow().clone()
+    }
+}
+
+#[tokio::test]
+async fn without_a_cluster_readings_are_kept_on_disk_over_a_restart() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    assert_eq!(running.hand_over(10).await, Ok(()));
+    assert_eq!(running.hand_over(20).await, Ok(()));
+    let status = running.stop().await;
+    assert_eq!((status.pending_readings, status.unsafe_readings), (100, 0));
+    let running = start(&folder.0, 64 << 20);
+    let status = running.stop().await;
+    assert_eq!((status.pending_readings, status.readings_total), (100, 0));
+    assert!(!status.connected);
+    assert!(status.last_error.is_some());
+}
+
+#[tokio::test]
+async fn a_folder_has_one_keeper() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    assert!(matches!(second.err(), Some(KeeperError::Locked { .. })));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_buffer_refuses_whoever_can_wait_and_loses_nothing() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 8 << 20);
+    let mut kept = 0;
+    let refused = loop {
+        match running.hand_over(16_000).await {
+            Ok(()) => kept += 50,
+            Err(why) => break why,
+        }
+        assert!(kept < 100_000, "it has to be full at some time");
+    };
+    assert_eq!(refused, NotKept::BufferFull);
+    let status = running.stop().await;
+    assert_eq!(
+        (status.pending_readings, status.readings_lost_total),
+        (kept, 0)
+    );
+}

@@ -1,0 +1,85 @@
+//! `tributary-agent`: parse, load, run.
+
+mod args;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use edge_agent::config::Config;
+use edge_agent::{agent, inspect, tls};
+use tracing_subscriber::EnvFilter;
+
+use args::Command;
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+/// A read of standard input cannot be called off; the process does not wait for it.
+const THREADS_LIMIT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let command = match args::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(why) => return fail(WRONG_USAGE, &format!("{why}\nTry `tributary-agent --help`")),
+    };
+    match command {
+        Command::Help => print(args::HELP),
+        Command::Version => print(concat!("tributary-agent ", env!("CARGO_PKG_VERSION"))),
+        Command::Check(file) => check(&file),
+        Command::Inspect(file) => match inspect::describe(&file) {
+            Ok(text) => print(&text),
+            Err(error) => fail(FAILED, &error),
+        },
+        Command::Run(file) => run(&file),
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => return fail(WRONG_USAGE, &error),
+    };
+    match tls::client(&config.agent, &config.uplink) {
+        Ok(_) => print(&format!("{} is good", file.display())),
+        Err(error) => fail(WRONG_USAGE, &error),
+    }
+}
+
+fn run(file: &Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => return fail(WRONG_USAGE, &error),
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        // Standard output is for answers to standard input.
+        .with_writer(io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &format!("the system gives no event loop: {error}")),
+    };
+    let ended = runtime.block_on(agent::run(config));
+    runtime.shutdown_timeout(THREADS_LIMIT);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(FAILED, &error),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A closed pipe is the only way for this to fail, and there is nobody to tell.
+    let _ = writeln!(io::stdout(), "{}", text.trim_end());
+    ExitCode::SUCCESS
+}
+
+fn fail(code: u8, why: &dyn std::fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "tributary-agent: {why}");
+    ExitCode::from(code)
+}

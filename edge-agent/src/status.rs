@@ -1,0 +1,38 @@
+//! The keeper's account of itself: numbers for `/status` and `/metrics`.
+
+/// What the keeper holds and has done since it started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    pub connected: bool,
+    /// The server it is connected to, or tried last.
+    pub server: String,
+    pub epoch: u64,
+    /// Handed over and not acked: in the batcher and in the buffer, all epochs.
+    pub pending_readings: u64,
+    pub in_flight_batches: u64,
+    /// Age of the oldest reading that is not acked; 0 if there is none.
+    pub oldest_unacked_ms: u64,
+    pub readings_total: u64,
+    pub batches_sealed_total: u64,
+    pub batches_acked_total: u64,
+    pub batches_resent_total: u64,
+    pub readings_acked_total: u64,
+    pub buffer_bytes: u64,
+    pub buffer_bytes_max: u64,
+    pub journal_bytes_written_total: u64,
+    /// Neither on disk nor acked: lost if the power goes now.
+    pub unsafe_readings: u64,
+    pub gap_records_total: u64,
+    pub readings_lost_total: u64,
+    /// Readings refused: their source was told, or they could not wait.
+    pub not_kept_total: u64,
+    pub dead_letters_total: u64,
+    pub reconnects_total: u64,
+    /// From first sending to acknowledgement, of the last batch and of the last thousand.
+    pub ack_ms_last: u64,
+    pub ack_ms_p50: u64,
+    pub ack_ms_p99: u64,
+    /// Bytes of batches handed to the connection.
+    pub wire_bytes_total: u64,
+    pub last_error: Option<String>,
+}

@@ -1,0 +1,450 @@
+//! What to send next, and what an answer means. No I/O and no clock: `now` is an argument, counted
+//! from the keeper's start.
+//!
+//! Invariants: a lane is sent in number order; what is in flight is bounded in batches and bytes;
+//! a batch leaves the buffer only on success, or on a "have" that fits the own chain. Names go
+//! first, then live; backlog and older epochs have a guaranteed share.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use shared::batch::GapReason;
+use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
+use shared::verdict::{Position, Verdict};
+
+use crate::buffer::{Buffer, Place, Sendable, Settled};
+
+/// How long a stream rests after an answer that makes no sense to it.
+const PUZZLED: Duration = Duration::from_millis(200);
+/// How long it rests when only an operator can help.
+const HELPLESS: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowOptions {
+    /// Batches in flight; also live batches that may be unacked before batches go to the backlog.
+    pub batches_max: usize,
+    /// Bytes in flight; one larger batch goes alone.
+    pub bytes_max: usize,
+    /// Of the batches sent while live ones wait: at least this share for all others.
+    pub backlog_share_percent: u8,
+}
+
+/// A batch to publish; its answer is told with the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    pub id: u64,
+    pub place: Place,
+    /// It was sent before.
+    pub again: bool,
+}
+
+/// What an answer did, and what the driver has to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub settled: Settled,
+    pub alarm: Option<Alarm>,
+    /// Refused for ever: keep its bytes aside, then call [`Window::give_up`].
+    pub refused: Option<Place>,
+    /// From sending to this success.
+    pub took: Option<Duration>,
+}
+
+/// What people should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// Another chain than ours: the stream is stopped and its data are kept.
+    Fork { epoch: Epoch, lane: Lane },
+    /// The cluster does not let this agent publish to its topics.
+    Topic { epoch: Epoch, lane: Lane },
+    /// A gap record or a batch that is sound here was called invalid.
+    Refused { epoch: Epoch, lane: Lane },
+}
+
+#[derive(Debug)]
+pub struct Window {
+    options: WindowOptions,
+    connected: bool,
+    streams: HashMap<(Epoch, Lane), Stream>,
+    flights: HashMap<u64, Flight>,
+    flight_bytes: usize,
+    next_id: u64,
+    /// The highest number of a stream that was ever sent.
+    sent: HashMap<(Epoch, Lane), BatchNumber>,
+    /// What the backlog is owed, in hundredths of a batch.
+    owed: u32,
+    progress_at: Duration,
+}
+
+/// One stream in this session.
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    next: BatchNumber,
+    /// Grows whenever the stream goes back; refusals of an earlier round are old news.
+    round: u64,
+    not_before: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    place: Place,
+    digest: Digest,
+    round: u64,
+    bytes: usize,
+    sent_at: Duration,
+}
+
+impl Window {
+    pub fn new(options: WindowOptions) -> Self {
+        Window {
+            options,
+            connected: false,
+            streams: HashMap::new(),
+            flights: HashMap::new(),
+            flight_bytes: 0,
+            next_id: 0,
+            sent: HashMap::new(),
+            owed: 0,
+            progress_at: Duration::ZERO,
+        }
+    }
+
+    /// A session began; CONNACK told these positions. They move streams forward, never back.
+    pub fn connected(
+        &mut self,
+        now: Duration,
+        positions: &[(Epoch, Lane, Position)],
+        buffer: &mut Buffer,
+    ) -> Outcome {
+        self.disconnected();
+        self.connected = true;
+        self.progress_at = now;
+        let mut outcome = Outcome::default();
+        for (epoch, lane, position) in positions {
+            if position.last > buffer.acked(*epoch, *lane).last {
+                believe(buffer, *epoch, *lane, *position, &mut outcome);
+            }
+        }
+        outcome
+    }
+
+    /// The session is over: nothing is known of what was in flight.
+    pub fn disconnected(&mut self) {
+        self.connected = false;
+        self.streams.clear();
+        self.flights.clear();
+        self.flight_bytes = 0;
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Since when nothing was answered although something is in flight.
+    pub fn stalled_since(&self) -> Option<Duration> {
+        (!self.flights.is_empty()).then_some(self.progress_at)
+    }
+
+    /// What to publish now; `None` if nothing can be.
+    pub fn next(&mut self, now: Duration, buffer: &Buffer) -> Option<Ticket> {
+        if !self.connected || self.flights.len() >= self.options.batches_max {
+            return None;
+        }
+        let chosen = self.choose(now, buffer)?;
+        let too_much = self.flight_bytes + chosen.bytes > self.options.bytes_max;
+        if too_much && !self.flights.is_empty() {
+            return None;
+        }
+        let Place {
+            epoch, lane, to, ..
+        } = chosen.place;
+        if lane != Lane::Names {
+            self.pay(epoch == buffer.epoch() && lane == Lane::Live);
+        }
+        let stream = self.stream(epoch, lane, buffer);
+        let round = stream.round;
+        stream.next = to.next();
+        if self.flights.is_empty() {
+            self.progress_at = now;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        self.flight_bytes += chosen.bytes;
+        self.flights.insert(
+            id,
+            Flight {
+                place: chosen.place,
+                digest: chosen.digest,
+                round,
+                bytes: chosen.bytes,
+                sent_at: now,
+            },
+        );
+        let sent = self.sent.entry((epoch, lane)).or_default();
+        let again = to <= *sent;
+        *sent = to.max(*sent);
+        Some(Ticket {
+            id,
+            place: chosen.place,
+            again,
+        })
+    }
+
+    /// When a stream that rests may be sent again.
+    pub fn wake_at(&self, now: Duration) -> Option<Duration> {
+        let times = self.streams.values().map(|stream| stream.not_before);
+        times.filter(|time| *time > now).min()
+    }
+
+    fn choose(&mut self, now: Duration, buffer: &Buffer) -> Option<Sendable> {
+        let current = buffer.epoch();
+        let epochs: Vec<Epoch> = buffer.epochs().collect();
+        let names = epochs
+            .iter()
+            .find_map(|epoch| self.ready(now, *epoch, Lane::Names, buffer));
+        if names.is_some() {
+            return names;
+        }
+        let live = self.ready(now, current, Lane::Live, buffer);
+        let share = u32::from(self.options.backlog_share_percent.min(100));
+        if live.is_some() && self.owed < 100 - share {
+            return live;
+        }
+        let other = epochs.iter().find_map(|epoch| {
+            let older = *epoch != current;
+            let live = older
+                .then(|| self.ready(now, *epoch, Lane::Live, buffer))
+                .flatten();
+            live.or_else(|| self.ready(now, *epoch, Lane::Backlog, buffer))
+        });
+        other.or(live)
+    }
+
+    fn pay(&mut self, live: bool) {
+        let share = u32::from(self.options.backlog_share_percent.min(100));
+        self.owed = if live {
+            (self.owed + share).min(200)
+        } else {
+            self.owed.saturating_sub(100 - share)
+        };
+    }
+
+    /// The next batch of a stream, if it may be sent now.
+    fn ready(
+        &mut self,
+        now: Duration,
+        epoch: Epoch,
+        lane: Lane,
+        buffer: &Buffer,
+    ) -> Option<Sendable> {
+        let stream = *self.stream(epoch, lane, buffer);
+        if stream.not_before > now {
+            return None;
+        }
+        let sendable = buffer.sendable(epoch, lane, stream.next)?;
+        // Names that are still to be sent go first: behind them it would only be refused.
+        let names_sent = |window: &mut Self| {
+            window.stream(epoch, Lane::Names, buffer).next > sendable.names_needed
+        };
+        (lane == Lane::Names || names_sent(self)).then_some(sendable)
+    }
+
+    fn stream(&mut self, epoch: Epoch, lane: Lane, buffer: &Buffer) -> &mut Stream {
+        self.streams.entry((epoch, lane)).or_insert_with(|| Stream {
+            next: buffer.acked(epoch, lane).last.next(),
+            round: 0,
+            not_before: Duration::ZERO,
+        })
+    }
+
+    /// The cluster answered. An id that is not in flight in this session is passed over.
+    pub fn answered(
+        &mut self,
+        now: Duration,
+        wall: TimeNs,
+        id: u64,
+        verdict: Verdict,
+        buffer: &mut Buffer,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(flight) = self.flights.remove(&id) else {
+            return outcome;
+        };
+        self.flight_bytes -= flight.bytes;
+        self.progress_at = now;
+        let Place {
+            epoch,
+            lane,
+            from,
+            to,
+        } = flight.place;
+        match verdict {
+            Verdict::Ok => {
+                let position = Position {
+                    last: to,
+                    digest: flight.digest,
+                };
+                outcome.took = Some(now.saturating_sub(flight.sent_at));
+                outcome.settled = buffer.advance(epoch, lane, position);
+                return outcome;
+            }
+            Verdict::Have(position) if position.last >= to => {
+                if believe(buffer, epoch, lane, position, &mut outcome) {
+                    let position = Position {
+                        last: to,
+                        digest: flight.digest,
+                    };
+                    outcome.settled.add(buffer.advance(epoch, lane, position));
+                }
+                return outcome;
+            }
+            _ => {}
+        }
+        if flight.round != self.stream(epoch, lane, buffer).round {
+            return outcome;
+        }
+        match verdict {
+            Verdict::Ok => {}
+            Verdict::Have(_) => self.back(epoch, lane, from, now + PUZZLED, buffer),
+            Verdict::Gap(position) => {
+                self.gap(now, wall, flight.place, position, buffer, &mut outcome);
+            }
+            Verdict::Names(position) => {
+                buffer.names_lost(epoch, position);
+                self.back(epoch, Lane::Names, position.last.next(), now, buffer);
+                let rest = if flight_needs_nothing(buffer, epoch, position) {
+                    PUZZLED
+                } else {
+                    Duration::ZERO
+                };
+                self.back(epoch, lane, from, now + rest, buffer);
+            }
+            Verdict::Fork(_) => fork(buffer, epoch, lane, &mut outcome),
+            Verdict::Busy { retry_ms } | Verdict::Quota { retry_ms } => {
+                let rest = Duration::from_millis(u64::from(retry_ms));
+                self.back(epoch, lane, from, now + rest, buffer);
+            }
+            Verdict::ForeignTopic | Verdict::BadTopic => {
+                outcome.alarm = Some(Alarm::Topic { epoch, lane });
+                self.back(epoch, lane, from, now + HELPLESS, buffer);
+            }
+            Verdict::Invalid => {
+                outcome.refused = Some(flight.place);
+                self.back(epoch, lane, from, now, buffer);
+            }
+        }
+        outcome
+    }
+
+    /// A batch that was refused for ever is kept aside, or one is damaged on disk: a gap record
+    /// takes its place.
+    pub fn give_up(
+        &mut self,
+        now: Duration,
+        wall: TimeNs,
+        place: Place,
+        reason: GapReason,
+        buffer: &mut Buffer,
+    ) -> Outcome {
+        let settled = buffer.give_up(place, reason, wall);
+        let mut outcome = Outcome::default();
+        if settled.gap_records == 0 && settled.readings_lost == 0 {
+            // It is a gap record itself: nothing can stand in for it.
+            let Place {
+                epoch, lane, from, ..
+            } = place;
+            outcome.alarm = Some(Alarm::Refused { epoch, lane });
+            self.back(epoch, lane, from, now + HELPLESS, buffer);
+        }
+        outcome.settled = settled;
+        outcome
+    }
+
+    fn gap(
+        &mut self,
+        now: Duration,
+        wall: TimeNs,
+        place: Place,
+        position: Position,
+        buffer: &mut Buffer,
+        outcome: &mut Outcome,
+    ) {
+        let Place {
+            epoch, lane, from, ..
+        } = place;
+        let acked = buffer.acked(epoch, lane).last;
+        if position.last > acked {
+            if !believe(buffer, epoch, lane, position, outcome) {
+                return;
+            }
+        } else if lane == Lane::Names {
+            buffer.names_lost(epoch, position);
+        } else {
+            let known = buffer.digest_at(epoch, lane, position.last);
+            if known.is_some_and(|known| known != position.digest) {
+                return fork(buffer, epoch, lane, outcome);
+            }
+            outcome
+                .settled
+                .add(buffer.restored(epoch, lane, position, now, wall));
+        }
+        // Nothing before it is missing, and yet it is refused: not at once again.
+        let rest = if position.last.next() >= from {
+            PUZZLED
+        } else {
+            Duration::ZERO
+        };
+        self.back(epoch, lane, position.last.next(), now + rest, buffer);
+    }
+
+    fn back(
+        &mut self,
+        epoch: Epoch,
+        lane: Lane,
+        next: BatchNumber,
+        not_before: Duration,
+        buffer: &Buffer,
+    ) {
+        let stream = self.stream(epoch, lane, buffer);
+        stream.next = next;
+        stream.round += 1;
+        stream.not_before = not_before;
+    }
+}
+
+/// Whether the cluster has all names there are, and yet asks for some.
+fn flight_needs_nothing(buffer: &Buffer, epoch: Epoch, position: Position) -> bool {
+    position.last >= buffer.sealed(epoch, Lane::Names).last
+}
+
+/// Takes what the cluster says it has if it fits the own chain; else it is a fork.
+fn believe(
+    buffer: &mut Buffer,
+    epoch: Epoch,
+    lane: Lane,
+    position: Position,
+    outcome: &mut Outcome,
+) -> bool {
+    let known = buffer.digest_at(epoch, lane, position.last);
+    let beyond = position.last > buffer.sealed(epoch, lane).last;
+    let fits = match known {
+        Some(own) => own == position.digest,
+        // Of an older epoch the newest batches may have been in RAM only when it ended.
+        None => !(beyond && epoch == buffer.epoch()),
+    };
+    if fits {
+        if known.is_some() || beyond {
+            outcome.settled.add(buffer.advance(epoch, lane, position));
+        }
+    } else {
+        fork(buffer, epoch, lane, outcome);
+    }
+    fits
+}
+
+fn fork(buffer: &mut Buffer, epoch: Epoch, lane: Lane, outcome: &mut Outcome) {
+    buffer.fork(epoch, lane);
+    outcome.alarm = Some(Alarm::Fork { epoch, lane });
+}
+
+#[cfg(test)]
+mod tests;

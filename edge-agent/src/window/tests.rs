@@ -1,0 +1,664 @@
+//! Buffer and window against a cluster that keeps the rule of docs/guarantees.md and a network and
+//! a disk that keep nothing.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use journal::{Journal, JournalError, Options, SimStorage, Writer, WriterHandle};
+use shared::batch::{Body, Values, decode, digest};
+use shared::reading::{Reading, Value};
+
+use super::*;
+use crate::batcher::{BatchOptions, Batcher, WaiterId};
+use crate::buffer::{BufferOptions, DiskWork, Recovery, Source, payload_to_batch};
+
+const WALL: TimeNs = TimeNs(1_000_000);
+const FILES: Options = Options {
+    file_bytes: 16 << 10,
+    files_max: 24,
+};
+const WINDOW: WindowOptions = WindowOptions {
+    batches_max: 4,
+    bytes_max: 1 << 20,
+    backlog_share_percent: 25,
+};
+const BATCH: BatchOptions = BatchOptions {
+    rows_max: 100,
+    bytes_max: 1 << 16,
+    linger: Duration::ZERO,
+};
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+}
+
+/// The replicated state's rule, and the rows that took effect.
+#[derive(Default)]
+struct Cluster {
+    streams: HashMap<(Epoch, Lane), Position>,
+    rows: Vec<i64>,
+    hellos: Vec<shared::batch::Hello>,
+    gaps: Vec<(GapReason, u64, u64)>,
+}
+
+impl Cluster {
+    fn at(&self, epoch: Epoch, lane: Lane) -> Position {
+        self.streams
+            .get(&(epoch, lane))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Verdict {
+        let batch = decode(bytes).expect("the agent sends what decodes");
+        let header = &batch.header;
+        let stream = (header.epoch, header.lane);
+        let at = self.at(header.epoch, header.lane);
+        let from = batch.first_number();
+        if header.number <= at.last {
+            return Verdict::Have(at);
+        }
+        if from > at.last.next() {
+            return Verdict::Gap(at);
+        }
+        let names = self.at(header.epoch, Lane::Names);
+        if header.lane != Lane::Names && header.names_needed > names.last {
+            return Verdict::Names(names);
+        }
+        if from == at.last.next() && header.previous != at.digest {
+            return Verdict::Fork(at);
+        }
+        let mut next = digest(header.previous, bytes);
+        match batch.body {
+            Body::Hello(hello) => self.hellos.push(hello),
+            Body::Names(_) => {}
+            Body::Data(data) => {
+                let series = data.groups.iter().flat_map(|group| &group.series);
+                for column in series.flat_map(|series| &series.columns) {
+                    let Values::Int(values) = &column.values else {
+                        panic!("the test sends integers");
+                    };
+                    self.rows.extend(values);
+                }
+            }
+            Body::Gap(gap) => {
+                self.gaps.push((gap.reason, gap.from.0, header.number.0));
+                next = gap.digest_to;
+            }
+        }
+        self.streams.insert(
+            stream,
+            Position {
+                last: header.number,
+                digest: next,
+            },
+        );
+        Verdict::Ok
+    }
+}
+
+type Results = Arc<Mutex<VecDeque<Result<Vec<journal::Position>, JournalError>>>>;
+
+/// What an agent is made of, without threads.
+struct Agent {
+    batcher: Batcher,
+    buffer: Buffer,
+    window: Window,
+    writer: Writer,
+    handle: WriterHandle,
+    results: Results,
+    kept: Vec<i64>,
+    lost: u64,
+    alarms: Vec<Alarm>,
+    resent: usize,
+    now: Duration,
+    wire: VecDeque<(u64, Bytes)>,
+    answers: VecDeque<(u64, Verdict)>,
+}
+
+impl Agent {
+    fn start(disk: &SimStorage, epoch: u64) -> Agent {
+        Agent::start_with(disk, epoch, 320 << 10)
+    }
+
+    fn start_with(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
+        let mut recovery = Recovery::default();
+        let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
+            recovery.visit(position, head, payload)
+        });
+        let (writer, handle) = Writer::new(journal.unwrap());
+        let options = BufferOptions {
+            dir: PathBuf::new(),
+            bytes_max,
+            ram_bytes_max: 4 << 10,
+            max_unsafe: Duration::from_secs(10),
+        };
+        let now = Duration::ZERO;
+        let mut agent = Agent {
+            batcher: Batcher::new(BATCH),
+            buffer: Buffer::new(options, recovery, Epoch(epoch), now, WALL),
+            window: Window::new(WINDOW),
+            writer,
+            handle,
+            results: Results::default(),
+            kept: Vec::new(),
+            lost: 0,
+            alarms: Vec::new(),
+            resent: 0,
+            now,
+            wire: VecDeque::new(),
+            answers: VecDeque::new(),
+        };
+        agent.sync();
+        agent
+    }
+
+    /// Readings with these values become one batch; `waits`: somebody wants to know.
+    fn seal(&mut self, values: std::ops::Range<i64>, waits: bool) {
+        for value in values {
+            let reading = Reading {
+                table: "t".to_owned(),
+                device: format!("d{}", value / 50),
+                tags: Vec::new(),
+                time: TimeNs(value),
+                fields: vec![("v".to_owned(), Value::Int(value))],
+            };
+            let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
+            self.batcher.push(self.now, reading, waiter);
+        }
+        let collected = self.batcher.take().unwrap();
+        let sealed = self.buffer.seal(
+            collected,
+            WINDOW.batches_max,
+            self.now,
+            self.now,
+            self.wall(),
+        );
+        sealed.unwrap();
+        let settled = self.buffer.make_room(self.wall());
+        self.settle(&settled);
+    }
+
+    fn wall(&self) -> TimeNs {
+        TimeNs(WALL.0 + i64::try_from(self.now.as_nanos()).unwrap())
+    }
+
+    fn settle(&mut self, settled: &Settled) {
+        self.kept
+            .extend(settled.kept.iter().map(|id| i64::try_from(id.0).unwrap()));
+        self.lost += settled.readings_lost;
+    }
+
+    fn begin_sync(&mut self, all: bool) -> bool {
+        let work = self.buffer.next_sync(self.now, all);
+        work.is_some_and(|work| self.submit(work))
+    }
+
+    fn submit(&mut self, work: DiskWork) -> bool {
+        let records = work.into_records(self.handle.reader()).unwrap();
+        let results = Arc::clone(&self.results);
+        let done = Box::new(move |result| results.lock().unwrap().push_back(result));
+        self.handle.append(records, done).unwrap();
+        true
+    }
+
+    fn end_sync(&mut self) {
+        self.writer.step();
+        let results: Vec<_> = self.results.lock().unwrap().drain(..).collect();
+        for result in results {
+            let settled = self.buffer.synced(result);
+            self.settle(&settled);
+        }
+        if let Some(before) = self.buffer.release() {
+            self.handle.release(before).unwrap();
+        }
+        if let Some(work) = self.buffer.carry(self.handle.usage().bytes_free) {
+            self.submit(work);
+        }
+    }
+
+    fn sync(&mut self) {
+        self.begin_sync(false);
+        self.end_sync();
+    }
+
+    fn connect(&mut self, cluster: &Cluster) {
+        self.wire.clear();
+        self.answers.clear();
+        let positions: Vec<_> = self
+            .buffer
+            .streams()
+            .map(|(epoch, lane)| (epoch, lane, cluster.at(epoch, lane)))
+            .collect();
+        let outcome = self
+            .window
+            .connected(self.now, &positions, &mut self.buffer);
+        self.outcome(&outcome);
+    }
+
+    fn outcome(&mut self, outcome: &Outcome) {
+        self.settle(&outcome.settled);
+        self.alarms.extend(outcome.alarm);
+        if let Some(place) = outcome.refused {
+            let reason = GapReason::Refused;
+            let outcome =
+                self.window
+                    .give_up(self.now, self.wall(), place, reason, &mut self.buffer);
+            self.outcome(&outcome);
+        }
+    }
+
+    fn send(&mut self) -> bool {
+        let Some(ticket) = self.window.next(self.now, &self.buffer) else {
+            return false;
+        };
+        let bytes = match self.buffer.source(ticket.place).unwrap() {
+            Source::Ram(bytes) => bytes,
+            Source::Disk(position) => {
+                let payload = self.handle.reader().read(position).unwrap();
+                payload_to_batch(&payload).unwrap()
+            }
+        };
+        self.resent += usize::from(ticket.again);
+        self.wire.push_back((ticket.id, bytes));
+        true
+    }
+
+    fn arrive(&mut self, cluster: &mut Cluster) {
+        if let Some((id, bytes)) = self.wire.pop_front() {
+            self.answers.push_back((id, cluster.take(&bytes)));
+        }
+    }
+
+    fn hear(&mut self) {
+        if let Some((id, verdict)) = self.answers.pop_front() {
+            let outcome =
+                self.window
+                    .answered(self.now, self.wall(), id, verdict, &mut self.buffer);
+            self.outcome(&outcome);
+        }
+    }
+
+    fn talk(&mut self, cluster: &mut Cluster) {
+        for _ in 0..10_000 {
+            self.now += Duration::from_millis(10);
+            while self.send() {}
+            while !self.wire.is_empty() {
+                self.arrive(cluster);
+                self.hear();
+            }
+            if self.buffer.readings_pending() == 0 && self.buffer.oldest().is_none() {
+                return;
+            }
+        }
+        panic!("not drained: {:?}", self.buffer);
+    }
+}
+
+/// What became of what was sealed: each value at most once, all that is kept, in order.
+fn check(cluster: &Cluster, kept: &HashSet<i64>, case: u64) {
+    let rows: HashSet<i64> = cluster.rows.iter().copied().collect();
+    assert_eq!(
+        rows.len(),
+        cluster.rows.len(),
+        "case {case}: a row is there twice"
+    );
+    let mut missing: Vec<_> = kept.difference(&rows).collect();
+    missing.sort();
+    assert!(
+        missing.is_empty(),
+        "case {case}: kept and not there: {missing:?}"
+    );
+}
+
+#[test]
+fn nothing_kept_is_lost_or_doubled_whatever_breaks() {
+    for case in 0..300 {
+        let mut dice = Dice(case);
+        let disk = SimStorage::new(case);
+        let mut cluster = Cluster::default();
+        let mut agent = Agent::start(&disk, 1);
+        let mut kept = HashSet::new();
+        let (mut value, mut epoch) = (0, 1);
+        for _ in 0..200 {
+            agent.now += Duration::from_millis(dice.roll(3_000));
+            match dice.roll(20) {
+                0..=4 => {
+                    let count = i64::try_from(dice.roll(4)).unwrap() + 1;
+                    agent.seal(value..value + count, dice.roll(2) == 0);
+                    value += count;
+                }
+                5 => {
+                    agent.begin_sync(false);
+                }
+                6..=7 => agent.end_sync(),
+                8..=11 => {
+                    agent.send();
+                }
+                12..=13 => agent.arrive(&mut cluster),
+                14..=15 => agent.hear(),
+                16 => agent.connect(&cluster),
+                17 => {
+                    // Refused for a while, with everything of the lane that is behind it.
+                    if let Some((id, _)) = agent.wire.pop_front() {
+                        agent
+                            .answers
+                            .push_back((id, Verdict::Busy { retry_ms: 100 }));
+                    }
+                }
+                18 => agent.talk_a_little(&mut cluster, &mut dice),
+                _ => {
+                    kept.extend(agent.kept.drain(..));
+                    assert_eq!(agent.alarms, [], "case {case}");
+                    if dice.roll(3) == 0 {
+                        disk.cut_at(dice.roll(4) + 1);
+                        agent.begin_sync(true);
+                        agent.end_sync();
+                        kept.extend(agent.kept.drain(..));
+                    }
+                    drop(agent);
+                    disk.power_cut();
+                    epoch += 1;
+                    agent = Agent::start(&disk, epoch);
+                }
+            }
+        }
+        agent.connect(&cluster);
+        agent.talk(&mut cluster);
+        kept.extend(agent.kept.drain(..));
+        assert_eq!(agent.alarms, [], "case {case}");
+        assert_eq!(cluster.gaps, [], "case {case}: nothing was dropped");
+        check(&cluster, &kept, case);
+    }
+}
+
+impl Agent {
+    fn talk_a_little(&mut self, cluster: &mut Cluster, dice: &mut Dice) {
+        for _ in 0..dice.roll(20) {
+            self.send();
+            self.arrive(cluster);
+            self.hear();
+        }
+    }
+}
+
+#[test]
+fn after_a_crash_the_same_bytes_come_again_under_the_old_epoch() {
+    let disk = SimStorage::new(7);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    agent.seal(0..2, true);
+    agent.sync();
+    assert_eq!(agent.kept, [0, 1]);
+    while agent.send() {}
+    let first: Vec<Bytes> = agent.wire.iter().map(|(_, bytes)| bytes.clone()).collect();
+    assert_eq!(first.len(), 3, "hello, names, data");
+    drop(agent);
+    disk.power_cut();
+    let mut agent = Agent::start(&disk, 2);
+    agent.connect(&cluster);
+    while agent.send() {}
+    let second: Vec<Bytes> = agent.wire.iter().map(|(_, bytes)| bytes.clone()).collect();
+    assert_eq!(second[..2], first[..2], "the older epoch's names first");
+    assert_eq!(second[3], first[2]);
+    agent.talk(&mut cluster);
+    assert_eq!(cluster.rows, [0, 1]);
+    let hello = cluster.hellos.last().unwrap();
+    assert_eq!(hello.older_epochs, [Epoch(1)]);
+    assert!(!hello.last.unwrap().ended_cleanly);
+}
+
+#[test]
+fn a_clean_end_is_told_and_nothing_is_sent_again() {
+    let disk = SimStorage::new(8);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    agent.seal(0..5, true);
+    agent.sync();
+    agent.talk(&mut cluster);
+    let work = agent.buffer.end_cleanly();
+    agent.submit(work);
+    agent.end_sync();
+    drop(agent);
+    disk.power_cut();
+    let mut agent = Agent::start(&disk, 2);
+    assert_eq!(agent.buffer.readings_pending(), 0);
+    agent.connect(&cluster);
+    agent.seal(5..6, false);
+    agent.talk(&mut cluster);
+    let hello = cluster.hellos.last().unwrap();
+    assert_eq!(hello.older_epochs, []);
+    assert!(hello.last.unwrap().ended_cleanly);
+    assert_eq!(cluster.rows, [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn an_older_epoch_that_was_drained_is_not_held_after_the_next_start() {
+    let disk = SimStorage::new(15);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.seal(0..5, true);
+    agent.sync();
+    for epoch in 2..4 {
+        drop(agent);
+        disk.power_cut();
+        agent = Agent::start(&disk, epoch);
+        assert_eq!(
+            agent.buffer.readings_pending(),
+            if epoch == 2 { 5 } else { 0 }
+        );
+        agent.connect(&cluster);
+        agent.talk(&mut cluster);
+        agent.sync();
+    }
+    assert_eq!(cluster.hellos.last().unwrap().older_epochs, []);
+    assert_eq!(cluster.rows, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn what_was_acked_does_not_fill_the_journal() {
+    let disk = SimStorage::new(16);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    for value in 0..5_000 {
+        agent.seal(value..value + 1, true);
+        agent.sync();
+        agent.talk(&mut cluster);
+    }
+    assert!(!agent.buffer.is_full());
+    assert_eq!(agent.kept.len(), 5_000);
+    let written = agent.buffer.journal_bytes_written();
+    assert!(
+        written > FILES.file_bytes * FILES.files_max as u64,
+        "{written}: it went round"
+    );
+    drop(agent);
+    disk.power_cut();
+    let mut agent = Agent::start(&disk, 2);
+    agent.connect(&cluster);
+    agent.seal(5_000..5_001, true);
+    agent.talk(&mut cluster);
+    assert_eq!(cluster.rows.len(), 5_001);
+    assert_eq!(cluster.gaps, []);
+}
+
+#[test]
+fn a_restored_cluster_gets_a_gap_record_and_the_names_again() {
+    let disk = SimStorage::new(9);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    for value in 0..3 {
+        agent.seal(value..value + 1, false);
+        agent.talk(&mut cluster);
+    }
+    let live = (Epoch(1), Lane::Live);
+    assert_eq!(cluster.streams[&live].last, BatchNumber(3));
+    cluster = Cluster::default();
+    agent.connect(&cluster);
+    agent.seal(3..4, false);
+    agent.talk(&mut cluster);
+    assert_eq!(cluster.rows, [3]);
+    assert_eq!(cluster.gaps, [(GapReason::Restored, 1, 3)]);
+    assert_eq!(cluster.hellos.len(), 1);
+    assert_eq!(agent.alarms, []);
+}
+
+#[test]
+fn a_fork_stops_the_stream_and_keeps_its_data() {
+    let disk = SimStorage::new(10);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    agent.seal(0..1, false);
+    agent.talk(&mut cluster);
+    cluster.streams.insert(
+        (Epoch(1), Lane::Live),
+        Position {
+            last: BatchNumber(2),
+            digest: Digest([9; 8]),
+        },
+    );
+    agent.seal(1..2, false);
+    while agent.send() {}
+    agent.arrive(&mut cluster);
+    agent.hear();
+    let fork = Alarm::Fork {
+        epoch: Epoch(1),
+        lane: Lane::Live,
+    };
+    assert_eq!(agent.alarms, [fork]);
+    assert_eq!(agent.buffer.readings_pending(), 1, "its data stay");
+    assert!(agent.buffer.is_forked());
+    assert!(!agent.send());
+    agent.batcher.new_epoch();
+    agent
+        .buffer
+        .begin_epoch(Epoch(2), None, agent.now, agent.wall());
+    agent.seal(2..3, false);
+    while agent.send() {}
+    for _ in 0..3 {
+        agent.arrive(&mut cluster);
+        agent.hear();
+    }
+    assert_eq!(cluster.rows, [0, 2]);
+}
+
+#[test]
+fn what_is_refused_for_ever_becomes_a_gap_record() {
+    let disk = SimStorage::new(11);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    for value in 0..3 {
+        agent.seal(value..value + 1, false);
+    }
+    while agent.send() {}
+    let mut seen = 0;
+    while let Some((id, bytes)) = agent.wire.pop_front() {
+        let batch = decode(&bytes).unwrap();
+        let bad = batch.header.lane == Lane::Live && batch.header.number == BatchNumber(2);
+        let verdict = if bad {
+            seen += 1;
+            Verdict::Invalid
+        } else {
+            cluster.take(&bytes)
+        };
+        agent.answers.push_back((id, verdict));
+    }
+    while !agent.answers.is_empty() {
+        agent.hear();
+    }
+    assert_eq!(seen, 1);
+    agent.talk(&mut cluster);
+    assert_eq!(cluster.rows, [0, 2]);
+    assert_eq!(cluster.gaps, [(GapReason::Refused, 2, 2)]);
+    assert_eq!(agent.lost, 1);
+}
+
+#[test]
+fn an_overflow_drops_the_oldest_and_says_so() {
+    let disk = SimStorage::new(12);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start_with(&disk, 1, 20_000);
+    for value in 0..300 {
+        agent.now += Duration::from_secs(1);
+        agent.seal(value..value + 1, false);
+        agent.sync();
+        assert!(agent.buffer.bytes() <= agent.buffer.bytes_max());
+    }
+    let lost = agent.lost;
+    assert!(lost > 100, "{lost}");
+    agent.now += Duration::from_secs(10);
+    agent.sync();
+    drop(agent);
+    disk.power_cut();
+    let mut agent = Agent::start_with(&disk, 2, 20_000);
+    agent.connect(&cluster);
+    agent.talk(&mut cluster);
+    let stored = cluster.rows.len() as u64;
+    assert_eq!(stored + lost, 300);
+    let listed: u64 = cluster.gaps.iter().map(|(_, from, to)| to - from + 1).sum();
+    assert_eq!(listed, lost);
+    assert!(cluster.gaps.iter().all(|gap| gap.0 == GapReason::Overflow));
+}
+
+#[test]
+fn what_is_in_flight_is_bounded_and_the_backlog_has_its_share() {
+    let disk = SimStorage::new(13);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    for value in 0..40 {
+        agent.seal(value..value + 1, false);
+    }
+    assert_eq!(
+        agent.buffer.sealed(Epoch(1), Lane::Live).last,
+        BatchNumber(4)
+    );
+    agent.connect(&cluster);
+    while agent.send() {}
+    assert_eq!(agent.window.in_flight(), WINDOW.batches_max);
+    let mut sent = [0; 3];
+    for value in 40..240 {
+        agent.seal(value..value + 1, false);
+        while agent.send() {}
+        let (_, bytes) = agent.wire.front().unwrap();
+        sent[decode(bytes).unwrap().header.lane as usize] += 1;
+        agent.arrive(&mut cluster);
+        agent.hear();
+        assert!(agent.window.in_flight() <= WINDOW.batches_max);
+    }
+    assert!(sent[Lane::Backlog as usize] >= 40, "{sent:?}");
+    assert!(sent[Lane::Live as usize] >= 100, "{sent:?}");
+}
+
+#[test]
+fn an_answer_of_an_older_round_or_session_moves_nothing() {
+    let disk = SimStorage::new(14);
+    let cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    agent.seal(0..1, false);
+    while agent.send() {}
+    let ids: Vec<u64> = agent.wire.iter().map(|(id, _)| *id).collect();
+    agent.connect(&cluster);
+    for id in ids {
+        agent.answers.push_back((id, Verdict::Ok));
+        agent.hear();
+    }
+    assert_eq!(agent.buffer.readings_pending(), 1);
+    while agent.send() {}
+    assert_eq!(agent.resent, 3);
+}

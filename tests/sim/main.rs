@@ -1,0 +1,52 @@
+//! The cluster in virtual time, on disks that lose power and links that can be cut: one seed, one
+//! run, however often. Everything but the sockets, the threads and the clock is what production runs.
+
+mod agent;
+mod net;
+mod run;
+mod world;
+
+use std::process::Command;
+
+/// Which run this process is to do: a run owns its process, because the seed does.
+const SEED: &str = "TRIBUTARY_SIM_SEED";
+
+/// One run of the seed in the environment. Prints its trace in short.
+#[test]
+fn one_run() {
+    let seed = std::env::var(SEED).map_or(1, |seed| seed.parse().expect("a seed is a number"));
+    let outcome = run::run(seed);
+    println!(
+        "trace {:016x} of {} events, {} batches acknowledged",
+        outcome.digest, outcome.events, outcome.acknowledged
+    );
+    assert!(
+        outcome.findings.is_empty(),
+        "seed {seed}: {:#?}",
+        outcome.findings
+    );
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_in_every_process() {
+    let traces: Vec<String> = (0..2).map(|_| trace(2)).collect();
+    assert_eq!(traces[0], traces[1]);
+    assert_ne!(traces[0], trace(3), "another seed is another run");
+}
+
+/// The trace of a seed, in a fresh process.
+fn trace(seed: u64) -> String {
+    let own = std::env::current_exe().expect("a test knows its program");
+    let output = Command::new(own)
+        .args(["one_run", "--exact", "--nocapture", "--test-threads=1"])
+        .env(SEED, seed.to_string())
+        .output()
+        .expect("a test can start itself");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "seed {seed}:\n{text}\n{errors}");
+    let trace = text.lines().find(|line| line.contains("trace "));
+    trace
+        .unwrap_or_else(|| panic!("no trace in {text}"))
+        .to_owned()
+}

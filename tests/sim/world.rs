@@ -1,0 +1,249 @@
+//! Three nodes on simulated disks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregator::cluster::link::Link;
+use aggregator::cluster::log::{LogOptions, LogStore, Mode};
+use aggregator::cluster::types::Member;
+use aggregator::cluster::wire::JoinRequest;
+use aggregator::cluster::{Cluster, Parts, Seat, Wishes, ask_all, begin_log};
+use aggregator::config::Timing;
+use aggregator::store::{Options as StoreOptions, Scan};
+use journal::{SimStorage, Storage};
+use shared::batch::Values;
+use shared::id::TimeNs;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::net::{End, Net};
+
+const INCARNATION: u64 = 0xc1;
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// The first instant of the virtual clock.
+const BEGIN_NS: i64 = 1_767_225_600_000_000_000;
+
+pub(crate) struct World {
+    pub(crate) net: Net,
+    nodes: Vec<SimNode>,
+    boots: u64,
+}
+
+struct SimNode {
+    name: &'static str,
+    disk: SimStorage,
+    seat: Option<Seat>,
+    running: Option<Running>,
+}
+
+struct Running {
+    cluster: Cluster,
+    _stop: watch::Sender<bool>,
+}
+
+fn log_options() -> LogOptions {
+    LogOptions {
+        journal: journal::Options {
+            file_bytes: 64 << 10,
+            files_max: 64,
+        },
+        cached_bytes_max: 16 << 10,
+        mode: Mode::Inline,
+    }
+}
+
+/// Small, so that merges, snapshots and purges happen in every run.
+const WISHES: Wishes = Wishes {
+    merge_bytes: 8 << 10,
+    merge_age: Duration::from_secs(2),
+    retention: Duration::from_secs(400 * 86_400),
+    log_keep_bytes: 8 << 10,
+};
+
+fn member(name: &str) -> Member {
+    Member {
+        name: name.to_owned(),
+        address: name.to_owned(),
+    }
+}
+
+fn folder(disk: &SimStorage, name: &str) -> Arc<dyn Storage> {
+    disk.as_storage()
+        .directory(name)
+        .expect("a simulated disk without faults")
+}
+
+impl World {
+    /// Three empty disks.
+    pub(crate) fn new(seed: u64) -> World {
+        let node = |(nth, name)| SimNode {
+            name,
+            disk: SimStorage::new(seed * 3 + nth),
+            seat: None,
+            running: None,
+        };
+        World {
+            net: Net::new(seed),
+            nodes: (0..).zip(NAMES).map(node).collect(),
+            boots: 0,
+        }
+    }
+
+    /// Makes the cluster: the first node founds it, the others join.
+    pub(crate) async fn found(&mut self) {
+        let log = LogStore::open(folder(&self.nodes[0].disk, "log"), log_options());
+        begin_log(log.expect("an empty log"), &member("a"))
+            .await
+            .expect("a good disk");
+        self.nodes[0].seat = Some(Seat {
+            id: 1,
+            incarnation: INCARNATION,
+        });
+        self.start(0).await;
+        for at in 1..3 {
+            let request = JoinRequest {
+                name: NAMES[at].to_owned(),
+                address: NAMES[at].to_owned(),
+                joining: at as u64,
+            };
+            let end = self.end(at, 0);
+            let admitted = ask_all(&["a".to_owned()], &*end, &request).await;
+            let (id, incarnation) = admitted.expect("nobody refuses a new name");
+            self.nodes[at].seat = Some(Seat { id, incarnation });
+            self.start(at).await;
+        }
+        while !(0..3).all(|at| self.knows_three_voters(at)) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn knows_three_voters(&self, at: usize) -> bool {
+        let nodes = self
+            .cluster(at)
+            .map_or_else(Vec::new, |cluster| cluster.overview().nodes);
+        nodes.iter().filter(|node| node.role != "learner").count() == 3
+    }
+
+    fn end(&self, at: usize, incarnation: u64) -> Arc<dyn Link> {
+        Arc::new(End {
+            net: self.net.clone(),
+            name: self.nodes[at].name.to_owned(),
+            incarnation,
+        })
+    }
+
+    pub(crate) async fn start(&mut self, at: usize) {
+        self.boots += 1;
+        let node = &self.nodes[at];
+        let seat = node.seat.expect("only members are started");
+        let patience = Duration::from_millis(400);
+        let parts = Parts {
+            cluster: "sim".to_owned(),
+            name: node.name.into(),
+            seat,
+            timing: Timing {
+                heartbeat: Duration::from_millis(100),
+                election_min: patience,
+                election_max: 2 * patience,
+            },
+            link: self.end(at, seat.incarnation),
+            log: LogStore::open(folder(&node.disk, "log"), log_options()).expect("its own log"),
+            store: folder(&node.disk, "store"),
+            options: StoreOptions::default(),
+            wishes: WISHES,
+            boot: self.boots,
+            inline: true,
+            wall_clock: virtual_clock,
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (cluster, answerer) = parts
+            .run(stopped)
+            .await
+            .expect("a node starts from its disk");
+        self.net.listen(node.name, answerer);
+        self.nodes[at].running = Some(Running {
+            cluster,
+            _stop: stop,
+        });
+    }
+
+    /// The power of one node goes.
+    pub(crate) async fn cut_power(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        self.net.silence(node.name);
+        node.disk.power_cut();
+        if let Some(running) = node.running.take() {
+            running.cluster.stop().await;
+        }
+    }
+
+    pub(crate) fn isolate(&self, at: usize) {
+        for other in NAMES.into_iter().filter(|name| *name != NAMES[at]) {
+            self.net.cut(NAMES[at], other);
+        }
+    }
+
+    pub(crate) fn cluster(&self, at: usize) -> Option<&Cluster> {
+        self.nodes[at]
+            .running
+            .as_ref()
+            .map(|running| &running.cluster)
+    }
+
+    /// Whom the running nodes take for the leader, if they agree with it.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        (0..3).find(|at| {
+            let overview = self.cluster(*at).map(Cluster::overview);
+            overview.is_some_and(|seen| seen.leader == Some(seen.id))
+        })
+    }
+
+    /// The numbers of a device that a node shows, in no order.
+    pub(crate) fn visible(&self, at: usize, device: &str) -> Vec<i64> {
+        let Some(cluster) = self.cluster(at) else {
+            return Vec::new();
+        };
+        visible(cluster, device)
+    }
+
+    /// The numbers of a device in a linearizable view of a node.
+    pub(crate) async fn read(&self, at: usize, device: &str) -> Result<Vec<i64>, String> {
+        let cluster = self.cluster(at).ok_or("it is not running")?;
+        cluster
+            .linearizable(Instant::now() + Duration::from_secs(60))
+            .await?;
+        Ok(visible(cluster, device))
+    }
+}
+
+fn visible(cluster: &Cluster, device: &str) -> Vec<i64> {
+    let scan = Scan {
+        table: "sim".to_owned(),
+        fields: vec!["seq".to_owned()],
+        time: i64::MIN..=i64::MAX,
+        devices: Some(vec![device.to_owned()]),
+    };
+    let mut seen = Vec::new();
+    for chunk in cluster.views().latest().scan(scan) {
+        let chunk = chunk.expect("a simulated disk without rot");
+        match chunk
+            .columns
+            .into_iter()
+            .next()
+            .flatten()
+            .map(|column| column.values)
+        {
+            Some(Values::Int(values)) => seen.extend(values),
+            other => panic!("the field seq holds {other:?}"),
+        }
+    }
+    seen
+}
+
+fn virtual_clock() -> TimeNs {
+    thread_local! {
+        static BEGAN: Instant = Instant::now();
+    }
+    let since = BEGAN.with(|began| began.elapsed()).as_nanos();
+    TimeNs(BEGIN_NS + i64::try_from(since).expect("a run takes no centuries"))
+}
