@@ -40,6 +40,8 @@ pub(super) enum Reads {
 pub(super) struct Fake {
     view: Arc<View>,
     reads: Arc<Mutex<Reads>>,
+    /// Of the engine beside it; goes with the last clone.
+    spill: Arc<tempfile::TempDir>,
 }
 
 impl Fake {
@@ -71,6 +73,7 @@ impl Fake {
         Fake {
             view: store.view(),
             reads: Arc::new(Mutex::new(Reads::AtOnce)),
+            spill: Arc::new(tempfile::tempdir().unwrap()),
         }
     }
 
@@ -137,12 +140,10 @@ pub(super) fn service_with(
     fake: &Fake,
     registry: &mut prometheus_client::registry::Registry,
 ) -> (Service, Arc<ServeMetrics>) {
-    // The engine keeps its spill folder empty: it may go when the test ends.
-    let spill = tempfile::tempdir().unwrap().keep();
     let engine = Engine::new(QueryOptions {
         memory_bytes: 64 << 20,
         query_memory_bytes: 16 << 20,
-        spill_dir: spill,
+        spill_dir: fake.spill.path().to_owned(),
         spill_bytes_max: 64 << 20,
         time_max: Duration::from_mins(1),
         queries_max: 4,
@@ -213,7 +214,7 @@ impl Site {
 
     /// Takes ada's certificate back, as the node's reloader does.
     pub(super) fn revoke(&mut self) {
-        self.pki.revoke("ada", "lost").unwrap();
+        self.pki.revoke("user-ada", "lost").unwrap();
         self.reloader.look().unwrap();
     }
 

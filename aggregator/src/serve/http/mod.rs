@@ -1,12 +1,13 @@
 //! HTTP over TLS: SQL as JSON lines, status, metrics, health.
 //!
 //! `sql.rs` streams answers, `json.rs` writes their rows, `status.rs` tells of the cluster,
-//! `login.rs` says who asks.
+//! `login.rs` says who asks, `patient.rs` drops who takes nothing.
 
 mod login;
 mod sql;
 mod json;
 mod status;
+mod patient;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use super::metrics::ServeMetrics;
 use super::service::{Protocol, Service};
 use crate::metrics;
 use crate::tls::Identity;
+use patient::Patient;
 
 /// What the TLS configuration must offer.
 pub const ALPN: &[&[u8]] = &[b"http/1.1"];
@@ -41,6 +43,8 @@ pub const ALPN: &[&[u8]] = &[b"http/1.1"];
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// From one request to the whole head of the next: also ends idle connections.
 const HEAD_LIMIT: Duration = Duration::from_mins(1);
+/// For the client to take something of an answer.
+const WRITE_LIMIT: Duration = Duration::from_mins(1);
 /// Of a request's head, and of what is read ahead.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
@@ -158,7 +162,10 @@ async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Patient::new(stream, WRITE_LIMIT)),
+            TowerToHyperService::new(router),
+        );
     tokio::pin!(connection);
     // Errors are the other side's going away, in the middle of a request or between two.
     tokio::select! {

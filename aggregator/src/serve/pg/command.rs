@@ -13,6 +13,8 @@ pub(super) enum Command {
     Set {
         name: String,
         value: String,
+        /// Up to the end of the transaction.
+        local: bool,
     },
     /// To what it was at the login; `None`: all of them.
     Reset(Option<String>),
@@ -50,7 +52,7 @@ fn skip(text: &str, at: usize) -> usize {
     let after = |end: Option<usize>, length: usize| end.map_or(text.len(), |end| at + end + length);
     match rest.as_bytes() {
         [b'\'', ..] => {
-            let before = text[..at].as_bytes();
+            let before = &text.as_bytes()[..at];
             let escapes = matches!(before, [.., b'e' | b'E'])
                 && !before[..before.len() - 1]
                     .last()
@@ -60,7 +62,7 @@ fn skip(text: &str, at: usize) -> usize {
         [b'"', ..] => at + quoted(rest.as_bytes(), b'"', false),
         [b'-', b'-', ..] => after(rest.find('\n'), 1),
         [b'/', b'*', ..] => at + comment(rest.as_bytes()),
-        [b'$', ..] if !text[..at].as_bytes().last().is_some_and(|b| is_word(*b)) => {
+        [b'$', ..] if !text.as_bytes()[..at].last().is_some_and(|b| is_word(*b)) => {
             match dollar_tag(rest) {
                 Some(tag) => after(rest[tag.len()..].find(tag), 2 * tag.len()),
                 None => at + 1,
@@ -143,22 +145,25 @@ pub(super) fn classify(statement: &str) -> Result<Command, PgError> {
     Ok(match upper[..] {
         ["BEGIN", ..] | ["START", "TRANSACTION", ..] => Command::Begin,
         ["COMMIT" | "END", ..] => Command::Commit,
-        ["ROLLBACK", "TO", ..] => Command::Query,
-        ["ROLLBACK" | "ABORT", ..] => Command::Rollback,
+        // Not to a savepoint: there are none.
+        ["ROLLBACK"] | ["ROLLBACK", "WORK" | "TRANSACTION" | "AND", ..] | ["ABORT", ..] => {
+            Command::Rollback
+        }
         // Always so, or without meaning where nothing is written.
         ["SET", "TRANSACTION" | "CONSTRAINTS", ..] | ["SET", "SESSION", "CHARACTERISTICS", ..] => {
             Command::Nothing("SET")
         }
-        ["SET", "SESSION" | "LOCAL", ..] => set(&words[2..])?,
-        ["SET", ..] => set(&words[1..])?,
+        ["SET", scope @ ("SESSION" | "LOCAL"), ..] => set(&words[2..], scope == "LOCAL")?,
+        ["SET", ..] => set(&words[1..], false)?,
         ["RESET", "ALL"] => Command::Reset(None),
         ["RESET", name] => Command::Reset(Some(name.to_lowercase())),
-        ["SHOW", "TABLES" | "COLUMNS", ..] => Command::Query,
         ["SHOW", "TRANSACTION", "ISOLATION", "LEVEL"] => {
             Command::Show("transaction_isolation".to_owned())
         }
         ["SHOW", "TIME", "ZONE"] => Command::Show("timezone".to_owned()),
-        ["SHOW", name] => Command::Show(name.to_lowercase()),
+        ["SHOW", name] if !matches!(name, "TABLES" | "COLUMNS") => {
+            Command::Show(name.to_lowercase())
+        }
         ["DEALLOCATE", "ALL"] | ["DEALLOCATE", "PREPARE", "ALL"] => Command::Deallocate(None),
         ["DEALLOCATE", .., _] => Command::Deallocate(words.last().map(|name| unquoted(name))),
         ["DISCARD", "ALL"] => Command::DiscardAll,
@@ -170,7 +175,7 @@ pub(super) fn classify(statement: &str) -> Result<Command, PgError> {
 }
 
 /// `name = value` or `name TO value`, after the SET.
-fn set(words: &[&str]) -> Result<Command, PgError> {
+fn set(words: &[&str], local: bool) -> Result<Command, PgError> {
     let (name, value) = match words {
         [time, zone, value @ ..]
             if time.eq_ignore_ascii_case("time") && zone.eq_ignore_ascii_case("zone") =>
@@ -195,7 +200,7 @@ fn set(words: &[&str]) -> Result<Command, PgError> {
     }
     let value: Vec<String> = value.iter().map(|word| unquoted(word)).collect();
     let value = value.join(" ").replace(" , ", ", ");
-    Ok(Command::Set { name, value })
+    Ok(Command::Set { name, value, local })
 }
 
 /// Words, quoted texts and signs, without comments and a final semicolon. Enough for the short
@@ -269,10 +274,12 @@ mod tests {
 
     #[test]
     fn what_drivers_say_is_understood() {
-        let set = |name: &str, value: &str| Command::Set {
+        let scoped = |name: &str, value: &str, local| Command::Set {
             name: name.into(),
             value: value.into(),
+            local,
         };
+        let set = |name, value| scoped(name, value, false);
         for (text, expected) in [
             ("SELECT 1", Command::Query),
             ("/* x */ begin", Command::Begin),
@@ -298,6 +305,10 @@ mod tests {
             (
                 "SET tributary.consistency = stale",
                 set("tributary.consistency", "stale"),
+            ),
+            (
+                "SET LOCAL statement_timeout = 10",
+                scoped("statement_timeout", "10", true),
             ),
             ("SET NAMES 'UTF8'", set("client_encoding", "UTF8")),
             (

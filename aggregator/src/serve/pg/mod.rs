@@ -113,7 +113,10 @@ async fn serve(
     };
     match started {
         Ok(Started::Login(wire, login)) => match shared.cancels.register() {
-            Ok(ticket) => Session::new(&shared, wire, login, ticket).run(stop).await,
+            Ok(ticket) => {
+                let session = Session::new(&shared, *wire, login, ticket);
+                Box::pin(session.run(stop)).await;
+            }
             Err(error) => {
                 let meaning = "the system has no random numbers; the login was dropped";
                 refuse("random", &error.to_string(), meaning);

@@ -1,5 +1,7 @@
 //! Values of `$1` and its like, as clients send them. Pure.
 
+use std::fmt::Write as _;
+
 use crate::query::Parameter;
 
 use super::encode::{DAYS_TO_2000, Format, MICROS_TO_2000};
@@ -78,14 +80,16 @@ fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], PgError> {
 }
 
 /// As text, for which there is a cast.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a part of it is what is wanted"
+)]
 fn interval(bytes: &[u8]) -> Result<Parameter, PgError> {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = exactly::<16>(bytes)?;
-    let micros = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let [a, b, c, d, e, f, g, h] = rest;
-    let (days, months) = (
-        i32::from_be_bytes([a, b, c, d]),
-        i32::from_be_bytes([e, f, g, h]),
-    );
+    let whole = u128::from_be_bytes(exactly(bytes)?);
+    // Microseconds, days and months, one behind the other.
+    let micros = ((whole >> 64) as u64).cast_signed();
+    let days = ((whole >> 32) as u32).cast_signed();
+    let months = (whole as u32).cast_signed();
     let sign = if micros < 0 { "-" } else { "" };
     let (seconds, part) = (
         micros.unsigned_abs() / 1_000_000,
@@ -118,13 +122,16 @@ fn numeric(bytes: &[u8]) -> Result<String, PgError> {
     };
     let mut text = String::from(if sign == NEGATIVE { "-" } else { "" });
     for at in (0..=weight.max(0)).rev() {
-        text.push_str(&format!("{:04}", group(at)));
+        let _ = write!(text, "{:04}", group(at));
     }
     if scale > 0 {
         text.push('.');
         let last = i16::try_from(scale.div_ceil(4)).map_err(|_| broken())?;
-        let part: String = (1..=last).map(|at| format!("{:04}", group(-at))).collect();
-        text.push_str(&part[..usize::from(scale)]);
+        let end = text.len() + usize::from(scale);
+        for at in 1..=last {
+            let _ = write!(text, "{:04}", group(-at));
+        }
+        text.truncate(end);
     }
     Ok(text)
 }

@@ -20,8 +20,8 @@ pub(super) struct Rows {
     fields: Vec<Field>,
     /// Of the current batch.
     columns: Vec<ArrayRef>,
-    rows: usize,
-    row: usize,
+    length: usize,
+    at: usize,
 }
 
 /// How a `send` ended.
@@ -38,8 +38,8 @@ impl Rows {
             fields: encode::fields(&answer.schema()),
             answer,
             columns: Vec::new(),
-            rows: 0,
-            row: 0,
+            length: 0,
+            at: 0,
         }
     }
 
@@ -63,7 +63,7 @@ impl Rows {
                     suspended: true,
                 });
             }
-            if self.row == self.rows && !self.fetch().await? {
+            if self.at == self.length && !self.fetch().await? {
                 return Ok(Sent {
                     rows,
                     suspended: false,
@@ -73,13 +73,13 @@ impl Rows {
             let mut written = Ok(());
             wire.out.message(b'D', |body| {
                 body.put_u16(u16::try_from(self.columns.len()).unwrap_or(u16::MAX));
-                written = encode::row(body, &self.columns, self.row, formats);
+                written = encode::row(body, &self.columns, self.at, formats);
             });
             if let Err(error) = written {
                 wire.out.truncate(begin);
                 return Err(error.into());
             }
-            (self.row, rows) = (self.row + 1, rows + 1);
+            (self.at, rows) = (self.at + 1, rows + 1);
             if wire.out.len() >= FLUSH_BYTES {
                 wire.flush().await?;
             }
@@ -88,12 +88,12 @@ impl Rows {
 
     /// The next batch with rows; `false` after the last.
     async fn fetch(&mut self) -> Result<bool, PgError> {
-        while self.row == self.rows {
+        while self.at == self.length {
             let Some(batch) = self.answer.next().await? else {
                 return Ok(false);
             };
             self.columns = encode::plain(&batch)?;
-            (self.rows, self.row) = (batch.num_rows(), 0);
+            (self.length, self.at) = (batch.num_rows(), 0);
         }
         Ok(true)
     }

@@ -32,6 +32,8 @@ pub(super) struct Session<S> {
     pub(super) wire: Wire<S>,
     pub(super) service: Service,
     pub(super) settings: Settings,
+    /// What they were before a SET LOCAL, and will be after the transaction.
+    outside: Option<Settings>,
     pub(super) transaction: Transaction,
     pub(super) prepared: Prepared,
     /// After an error in the extended protocol, up to the next Sync.
@@ -95,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             wire,
             service: shared.options.service.clone(),
             settings,
+            outside: None,
             transaction: Transaction::None,
             prepared: Prepared::default(),
             skipping: false,
@@ -272,14 +275,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let failed = self.transaction == Transaction::Failed;
                 self.transaction = Transaction::None;
                 self.prepared.close_portals();
+                if let Some(settings) = self.outside.take() {
+                    self.settings = settings;
+                    self.tell("application_name");
+                }
                 if failed || *command == Command::Rollback {
                     "ROLLBACK"
                 } else {
                     "COMMIT"
                 }
             }
-            Command::Set { name, value } => {
+            Command::Set { local: true, .. } if self.transaction == Transaction::None => "SET",
+            Command::Set { name, value, local } => {
+                let before = local.then(|| self.settings.clone());
                 self.settings.set(name, value)?;
+                self.outside = self.outside.take().or(before);
                 self.tell(name);
                 "SET"
             }

@@ -101,14 +101,14 @@ impl Settings {
             _ => match wish(name) {
                 Some(Wish::Any(_)) => {}
                 Some(Wish::Is(is)) => {
-                    let same = |word: &str| {
-                        let word = word.trim().replace(['-', '_'], "").to_lowercase();
-                        is.to_lowercase().starts_with(&word) || is_true(&word) && is_true(is)
+                    // `ISO` for `ISO, MDY`, `utf-8` for `UTF8`, `true` for `on`.
+                    let first = |text: &str| {
+                        let part = text.split(',').next().unwrap_or_default().trim();
+                        part.replace(['-', '_'], "").to_lowercase()
                     };
-                    // `ISO` for `ISO, MDY`, `UTF-8` for `UTF8`.
-                    if !value.split(',').next().is_some_and(same)
-                        && !value.eq_ignore_ascii_case("default")
-                    {
+                    let (wished, is) = (first(value), first(is));
+                    let same = wished == is || is_true(&wished) && is_true(&is);
+                    if !same && wished != "default" {
                         return Err(cannot(name, value, "only what SHOW says is possible"));
                     }
                 }
@@ -167,7 +167,6 @@ fn wish(name: &str) -> Option<Wish> {
         // Nothing is written, and each statement sees one state: any of these is kept.
         "default_transaction_isolation" | "transaction_isolation" => Wish::Any("serializable"),
         "default_transaction_read_only" | "transaction_read_only" => Wish::Any("on"),
-        "default_transaction_deferrable" | "transaction_deferrable" => Wish::Any("off"),
         // Floats are always written with all their digits.
         "extra_float_digits" => Wish::Any("1"),
         // Nothing to wait for, and nothing to say.
@@ -175,7 +174,11 @@ fn wish(name: &str) -> Option<Wish> {
             Wish::Any("0")
         }
         "client_min_messages" => Wish::Any("notice"),
-        "row_security" | "synchronous_commit" | "jit" => Wish::Any("off"),
+        "default_transaction_deferrable"
+        | "transaction_deferrable"
+        | "row_security"
+        | "synchronous_commit"
+        | "jit" => Wish::Any("off"),
         _ => return None,
     })
 }

@@ -27,7 +27,7 @@ const SASL_CONTINUE: i32 = 11;
 const SASL_FINAL: i32 = 12;
 
 pub(super) enum Started {
-    Login(Wire<TlsStream<TcpStream>>, Login),
+    Login(Box<Wire<TlsStream<TcpStream>>>, Login),
     /// Nothing more to do: it cancelled another, or went away.
     Done,
     Refused(Refused),
@@ -66,7 +66,7 @@ pub(super) async fn begin(shared: &Shared, socket: TcpStream) -> Started {
         }
     };
     let presented = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
-    let mut wire = Wire::new(stream);
+    let mut wire = Box::new(Wire::new(stream));
     match login(shared, &mut wire, presented.as_deref()).await {
         Ok(Some(login)) => Started::Login(wire, login),
         Ok(None) | Err(WireError::Gone(_)) => Started::Done,

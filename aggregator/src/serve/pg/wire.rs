@@ -13,6 +13,8 @@ use super::message::{self, Frontend};
 
 /// A client that takes nothing for so long is gone.
 const WRITE_LIMIT: Duration = Duration::from_mins(1);
+/// Read ahead, at least: several messages often come at once.
+const READ_BYTES: usize = 4 << 10;
 /// Of what comes before the login.
 const FIRST_BYTES_MAX: usize = 10_000;
 
@@ -62,8 +64,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The next message; `None` if the client closed the connection between two.
     pub(super) async fn next(&mut self) -> Result<Option<Frontend>, WireError> {
-        if self.read.is_empty() && self.stream.read_buf(&mut self.read).await? == 0 {
-            return Ok(None);
+        if self.read.is_empty() {
+            self.read.reserve(READ_BYTES);
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Ok(None);
+            }
         }
         self.fill(5).await?;
         let tag = self.read[0];
@@ -105,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     async fn fill(&mut self, count: usize) -> io::Result<()> {
         while self.read.len() < count {
-            self.read.reserve(count - self.read.len());
+            self.read.reserve(READ_BYTES.max(count - self.read.len()));
             if self.stream.read_buf(&mut self.read).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -9,8 +9,8 @@ use arrow::datatypes::{Int32Type, IntervalMonthDayNano};
 
 use super::*;
 
-fn written(array: ArrayRef, format: Format) -> Vec<Vec<u8>> {
-    let array = plain_column(&array).unwrap();
+fn written(array: &ArrayRef, format: Format) -> Vec<Vec<u8>> {
+    let array = plain_column(array).unwrap();
     (0..array.len())
         .map(|row| {
             let mut out = BytesMut::new();
@@ -25,7 +25,7 @@ fn written(array: ArrayRef, format: Format) -> Vec<Vec<u8>> {
 }
 
 fn texts(array: impl Array + 'static) -> Vec<String> {
-    let bytes = written(Arc::new(array), Format::Text);
+    let bytes = written(&(Arc::new(array) as ArrayRef), Format::Text);
     bytes
         .into_iter()
         .map(|text| String::from_utf8(text).unwrap())
@@ -33,7 +33,7 @@ fn texts(array: impl Array + 'static) -> Vec<String> {
 }
 
 fn bytes(array: impl Array + 'static) -> Vec<Vec<u8>> {
-    written(Arc::new(array), Format::Binary)
+    written(&(Arc::new(array) as ArrayRef), Format::Binary)
 }
 
 #[test]
