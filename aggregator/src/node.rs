@@ -45,7 +45,7 @@ pub enum NodeError {
     #[error("cannot use {folder}: {source}")]
     Folder { folder: String, source: io::Error },
     #[error(transparent)]
-    Tls(#[from] TlsError),
+    Tls(Box<TlsError>),
     #[error("the TLS configuration: {0}")]
     Rustls(#[from] rustls::Error),
     #[error(transparent)]
@@ -68,6 +68,12 @@ pub enum NodeError {
     Consensus(String),
     #[error("signals cannot be received: {0}")]
     Signals(#[source] io::Error),
+}
+
+impl From<TlsError> for NodeError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(Box::new(error))
+    }
 }
 
 /// Makes the first node of a new cluster on an empty disk.
@@ -121,7 +127,11 @@ async fn run_stages(
         revocations.clone(),
     )
     .await?;
-    for address in [&config.listen.mqtt, &config.listen.http, &config.listen.postgres] {
+    for address in [
+        &config.listen.mqtt,
+        &config.listen.http,
+        &config.listen.postgres,
+    ] {
         probe(address).await?;
     }
     let calls = Calls {

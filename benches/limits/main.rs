@@ -31,7 +31,9 @@ fn main() -> std::io::Result<()> {
         );
     }
     let block = vec![7u8; 16 << 10];
-    let checksum = per_second(|| drop(black_box(crc32c::crc32c(black_box(&block)))));
+    let checksum = per_second(|| {
+        black_box(crc32c::crc32c(black_box(&block)));
+    });
     println!("crc32c: {:.1} GB/s", checksum * block.len() as f64 / 1e9);
     let large = vec![7u8; 16 << 20];
     let copy = per_second(|| drop(black_box(black_box(&large).clone())));
@@ -83,7 +85,7 @@ fn truck(rows: usize) -> Body {
         })
         .collect();
     let step = 10_000_000_000;
-    let times = (0..rows as i64)
+    let times = (0..i64::try_from(rows).unwrap_or(i64::MAX))
         .map(|i| 1_700_000_000_000_000_000 + i * step)
         .collect();
     let series = vec![SeriesColumns {

@@ -51,9 +51,9 @@ impl Account {
     }
 
     pub(crate) fn quantile_ms(&self, quantile: f64) -> f64 {
-        let at = (self.latencies.len() as f64 * quantile) as usize;
-        self.latencies
-            .get(at)
+        let below = |nth: usize| nth as f64 >= self.latencies.len() as f64 * quantile;
+        let at = (0..self.latencies.len()).find(|nth| below(*nth));
+        at.and_then(|at| self.latencies.get(at))
             .map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e3)
     }
 }
@@ -111,7 +111,7 @@ impl Source {
             }
             Load::Lines => {
                 self.rows_sent += 1;
-                let time = START_NS + self.rows_sent as i64;
+                let time = START_NS + signed(self.rows_sent);
                 Ok((
                     format!("plain,device=p1 value={}i {time}", self.rows_sent).into_bytes(),
                     1,
@@ -125,9 +125,13 @@ const START_NS: i64 = 1_700_000_000_000_000_000;
 const STEP_NS: i64 = 10_000_000_000;
 const FIELDS: usize = 7;
 
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 fn truck(from: usize, rows: usize) -> Body {
     let times = (from..from + rows)
-        .map(|row| START_NS + row as i64 * STEP_NS)
+        .map(|row| START_NS + signed(row) * STEP_NS)
         .collect();
     let columns = (0..FIELDS)
         .map(|field| {
@@ -136,7 +140,7 @@ fn truck(from: usize, rows: usize) -> Body {
                 .map(|row| walk(row).round() / 10.0)
                 .collect();
             Column {
-                field: field as u16,
+                field: u16::try_from(field).unwrap_or(u16::MAX),
                 present: None,
                 values: Values::Float(values),
             }

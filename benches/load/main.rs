@@ -138,7 +138,7 @@ fn run(cluster: &Cluster, plan: &Plan) -> Result<Account, Box<dyn Error>> {
         }
         let mut sum = Account::default();
         while let Some(ended) = tasks.join_next().await {
-            sum.add(ended??);
+            sum.add(ended?.map_err(|e| e.to_string())?);
         }
         Ok(sum)
     })

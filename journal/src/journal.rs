@@ -273,11 +273,7 @@ impl Journal {
         Ok(newest)
     }
 
-    fn check_continued(
-        before: u64,
-        scanned: Scanned,
-        next: u64,
-    ) -> Result<(), JournalError> {
+    fn check_continued(before: u64, scanned: Scanned, next: u64) -> Result<(), JournalError> {
         if next != before + 1 {
             return Err(rot(before + 1, "the file is missing"));
         }

@@ -41,7 +41,7 @@ fn payload(number: u64, life: u64) -> Vec<u8> {
     let mut random = Random(number * 1000 + life / 2);
     let len = random.below(7).pow(4);
     (0..len)
-        .map(|_| u8::try_from(random.below(256)).unwrap())
+        .map(|_| u8::try_from(random.below(256)).expect("below 256"))
         .collect()
 }
 
@@ -138,7 +138,7 @@ fn work(
                 if synced == 0 {
                     continue;
                 }
-                let at = usize::try_from(random.below(synced as u64)).unwrap();
+                let at = usize::try_from(random.below(synced as u64)).expect("below a length");
                 let (position, number) = positions[at];
                 model.released = model.released.max(number);
                 journal.release(position)

@@ -52,6 +52,7 @@ const HOMES: [(&str, &[&str]); 14] = [
         &[
             "shared/src/",
             "journal/src/",
+            "aggregator/src/state/bytes.rs",
             "aggregator/src/store/",
             "edge-agent/src/buffer/",
         ],
@@ -196,7 +197,7 @@ fn relative(path: &Path) -> String {
 fn sources() -> Vec<String> {
     files_below(workspace())
         .into_iter()
-        .filter(|file| file.ends_with(".rs"))
+        .filter(|file| has_ending(file, "rs"))
         .collect()
 }
 
@@ -235,10 +236,14 @@ fn looks_like_path(text: &str) -> bool {
         .iter()
         .any(|ending| text.len() > ending.len() && text.ends_with(ending));
     // Files of users, such as `aggregator.toml`, have no folder here and are no sources.
-    let is_ours = text.contains('/') || text.ends_with(".rs") || text.ends_with(".md");
+    let is_ours = text.contains('/') || has_ending(text, "rs") || has_ending(text, "md");
     text.bytes().all(plain)
         && !text.starts_with(['/', '.', '-', '~'])
         && (in_repository || (is_name && is_ours))
+}
+
+fn has_ending(file: &str, ending: &str) -> bool {
+    Path::new(file).extension().is_some_and(|own| own == ending)
 }
 
 /// `a/{b,c}.rs` to `a/b.rs` and `a/c.rs`.
@@ -280,9 +285,15 @@ fn is_root(file: &str, manifests: &str) -> bool {
     matches!(
         path.file_name().and_then(|name| name.to_str()),
         Some("main.rs" | "lib.rs" | "build.rs")
-    ) || ["bin", "benches", "examples", "fuzz_targets"]
-        .iter()
-        .any(|name| folder(name))
+    ) || [
+        "bin",
+        "benches",
+        "examples",
+        "fuzz_targets",
+        "journal/tests",
+    ]
+    .iter()
+    .any(|name| folder(name))
         || in_manifest()
 }
 

@@ -41,7 +41,7 @@ impl Agent {
         let mut names = Sealer::new(Lane::Names);
         names.seal(
             0,
-            Body::Hello(Hello {
+            &Body::Hello(Hello {
                 older_epochs: Vec::new(),
                 last: None,
                 max_unsafe_ms: 10_000,
@@ -49,7 +49,7 @@ impl Agent {
         );
         names.seal(
             0,
-            Body::Names(vec![SeriesDefinition {
+            &Body::Names(vec![SeriesDefinition {
                 id: LocalSeriesId(1),
                 table: "sim".to_owned(),
                 device: name.to_owned(),
@@ -62,7 +62,7 @@ impl Agent {
         for _ in 0..batches {
             let seqs: Vec<i64> = (next..next + READINGS).collect();
             next += READINGS;
-            live.seal(2, Body::Data(data(seqs)));
+            live.seal(2, &Body::Data(data(seqs)));
         }
         Agent {
             name: name.to_owned(),
@@ -164,7 +164,7 @@ impl Sealer {
         }
     }
 
-    fn seal(&mut self, names_needed: u64, body: Body) {
+    fn seal(&mut self, names_needed: u64, body: &Body) {
         self.number = self.number.next();
         let header = Header {
             epoch: EPOCH,
@@ -175,7 +175,7 @@ impl Sealer {
             sealed_at: TimeNs(0),
             complete_below: TimeNs(0),
         };
-        let bytes = encode(&header, &body).expect("a batch within the limits");
+        let bytes = encode(&header, body).expect("a batch within the limits");
         self.digest = digest(self.digest, &bytes);
         self.sealed.push(bytes.into());
     }

@@ -100,10 +100,10 @@ impl World {
             incarnation: INCARNATION,
         });
         self.start(0).await;
-        for at in 1..3 {
+        for (at, name) in NAMES.into_iter().enumerate().skip(1) {
             let request = JoinRequest {
-                name: NAMES[at].to_owned(),
-                address: NAMES[at].to_owned(),
+                name: name.to_owned(),
+                address: name.to_owned(),
                 joining: at as u64,
             };
             let end = self.end(at, 0);
@@ -118,9 +118,10 @@ impl World {
     }
 
     fn knows_three_voters(&self, at: usize) -> bool {
-        let nodes = self
-            .cluster(at)
-            .map_or_else(Vec::new, |cluster| cluster.overview().nodes);
+        let Some(cluster) = self.cluster(at) else {
+            return false;
+        };
+        let nodes = cluster.overview().nodes;
         nodes.iter().filter(|node| node.role != "learner").count() == 3
     }
 
@@ -209,9 +210,9 @@ impl World {
     /// The numbers of a device in a linearizable view of a node.
     pub(crate) async fn read(&self, at: usize, device: &str) -> Result<Vec<i64>, String> {
         let cluster = self.cluster(at).ok_or("it is not running")?;
-        cluster
-            .linearizable(Instant::now() + Duration::from_secs(60))
-            .await?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let view = cluster.linearizable(deadline).await;
+        view.map_err(|e| e.to_string())?;
         Ok(visible(cluster, device))
     }
 }
@@ -244,6 +245,6 @@ fn virtual_clock() -> TimeNs {
     thread_local! {
         static BEGAN: Instant = Instant::now();
     }
-    let since = BEGAN.with(|began| began.elapsed()).as_nanos();
+    let since = BEGAN.with(Instant::elapsed).as_nanos();
     TimeNs(BEGIN_NS + i64::try_from(since).expect("a run takes no centuries"))
 }

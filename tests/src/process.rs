@@ -145,7 +145,7 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     let output = command
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| format!("cannot run {:?}: {e}", command.get_program()))?;
+        .map_err(|e| format!("cannot run {}: {e}", command.get_program().display()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

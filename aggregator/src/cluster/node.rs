@@ -305,7 +305,7 @@ impl Parts {
     ) -> Result<(Cluster, Arc<dyn Answerer>), ClusterError> {
         let raft_config = raft_config(&self.cluster, &self.timing)?;
         let tasks = Tasks::default();
-        let (store, recovered) = Store::open_with(self.store, self.options)?;
+        let (store, recovered) = Store::open_with(&*self.store, self.options)?;
         let (views, segments) = (store.views(), store.segments());
         let proposer = Proposer::new(self.boot);
         let failed = |error: io::Error| ClusterError::Fatal(error.to_string());

@@ -64,8 +64,8 @@ struct Flight {
     number: u64,
     /// What is not answered yet.
     submissions: VecDeque<Waiting>,
-    /// When it was proposed last; `None`: it is to be proposed.
-    proposed: Option<Instant>,
+    /// When it is to be proposed again, unless all of it is answered by then; `None`: at once.
+    due_at: Option<Instant>,
     /// Proposals that nobody refused: any of them may be in some log.
     unrefused: u32,
 }
@@ -94,7 +94,7 @@ impl Outbox {
         }
         self.leadership = leadership;
         for flight in &mut self.flights {
-            flight.proposed = None;
+            flight.due_at = None;
         }
     }
 
@@ -102,10 +102,7 @@ impl Outbox {
     pub(super) fn next(&mut self, now: Instant) -> Option<Proposal> {
         let leadership = self.leadership?;
         self.flights.retain(|flight| !flight.submissions.is_empty());
-        let due = |flight: &Flight| match flight.proposed {
-            None => true,
-            Some(at) => now.duration_since(at) >= AGAIN_AFTER,
-        };
+        let due = |flight: &Flight| flight.due_at.is_none_or(|at| at <= now);
         let nth = self
             .flights
             .iter()
@@ -116,7 +113,7 @@ impl Outbox {
         };
         let flight = &mut self.flights[nth];
         let command = flight.command();
-        flight.proposed = Some(now);
+        flight.due_at = Some(now + AGAIN_AFTER);
         flight.unrefused += 1;
         Some(Proposal {
             flight: flight.number,
@@ -141,7 +138,7 @@ impl Outbox {
         self.flights.push_back(Flight {
             number: self.flight_next,
             submissions: self.waiting.drain(..count).collect(),
-            proposed: None,
+            due_at: None,
             unrefused: 0,
         });
         self.flight_next += 1;
@@ -149,17 +146,16 @@ impl Outbox {
     }
 
     /// A proposal under this leadership ended so.
-    pub(super) fn sent(&mut self, flight: u64, sent: Sent) {
+    pub(super) fn sent(&mut self, flight: u64, sent: Sent, now: Instant) {
         let Some(flight) = self.flights.iter_mut().find(|one| one.number == flight) else {
             return;
         };
-        match sent {
-            Sent::Taken => {}
-            Sent::Refused => {
-                flight.unrefused -= 1;
-                flight.wait();
-            }
-            Sent::Lost => flight.wait(),
+        if sent == Sent::Refused {
+            flight.unrefused -= 1;
+        }
+        // Whoever refused or vanished needs a moment.
+        if sent != Sent::Taken && flight.due_at.is_some() {
+            flight.due_at = Some(now + AGAIN_PAUSE);
         }
     }
 
@@ -198,8 +194,9 @@ impl Outbox {
 
     /// When to look again though nothing happened.
     pub(super) fn wake_at(&self) -> Option<Instant> {
-        let again = self.flights.iter().filter_map(|flight| flight.proposed);
-        let again = again.map(|at| at + AGAIN_AFTER).min();
+        // Only what can be proposed: lines that may be in a log wait for apply or their deadline.
+        let again = self.flights.iter().filter(|flight| flight.has_proposable());
+        let again = again.filter_map(|flight| flight.due_at).min();
         // The oldest of each queue: deadlines are given in order.
         let oldest = self.flights.iter().map(|flight| flight.submissions.front());
         let oldest = oldest.chain([self.waiting.front()]).flatten();
@@ -220,11 +217,6 @@ impl Flight {
         };
         let submissions = self.submissions.iter().filter(once_only);
         Command::Submissions(submissions.map(|one| one.submission.clone()).collect()).encode()
-    }
-
-    /// Not proposed again at once: whoever refused or vanished needs a moment.
-    fn wait(&mut self) {
-        self.proposed = self.proposed.map(|at| at - (AGAIN_AFTER - AGAIN_PAUSE));
     }
 }
 
@@ -321,11 +313,11 @@ mod tests {
         outbox.lead(Some(A));
         let proposal = outbox.next(now).unwrap();
         assert_eq!(tickets(&proposal), [0, 1]);
-        outbox.sent(proposal.flight, Sent::Refused);
+        outbox.sent(proposal.flight, Sent::Refused, now);
         let later = now + Duration::from_millis(200);
         let proposal = outbox.next(later).unwrap();
         assert_eq!(tickets(&proposal), [0, 1], "refused: surely in no log");
-        outbox.sent(proposal.flight, Sent::Lost);
+        outbox.sent(proposal.flight, Sent::Lost, later);
         let later = later + Duration::from_millis(200);
         assert_eq!(tickets(&outbox.next(later).unwrap()), [1]);
         outbox.applied(1);

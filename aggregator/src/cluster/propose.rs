@@ -175,7 +175,10 @@ impl Proposer {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 changed = leadership.changed() => if changed.is_err() { return },
-                Some((flight, sent)) = sending.next() => self.open().outbox.sent(flight, sent),
+                Some((flight, sent)) = sending.next() => {
+                    let now = Instant::now().into_std();
+                    self.open().outbox.sent(flight, sent, now);
+                }
                 () = self.changed.notified() => {}
                 () = at(wake_at) => {}
             }

@@ -154,7 +154,7 @@ impl ConfigFile {
             return Err(bad(
                 "",
                 "data_dir",
-                "\"\"",
+                &"\"\"",
                 "a folder that this node alone writes",
             ));
         }
@@ -188,7 +188,7 @@ impl ListenTable {
         if told.is_none() && has_peers && is_wildcard(&self.cluster) {
             let allowed = "no peer can dial a wildcard address: \
                            add listen.cluster_advertised = \"host:port\"";
-            return Err(bad("listen", "cluster", self.cluster, allowed));
+            return Err(bad("listen", "cluster", &self.cluster, allowed));
         }
         let cluster_advertised = told.unwrap_or_else(|| self.cluster.clone());
         host_port("listen", "cluster_advertised", &cluster_advertised)?;
@@ -236,11 +236,11 @@ impl TimingTable {
         )?;
         if min < 2 * heartbeat {
             let allowed = format!("at least twice heartbeat_ms, so {} or more", 2 * heartbeat);
-            return Err(bad("timing", "election_ms_min", min, allowed));
+            return Err(bad("timing", "election_ms_min", &min, allowed));
         }
         if max <= min {
             let allowed = format!("more than election_ms_min, which is {min}");
-            return Err(bad("timing", "election_ms_max", max, allowed));
+            return Err(bad("timing", "election_ms_max", &max, allowed));
         }
         Ok(Timing {
             heartbeat: Duration::from_millis(heartbeat),
@@ -262,7 +262,7 @@ impl StoreTable {
         )?;
         if hours > days * 24 {
             let allowed = format!("at most the retention, {} hours", days * 24);
-            return Err(bad("store", "partition_hours", hours, allowed));
+            return Err(bad("store", "partition_hours", &hours, allowed));
         }
         let age = range("store", "merge_seconds", self.merge_seconds, 1, DAY_SECONDS)?;
         let bytes = range("store", "merge_bytes", self.merge_bytes, 1 << 20, 16 << 30)?;
@@ -300,7 +300,7 @@ impl LimitsTable {
         let all = range("limits", "in_flight_bytes_max", all, packets, 1 << 31)?;
         if one > all {
             let allowed = format!("at most limits.in_flight_bytes_max, which is {all}");
-            return Err(bad("limits", "connection_bytes_max", one, allowed));
+            return Err(bad("limits", "connection_bytes_max", &one, allowed));
         }
         let fits = "the range check keeps it below 2^32";
         Ok(Limits {
@@ -322,7 +322,7 @@ fn peers(own: &str, tables: Vec<PeerTable>) -> Result<Vec<Peer>, Located> {
         host_port("peers", "address", &address)?;
         if peer == own || peers.iter().any(|known| known.name == peer) {
             let allowed = "list each other node once, and not this one";
-            return Err(bad("peers", "name", format!("{peer:?}"), allowed));
+            return Err(bad("peers", "name", &format!("{peer:?}"), allowed));
         }
         peers.push(Peer {
             name: peer,
@@ -337,7 +337,7 @@ fn name(table: &'static str, key: &'static str, text: &str) -> Result<(), Locate
         Ok(_) => Ok(()),
         Err(_) => {
             let allowed = "use 1 to 64 of a-z A-Z 0-9 . _ - and no leading dot";
-            Err(bad(table, key, format!("{text:?}"), allowed))
+            Err(bad(table, key, &format!("{text:?}"), allowed))
         }
     }
 }
@@ -350,7 +350,7 @@ fn host_port(table: &'static str, key: &'static str, text: &str) -> Result<(), L
         return Ok(());
     }
     let allowed = "write host:port, like \"0.0.0.0:8883\" or \"[::1]:0\"";
-    Err(bad(table, key, format!("{text:?}"), allowed))
+    Err(bad(table, key, &format!("{text:?}"), allowed))
 }
 
 fn is_wildcard(address: &str) -> bool {
@@ -372,7 +372,7 @@ fn range(
         Err(bad(
             table,
             key,
-            value,
+            &value,
             format!("allowed are {min} to {max}"),
         ))
     }
@@ -381,7 +381,7 @@ fn range(
 fn bad(
     table: &'static str,
     key: &'static str,
-    value: impl ToString,
+    value: &impl ToString,
     allowed: impl Into<String>,
 ) -> Located {
     Located {

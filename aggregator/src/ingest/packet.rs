@@ -226,6 +226,7 @@ pub(super) fn answer_unsubscribe(version: Version, packet_id: u16, filters: usiz
     Ok(unsuback.reason_codes(codes).build()?.into())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as its siblings, which may fail")]
 pub(super) fn pong(version: Version) -> Built {
     Ok(match version {
         Version::V3_1_1 => v3_1_1::Pingresp::new().into(),

@@ -342,7 +342,8 @@ mod tests {
         {
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
             let key = entry.path().extension().is_some_and(|e| e == "key");
-            assert_eq!(mode & 0o077 == 0, key, "{entry:?} has {mode:o}");
+            let private = matches!(mode, 0o600 | 0o700 | 0o400);
+            assert_eq!(private, key, "{entry:?} has {mode:o}");
         }
         assert_eq!(Pki::open(folder.path()).unwrap(), pki);
     }

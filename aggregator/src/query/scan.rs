@@ -124,7 +124,7 @@ fn divided(
                 return vec![None];
             };
             let of = |id| catalog.series(id).map(|series| series.device.clone());
-            let mut devices: Vec<String> = catalog.series_of(table).filter_map(of).collect();
+            let mut devices: Vec<String> = table.series().filter_map(of).collect();
             devices.sort_unstable();
             devices.dedup();
             devices

@@ -54,7 +54,7 @@ impl Fake {
             1_000 * DAY + 2_000_000_000,
         );
         let disk = SimStorage::new(7).as_storage();
-        let (mut store, recovered) = Store::open(disk).unwrap();
+        let (mut store, recovered) = Store::open(&*disk).unwrap();
         let mut state = recovered.state;
         let clock = Command::Clock {
             node: 1,

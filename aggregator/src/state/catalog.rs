@@ -131,10 +131,6 @@ impl Catalog {
         self.series.len()
     }
 
-    pub(crate) fn series_of<'a>(&'a self, table: &'a TableInfo) -> impl Iterator<Item = SeriesId> {
-        table.series.iter().copied()
-    }
-
     pub(super) fn all_tables(&self) -> &[Arc<TableInfo>] {
         &self.tables
     }
@@ -360,6 +356,10 @@ impl Catalog {
 const OTHER_DEVICES: &str = "(other)";
 
 impl TableInfo {
+    pub(crate) fn series(&self) -> impl Iterator<Item = SeriesId> {
+        self.series.iter().copied()
+    }
+
     /// The index of a field.
     pub fn slot(&self, field: &str) -> Option<u16> {
         self.slots.get(field).copied()

@@ -41,7 +41,7 @@ fn shard_of(bytes: &[u8]) -> usize {
 impl<K: ShardKey + Ord + Clone, V: Clone> CowMap<K, V> {
     pub(crate) fn new() -> Self {
         Self {
-            shards: Arc::new(vec![Arc::new(BTreeMap::new()); SHARDS]),
+            shards: Arc::new((0..SHARDS).map(|_| Arc::default()).collect()),
         }
     }
 

@@ -221,8 +221,8 @@ fn stats(column: &Column) -> ColumnStats {
             v.iter().max().copied().map(Value::Bool),
         ),
         Values::Text(v) => (
-            v.iter().min().and_then(short),
-            v.iter().max().and_then(short),
+            v.iter().min().and_then(|text| short(text)),
+            v.iter().max().and_then(|text| short(text)),
         ),
     };
     let at = |at: usize| match values {
@@ -241,8 +241,8 @@ fn stats(column: &Column) -> ColumnStats {
     }
 }
 
-fn short(text: &String) -> Option<Value> {
-    (text.len() <= STATS_TEXT_BYTES_MAX).then(|| Value::Text(text.clone()))
+fn short(text: &str) -> Option<Value> {
+    (text.len() <= STATS_TEXT_BYTES_MAX).then(|| Value::Text(text.to_owned()))
 }
 
 impl BlockMeta {
@@ -316,7 +316,7 @@ mod tests {
         let some = flags.iter().filter(|flag| **flag).count();
         SeriesRows {
             series: SeriesId(9),
-            times: (0..rows as i64)
+            times: (0..i64::try_from(rows).unwrap())
                 .map(|row| row / 2 * 1_000_000_000)
                 .collect(),
             columns: vec![

@@ -115,7 +115,7 @@ impl Manifest {
         })?;
         let head = Head::check(head)?;
         let files = check_files(&head, files)?;
-        let state = check_state(&head, state)?;
+        let state = check_state(&head, &state)?;
         let Head {
             index,
             installs,
@@ -282,16 +282,16 @@ fn check_files(head: &Head, raw: RawFiles) -> Result<Vec<SegmentFile>, StoreErro
         file.map_err(|fault| damaged(format!("segment row: {fault}")))
     });
     let files = files.collect::<Result<Vec<_>, _>>()?;
-    if (head.files, head.files_crc) == (files.len() as u32, files_crc(&files)) {
+    if usize::try_from(head.files) == Ok(files.len()) && head.files_crc == files_crc(&files) {
         Ok(files)
     } else {
         Err(damaged("the list of segments is not what the head says"))
     }
 }
 
-fn check_state(head: &Head, pieces: Vec<Vec<u8>>) -> Result<Bytes, StoreError> {
+fn check_state(head: &Head, pieces: &[Vec<u8>]) -> Result<Bytes, StoreError> {
     let mut state = Vec::new();
-    for piece in &pieces {
+    for piece in pieces {
         let mut from = Reader::checked(piece).map_err(|fault| damaged(fault.to_string()))?;
         let rest = from
             .take(from.left())

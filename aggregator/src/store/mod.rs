@@ -78,13 +78,13 @@ impl Default for Options {
 }
 
 impl Store {
-    pub fn open(storage: Arc<dyn Storage>) -> Result<(Self, Recovered), StoreError> {
+    pub fn open(storage: &dyn Storage) -> Result<(Self, Recovered), StoreError> {
         Self::open_with(storage, Options::default())
     }
 
     /// Opens a store, or makes an empty one. Removes files that the manifest does not name.
     pub fn open_with(
-        storage: Arc<dyn Storage>,
+        storage: &dyn Storage,
         options: Options,
     ) -> Result<(Self, Recovered), StoreError> {
         let options = Options {
@@ -92,7 +92,7 @@ impl Store {
         };
         let io = |source| StoreError::io("segments", source);
         let files = storage.directory("segments").map_err(io)?;
-        let (manifest, durable) = Manifest::open(&*storage)?;
+        let (manifest, durable) = Manifest::open(storage)?;
         let state = decode_state(&durable.state)?;
         let segments = open_segments(&files, &durable.files, &state, &[])?;
         for name in files.list().map_err(io)? {

@@ -182,7 +182,7 @@ impl View {
         };
         Plan {
             table: table.id,
-            series: catalog.series_of(table).filter(wanted).collect(),
+            series: table.series().filter(wanted).collect(),
             fields: fields.iter().map(field).collect(),
             time,
         }

@@ -49,7 +49,7 @@ impl Screen {
 
     /// A line that stays above the table.
     pub(crate) fn note(&mut self, line: &str) {
-        self.print(line);
+        Self::print(line);
         self.drawn = 0;
     }
 
@@ -62,9 +62,9 @@ impl Screen {
                 lines => format!("\x1b[{lines}A\x1b[J"),
             };
             self.drawn = text.lines().count();
-            self.print(&format!("{erase}{}", text.trim_end()));
+            Self::print(&format!("{erase}{}", text.trim_end()));
         } else {
-            self.print(&picture.line());
+            Self::print(&picture.line());
         }
     }
 
@@ -98,7 +98,7 @@ impl Screen {
         }
     }
 
-    fn print(&self, text: &str) {
+    fn print(text: &str) {
         let _ = writeln!(io::stdout(), "{text}");
     }
 }

@@ -41,6 +41,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
 const READ_BYTES: usize = 8 << 10;
 const FAR: Duration = Duration::from_secs(365 * 86_400);
 
+#[expect(clippy::cast_possible_truncation, reason = "asserted above it")]
 const PACKET_BYTES: u32 = {
     assert!(PACKET_BYTES_MAX <= u32::MAX as usize);
     PACKET_BYTES_MAX as u32

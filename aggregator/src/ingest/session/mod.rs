@@ -210,7 +210,7 @@ impl Session {
     pub(super) fn packet(&mut self, packet: Packet, ready: bool, out: &mut Actions) {
         match (self.state, packet) {
             (State::Closed, _) => {}
-            (State::Silent, Packet::Connect(connect)) => self.connect(connect, ready, out),
+            (State::Silent, Packet::Connect(connect)) => self.connect(&connect, ready, out),
             (State::Silent, _) => self.close(Close::Protocol("a packet before CONNECT"), out),
             (State::Open(_), Packet::Connect(_)) => {
                 self.close(Close::Protocol("a second CONNECT"), out);
@@ -243,7 +243,7 @@ impl Session {
         }
     }
 
-    fn connect(&mut self, connect: Connect, ready: bool, out: &mut Actions) {
+    fn connect(&mut self, connect: &Connect, ready: bool, out: &mut Actions) {
         let streams: Option<Vec<_>> = connect
             .streams
             .iter()
@@ -306,7 +306,7 @@ impl Session {
                 };
                 let sequence = self.push(packet_id);
                 let start: String = topic.chars().take(100).collect();
-                self.report(verdict, format!("topic {start:?}"), out);
+                report(verdict, format!("topic {start:?}"), out);
                 return self.resolve(sequence, Reply::Refused(verdict), out);
             }
         };
@@ -335,7 +335,7 @@ impl Session {
             Ok(checked) => checked,
             Err(Invalid { place, reason }) => {
                 self.entry(sequence).place = place;
-                self.report(Verdict::Invalid, reason, out);
+                report(Verdict::Invalid, reason, out);
                 return self.resolve(sequence, Reply::Refused(Verdict::Invalid), out);
             }
         };
@@ -348,7 +348,7 @@ impl Session {
                     place.lane.as_str(),
                     place.from.0
                 );
-                self.report(verdict, detail, out);
+                report(verdict, detail, out);
                 // Not told to the gate: it is shut already, and for an earlier number.
                 self.entry(sequence).reply = Some(Reply::Refused(verdict));
                 return self.flush(out);
@@ -383,7 +383,7 @@ impl Session {
                 place.from.0
             )
         });
-        self.report(verdict, detail, out);
+        report(verdict, detail, out);
         self.resolve(sequence, Reply::Refused(verdict), out);
     }
 
@@ -426,11 +426,6 @@ impl Session {
         }
     }
 
-    fn report(&self, verdict: Verdict, detail: String, out: &mut Actions) {
-        let reason = Reason::Verdict(verdict.as_str());
-        out.push(Action::Report(Report { reason, detail }));
-    }
-
     fn close(&mut self, close: Close, out: &mut Actions) {
         self.state = State::Closed;
         let reason = Reason::Closed(close);
@@ -440,6 +435,11 @@ impl Session {
         }));
         out.push(Action::Close(close));
     }
+}
+
+fn report(verdict: Verdict, detail: String, out: &mut Actions) {
+    let reason = Reason::Verdict(verdict.as_str());
+    out.push(Action::Report(Report { reason, detail }));
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ impl Bench {
         let spill = tempfile::tempdir().unwrap();
         let engine = Engine::new(change(options(&spill))).unwrap();
         let disk = SimStorage::new(7).as_storage();
-        let (store, recovered) = Store::open(Arc::clone(&disk)).unwrap();
+        let (store, recovered) = Store::open(&*disk).unwrap();
         let mut bench = Self {
             disk,
             store,

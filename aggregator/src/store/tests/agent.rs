@@ -194,13 +194,13 @@ impl Agent {
 
     /// Readings of some of the defined series, and now and then of one that is not.
     pub(super) fn random_data(&self, random: &mut Random, now: i64) -> Option<Data> {
-        let mut ids: Vec<u32> = (0..1 + random.below(2))
+        const HOUR: i64 = 3_600_000_000_000;
+        let mut ids: Vec<u32> = (0..=random.below(2))
             .map(|_| random.below(self.definitions.len() + 1) as u32)
             .collect();
         ids.sort_unstable();
         ids.dedup();
         let rows = 1 + random.below(4);
-        const HOUR: i64 = 3_600_000_000_000;
         let times: Vec<i64> = (0..rows)
             .map(|_| match random.below(12) {
                 0 => now + 100 * 24 * HOUR,

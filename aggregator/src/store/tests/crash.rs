@@ -147,7 +147,7 @@ impl Run {
             }
             // The power goes again while the node starts.
             sim.cut_at(1 + self.history.random.below(20) as u64);
-            let _ = crate::store::Store::open(sim.as_storage());
+            let _ = crate::store::Store::open(&*sim.as_storage());
         }
         self.node = Node::recover(&sim, &self.history.log);
         self.compare();

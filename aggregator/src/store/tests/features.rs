@@ -326,7 +326,7 @@ fn every_flipped_bit_of_a_segment_is_found_or_harmless() {
             continue;
         }
         assert!(sim.flip_bit(&format!("segments/{name}"), bit));
-        match Store::open(sim.as_storage()) {
+        match Store::open(&*sim.as_storage()) {
             Err(error) => {
                 assert!(matches!(
                     error,
@@ -375,14 +375,16 @@ fn flipped_bits_of_the_manifest_are_never_believed() {
     let len = file.len().unwrap();
     let mut bytes = vec![0; usize::try_from(len).unwrap()];
     file.read_at(0, &mut bytes).unwrap();
-    let used: Vec<u64> = (0..len).filter(|at| bytes[*at as usize] != 0).collect();
+    let used: Vec<u64> = (0..len)
+        .filter(|at| bytes[usize::try_from(*at).unwrap()] != 0)
+        .collect();
     let mut found = 0;
     for at in used.iter().step_by(used.len() / 150 + 1) {
         file.write_at(0, &bytes).unwrap();
         file.set_len(len).unwrap();
         file.sync().unwrap();
         sim.flip_bit("manifest.redb", at * 8 + 3);
-        match Store::open(sim.as_storage()) {
+        match Store::open(&*sim.as_storage()) {
             Ok((store, recovered)) => {
                 assert_eq!(recovered.index, index, "byte {at}");
                 assert_eq!(all_rows(&store.view()), expected, "byte {at}");
@@ -409,7 +411,7 @@ fn a_failed_sync_leaves_what_was_durable() {
         sim.fail_sync(u64::MAX);
         if failed {
             sim.power_cut();
-            let (_, recovered) = Store::open(sim.as_storage()).unwrap();
+            let (_, recovered) = Store::open(&*sim.as_storage()).unwrap();
             assert!(recovered.index >= index);
             return;
         }

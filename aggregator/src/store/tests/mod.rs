@@ -1,5 +1,10 @@
 //! Tests of state and store together, on a storage that loses power.
 
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the numbers of a test are small"
+)]
 mod agent;
 mod model;
 mod features;
@@ -28,7 +33,7 @@ impl Random {
     }
 
     pub(super) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        usize::try_from(self.next() % bound as u64).unwrap()
     }
 
     pub(super) fn chance(&mut self, percent: usize) -> bool {
@@ -140,7 +145,7 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn open(sim: &SimStorage) -> Self {
-        let (store, recovered) = Store::open(sim.as_storage()).expect("it opens");
+        let (store, recovered) = Store::open(&*sim.as_storage()).expect("it opens");
         assert_eq!(recovered.state.index(), recovered.index);
         Self {
             sim: sim.clone(),
@@ -154,8 +159,8 @@ impl Node {
     pub(super) fn recover(sim: &SimStorage, log: &[Command]) -> Self {
         let mut node = Self::open(sim);
         let from = usize::try_from(node.state.index()).unwrap();
-        for at in from..log.len() {
-            node.apply(at as u64 + 1, &log[at]);
+        for (at, command) in log.iter().enumerate().skip(from) {
+            node.apply(at as u64 + 1, command);
         }
         node
     }

@@ -179,7 +179,7 @@ impl Model {
                     .unwrap_or_else(|| format!("#{}", column.field));
                 match (placed, one) {
                     (Err(reason), one) => {
-                        self.quarantine(agent, meaning, *time, &name, &one, reason)
+                        self.quarantine(agent, meaning, *time, &name, &one, reason);
                     }
                     (Ok(FieldType::Float), Value::Int(int)) => {
                         if int.unsigned_abs() <= 1 << 53 {

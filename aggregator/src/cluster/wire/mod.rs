@@ -10,18 +10,18 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
-use super::log::{self, Entry, LeaderId, LogId, Vote};
-use super::types::TypeConfig;
+use crate::cluster::log::{self, Entry, LeaderId, LogId, Vote};
+use crate::cluster::types::TypeConfig;
 use crate::state::bytes::{ReadFault, Reader, Writer};
 use crate::store::SegmentFile;
 
-pub(super) const MAGIC: [u8; 4] = *b"TRBN";
-pub(super) const VERSION: u8 = 1;
-pub(super) const HEADER_BYTES: usize = 32;
+pub(in crate::cluster) const MAGIC: [u8; 4] = *b"TRBN";
+pub(in crate::cluster) const VERSION: u8 = 1;
+pub(in crate::cluster) const HEADER_BYTES: usize = 32;
 /// Bytes behind a header: what the log hands out for one message, and one entry more.
-pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+pub(in crate::cluster) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 /// There is one Raft group; every frame names it all the same.
-pub(super) const GROUP: u32 = 0;
+pub(in crate::cluster) const GROUP: u32 = 0;
 /// Files of one snapshot.
 const FILES_MAX: usize = 1 << 20;
 
@@ -58,11 +58,11 @@ pub struct Frame {
 
 /// The header of a frame, checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) kind: Kind,
-    pub(super) payload_bytes: usize,
-    pub(super) incarnation: u64,
-    pub(super) request: u64,
+pub(in crate::cluster) struct Head {
+    pub(in crate::cluster) kind: Kind,
+    pub(in crate::cluster) payload_bytes: usize,
+    pub(in crate::cluster) incarnation: u64,
+    pub(in crate::cluster) request: u64,
 }
 
 /// Bytes from another node that are no frame, or no message of the kind that the frame says.
@@ -111,7 +111,7 @@ impl Kind {
 }
 
 impl Frame {
-    pub(super) fn header(&self) -> [u8; HEADER_BYTES] {
+    pub(in crate::cluster) fn header(&self) -> [u8; HEADER_BYTES] {
         let length = u32::try_from(self.payload.len()).expect("below PAYLOAD_BYTES_MAX");
         let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&MAGIC);
@@ -127,7 +127,7 @@ impl Frame {
 
 impl Head {
     /// Checks a header before anything is allocated for what follows it.
-    pub(super) fn parse(header: &[u8; HEADER_BYTES]) -> Result<Head, WireError> {
+    pub(in crate::cluster) fn parse(header: &[u8; HEADER_BYTES]) -> Result<Head, WireError> {
         let mut reader = Reader::new(header);
         if reader.take(4)? != MAGIC {
             return Err(WireError::Malformed("it does not start like a frame"));
@@ -193,7 +193,9 @@ fn take_vote(from: &mut Reader<'_>) -> Result<Vote, WireError> {
 }
 
 /// Vote, previous log id, commit hint; then the entries: index, kind, and the log's own payload.
-pub(super) fn encode_append(rpc: &AppendEntriesRequest<TypeConfig>) -> Result<Bytes, WireError> {
+pub(in crate::cluster) fn encode_append(
+    rpc: &AppendEntriesRequest<TypeConfig>,
+) -> Result<Bytes, WireError> {
     let mut out = Writer::default();
     put_vote(&mut out, &rpc.vote);
     put_maybe(&mut out, rpc.prev_log_id.as_ref());
@@ -209,7 +211,9 @@ pub(super) fn encode_append(rpc: &AppendEntriesRequest<TypeConfig>) -> Result<By
 }
 
 /// The inverse; commands are slices of `bytes`.
-pub(super) fn decode_append(bytes: &Bytes) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
+pub(in crate::cluster) fn decode_append(
+    bytes: &Bytes,
+) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
     let mut from = Reader::new(bytes);
     let vote = take_vote(&mut from)?;
     let prev_log_id = take_maybe(&mut from)?;
@@ -230,7 +234,7 @@ pub(super) fn decode_append(bytes: &Bytes) -> Result<AppendEntriesRequest<TypeCo
     })
 }
 
-pub(super) fn encode_appended(answer: &AppendEntriesResponse<TypeConfig>) -> Bytes {
+pub(in crate::cluster) fn encode_appended(answer: &AppendEntriesResponse<TypeConfig>) -> Bytes {
     let mut out = Writer::default();
     match answer {
         AppendEntriesResponse::Success => out.u8(0),
@@ -247,7 +251,7 @@ pub(super) fn encode_appended(answer: &AppendEntriesResponse<TypeConfig>) -> Byt
     out.out.into()
 }
 
-pub(super) fn decode_appended(
+pub(in crate::cluster) fn decode_appended(
     bytes: &Bytes,
 ) -> Result<AppendEntriesResponse<TypeConfig>, WireError> {
     let mut from = Reader::new(bytes);
@@ -262,7 +266,7 @@ pub(super) fn decode_appended(
     Ok(answer)
 }
 
-pub(super) fn encode_vote_request(rpc: &VoteRequest<TypeConfig>) -> Bytes {
+pub(in crate::cluster) fn encode_vote_request(rpc: &VoteRequest<TypeConfig>) -> Bytes {
     let mut out = Writer::default();
     put_vote(&mut out, &rpc.vote);
     put_maybe(&mut out, rpc.last_log_id.as_ref());
@@ -270,7 +274,9 @@ pub(super) fn encode_vote_request(rpc: &VoteRequest<TypeConfig>) -> Bytes {
     out.out.into()
 }
 
-pub(super) fn decode_vote_request(bytes: &Bytes) -> Result<VoteRequest<TypeConfig>, WireError> {
+pub(in crate::cluster) fn decode_vote_request(
+    bytes: &Bytes,
+) -> Result<VoteRequest<TypeConfig>, WireError> {
     let mut from = Reader::new(bytes);
     let request = VoteRequest {
         vote: take_vote(&mut from)?,
@@ -281,7 +287,7 @@ pub(super) fn decode_vote_request(bytes: &Bytes) -> Result<VoteRequest<TypeConfi
     Ok(request)
 }
 
-pub(super) fn encode_voted(answer: &VoteResponse<TypeConfig>) -> Bytes {
+pub(in crate::cluster) fn encode_voted(answer: &VoteResponse<TypeConfig>) -> Bytes {
     let mut out = Writer::default();
     put_vote(&mut out, &answer.vote);
     out.u8(u8::from(answer.vote_granted));
@@ -289,7 +295,9 @@ pub(super) fn encode_voted(answer: &VoteResponse<TypeConfig>) -> Bytes {
     out.out.into()
 }
 
-pub(super) fn decode_voted(bytes: &Bytes) -> Result<VoteResponse<TypeConfig>, WireError> {
+pub(in crate::cluster) fn decode_voted(
+    bytes: &Bytes,
+) -> Result<VoteResponse<TypeConfig>, WireError> {
     let mut from = Reader::new(bytes);
     let vote = take_vote(&mut from)?;
     let vote_granted = from.flag()?;
@@ -302,7 +310,7 @@ pub(super) fn decode_voted(bytes: &Bytes) -> Result<VoteResponse<TypeConfig>, Wi
     })
 }
 
-pub(super) fn encode_transfer(rpc: &TransferLeaderRequest<TypeConfig>) -> Bytes {
+pub(in crate::cluster) fn encode_transfer(rpc: &TransferLeaderRequest<TypeConfig>) -> Bytes {
     let mut out = Writer::default();
     put_vote(&mut out, rpc.from_leader());
     out.u64(*rpc.to_node_id());
@@ -310,7 +318,7 @@ pub(super) fn encode_transfer(rpc: &TransferLeaderRequest<TypeConfig>) -> Bytes 
     out.out.into()
 }
 
-pub(super) fn decode_transfer(
+pub(in crate::cluster) fn decode_transfer(
     bytes: &Bytes,
 ) -> Result<TransferLeaderRequest<TypeConfig>, WireError> {
     let mut from = Reader::new(bytes);
@@ -333,7 +341,7 @@ pub struct JoinRequest {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Joined {
+pub(in crate::cluster) enum Joined {
     Admitted {
         id: u64,
         incarnation: u64,
@@ -349,7 +357,7 @@ pub(super) enum Joined {
 }
 
 impl JoinRequest {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(in crate::cluster) fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         out.text(&self.name);
         out.text(&self.address);
@@ -357,7 +365,7 @@ impl JoinRequest {
         out.out.into()
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<JoinRequest, WireError> {
+    pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<JoinRequest, WireError> {
         let mut from = Reader::new(bytes);
         let request = JoinRequest {
             name: from.text()?.to_owned(),
@@ -370,7 +378,7 @@ impl JoinRequest {
 }
 
 impl Joined {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(in crate::cluster) fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         match self {
             Self::Admitted { id, incarnation } => {
@@ -390,7 +398,7 @@ impl Joined {
         out.out.into()
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<Joined, WireError> {
+    pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<Joined, WireError> {
         let mut from = Reader::new(bytes);
         let joined = match from.u8()? {
             0 => Self::Admitted {
@@ -412,28 +420,28 @@ impl Joined {
 
 /// What a leader offers to a follower that is too far behind for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Offer {
-    pub(super) index: u64,
+pub(in crate::cluster) struct Offer {
+    pub(in crate::cluster) index: u64,
     /// Last log id and membership, as the store keeps them.
-    pub(super) raft: Bytes,
-    pub(super) state_bytes: u64,
-    pub(super) files: Vec<SegmentFile>,
+    pub(in crate::cluster) raft: Bytes,
+    pub(in crate::cluster) state_bytes: u64,
+    pub(in crate::cluster) files: Vec<SegmentFile>,
 }
 
 /// Part of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub(in crate::cluster) struct Chunk {
     /// Index into the offer's files; `None`: the state.
-    pub(super) file: Option<u32>,
-    pub(super) offset: u64,
-    pub(super) bytes: Bytes,
+    pub(in crate::cluster) file: Option<u32>,
+    pub(in crate::cluster) offset: u64,
+    pub(in crate::cluster) bytes: Bytes,
 }
 
 /// Stands for the state where a file's number is expected.
 const STATE_FILE: u32 = u32::MAX;
 
 impl Offer {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(in crate::cluster) fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         out.u64(self.index);
         out.bytes(&self.raft);
@@ -447,7 +455,7 @@ impl Offer {
         out.out.into()
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<Offer, WireError> {
+    pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<Offer, WireError> {
         let mut from = Reader::new(bytes);
         let index = from.u64()?;
         let raft = bytes.slice_ref(from.bytes()?);
@@ -476,7 +484,7 @@ impl Offer {
 }
 
 impl Chunk {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(in crate::cluster) fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         out.u32(self.file.unwrap_or(STATE_FILE));
         out.u64(self.offset);
@@ -484,7 +492,7 @@ impl Chunk {
         out.out.into()
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<Chunk, WireError> {
+    pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<Chunk, WireError> {
         let mut from = Reader::new(bytes);
         let file = Some(from.u32()?).filter(|file| *file != STATE_FILE);
         let offset = from.u64()?;
@@ -499,14 +507,14 @@ impl Chunk {
 }
 
 /// Which files of an offer are wanted: their numbers.
-pub(super) fn encode_wanted(wanted: &[u32]) -> Bytes {
+pub(in crate::cluster) fn encode_wanted(wanted: &[u32]) -> Bytes {
     let mut out = Writer::default();
     out.count(wanted.len());
     wanted.iter().for_each(|file| out.u32(*file));
     out.out.into()
 }
 
-pub(super) fn decode_wanted(bytes: &Bytes) -> Result<Vec<u32>, WireError> {
+pub(in crate::cluster) fn decode_wanted(bytes: &Bytes) -> Result<Vec<u32>, WireError> {
     let mut from = Reader::new(bytes);
     let count = from.count(4)?;
     let wanted = (0..count).map(|_| from.u32()).collect::<Result<_, _>>()?;
@@ -515,27 +523,29 @@ pub(super) fn decode_wanted(bytes: &Bytes) -> Result<Vec<u32>, WireError> {
 }
 
 /// The vote under which a received snapshot is to be installed.
-pub(super) fn encode_install(vote: &Vote) -> Bytes {
+pub(in crate::cluster) fn encode_install(vote: &Vote) -> Bytes {
     log::encode_vote(vote).into()
 }
 
-pub(super) fn decode_install(bytes: &Bytes) -> Result<Vote, WireError> {
+pub(in crate::cluster) fn decode_install(bytes: &Bytes) -> Result<Vote, WireError> {
     Ok(log::decode_vote(bytes)?)
 }
 
-pub(super) fn encode_installed(answer: &SnapshotResponse<TypeConfig>) -> Bytes {
+pub(in crate::cluster) fn encode_installed(answer: &SnapshotResponse<TypeConfig>) -> Bytes {
     log::encode_vote(&answer.vote).into()
 }
 
-pub(super) fn decode_installed(bytes: &Bytes) -> Result<SnapshotResponse<TypeConfig>, WireError> {
+pub(in crate::cluster) fn decode_installed(
+    bytes: &Bytes,
+) -> Result<SnapshotResponse<TypeConfig>, WireError> {
     Ok(SnapshotResponse::new(log::decode_vote(bytes)?))
 }
 
-pub(super) fn encode_index(index: u64) -> Bytes {
+pub(in crate::cluster) fn encode_index(index: u64) -> Bytes {
     Bytes::copy_from_slice(&index.to_le_bytes())
 }
 
-pub(super) fn decode_index(bytes: &Bytes) -> Result<u64, WireError> {
+pub(in crate::cluster) fn decode_index(bytes: &Bytes) -> Result<u64, WireError> {
     let mut from = Reader::new(bytes);
     let index = from.u64()?;
     from.end()?;
@@ -543,162 +553,4 @@ pub(super) fn decode_index(bytes: &Bytes) -> Result<u64, WireError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use openraft::EntryPayload;
-
-    use super::*;
-    use crate::cluster::types::CommandBytes;
-
-    fn log_id(term: u64, node_id: u64, index: u64) -> LogId {
-        let leader_id = LeaderId { term, node_id };
-        LogId { leader_id, index }
-    }
-
-    fn vote() -> Vote {
-        Vote {
-            leader_id: LeaderId {
-                term: 7,
-                node_id: 2,
-            },
-            committed: true,
-        }
-    }
-
-    fn append() -> AppendEntriesRequest<TypeConfig> {
-        let command = CommandBytes(Bytes::from_static(b"command"));
-        let entry = |index, payload| Entry {
-            log_id: log_id(7, 2, index),
-            payload,
-        };
-        AppendEntriesRequest {
-            vote: vote(),
-            prev_log_id: Some(log_id(6, 1, 8)),
-            entries: vec![
-                entry(9, EntryPayload::Blank),
-                entry(10, EntryPayload::Normal(command)),
-            ],
-            leader_commit: None,
-        }
-    }
-
-    /// Every message, with a decoder that tells whether it was understood.
-    type Sample = (Bytes, fn(&Bytes) -> bool);
-
-    fn samples() -> Vec<Sample> {
-        let file = SegmentFile {
-            name: "x.seg".to_owned(),
-            len: 9,
-            digest: shared::id::Digest([3; 8]),
-        };
-        let offer = Offer {
-            index: 5,
-            raft: Bytes::from_static(b"raft"),
-            state_bytes: 77,
-            files: vec![file],
-        };
-        let chunk = Chunk {
-            file: None,
-            offset: 3,
-            bytes: Bytes::from_static(b"part"),
-        };
-        let join = JoinRequest {
-            name: "b".to_owned(),
-            address: "h:1".to_owned(),
-            joining: 4,
-        };
-        let ask = VoteRequest {
-            vote: vote(),
-            last_log_id: Some(log_id(1, 1, 1)),
-            leadership_transfer: true,
-        };
-        vec![
-            (encode_append(&append()).unwrap(), |b| {
-                decode_append(b).is_ok()
-            }),
-            (
-                encode_appended(&AppendEntriesResponse::HigherVote(vote())),
-                |b| decode_appended(b).is_ok(),
-            ),
-            (encode_vote_request(&ask), |b| {
-                decode_vote_request(b).is_ok()
-            }),
-            (encode_voted(&VoteResponse::new(vote(), None, true)), |b| {
-                decode_voted(b).is_ok()
-            }),
-            (
-                encode_transfer(&TransferLeaderRequest::new(vote(), 3, None)),
-                |b| decode_transfer(b).is_ok(),
-            ),
-            (join.encode(), |b| JoinRequest::decode(b).is_ok()),
-            (
-                Joined::Admitted {
-                    id: 3,
-                    incarnation: 4,
-                }
-                .encode(),
-                |b| Joined::decode(b).is_ok(),
-            ),
-            (offer.encode(), |b| Offer::decode(b).is_ok()),
-            (chunk.encode(), |b| Chunk::decode(b).is_ok()),
-            (encode_wanted(&[1, 2]), |b| decode_wanted(b).is_ok()),
-            (encode_install(&vote()), |b| decode_install(b).is_ok()),
-            (encode_index(3), |b| decode_index(b).is_ok()),
-        ]
-    }
-
-    #[test]
-    fn every_message_is_read_back_and_no_part_of_one_is() {
-        for (nth, (bytes, understands)) in samples().into_iter().enumerate() {
-            assert!(understands(&bytes), "{nth}");
-            for cut in 0..bytes.len() {
-                assert!(!understands(&bytes.slice(..cut)), "{nth} cut at {cut}");
-            }
-            let longer = [&bytes[..], &[0]].concat();
-            assert!(!understands(&longer.into()), "{nth} and a byte");
-        }
-        let back = decode_append(&encode_append(&append()).unwrap()).unwrap();
-        assert_eq!(back.entries, append().entries);
-        assert_eq!(back.prev_log_id, append().prev_log_id);
-    }
-
-    #[test]
-    fn a_header_is_these_bytes() {
-        let frame = Frame {
-            kind: Kind::Vote,
-            incarnation: 0x0102,
-            request: 3,
-            payload: Bytes::from_static(b"12345"),
-        };
-        let header = frame.header();
-        assert_eq!(
-            &header[..],
-            b"TRBN\x01\x02\0\0\0\0\0\0\x05\0\0\0\x02\x01\0\0\0\0\0\0\x03\0\0\0\0\0\0\0"
-        );
-        let head = Head::parse(&header).unwrap();
-        assert_eq!((head.kind, head.payload_bytes), (Kind::Vote, 5));
-        assert_eq!((head.incarnation, head.request), (0x0102, 3));
-    }
-
-    #[test]
-    fn headers_are_refused_before_anything_is_allocated() {
-        let good = Frame {
-            kind: Kind::Append,
-            incarnation: 1,
-            request: 1,
-            payload: Bytes::new(),
-        }
-        .header();
-        let with = |at: usize, byte: u8| {
-            let mut header = good;
-            header[at] = byte;
-            Head::parse(&header)
-        };
-        assert!(Head::parse(&good).is_ok());
-        assert!(with(0, b'X').is_err());
-        assert_eq!(with(4, 2), Err(WireError::Version(2)));
-        assert!(with(5, 99).is_err());
-        assert!(with(6, 1).is_err());
-        assert!(with(8, 1).is_err());
-        assert!(with(15, 0xff).is_err(), "a length of 4 GB");
-    }
-}
+mod tests;
