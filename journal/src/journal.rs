@@ -299,7 +299,8 @@ impl Journal {
             chain: scanned.chain,
             sealed: scanned.sealed,
         };
-        self.opens = scanned.opens + 1;
+        let opens = scanned.opens.checked_add(1);
+        self.opens = opens.ok_or_else(|| rot(generation, "no journal was opened that often"))?;
         current.write_again()?;
         if !scanned.begun {
             current.put_own(KIND_FILE, &[generation, self.opens]);
@@ -578,5 +579,35 @@ fn rot(generation: u64, detail: &'static str) -> JournalError {
         file: file_name(generation),
         offset: 0,
         detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimStorage;
+
+    /// Found by fuzzing: the count of openings was added to before it was looked at.
+    #[test]
+    fn a_count_of_openings_that_cannot_be_is_rot() {
+        let disk = SimStorage::new(1);
+        let head = RecordHead {
+            group: 0,
+            kind: KIND_FILE,
+            number: 0,
+        };
+        let payload = [1_u64.to_le_bytes(), u64::MAX.to_le_bytes()].concat();
+        let mut content = Vec::new();
+        record::encode(&mut content, 1, head, 0, 0, &payload);
+        content.resize(1 << 10, 0);
+        let storage = disk.as_storage();
+        let file = storage.open(&file_name(1), OpenMode::CreateNew).unwrap();
+        file.write_at(0, &content).unwrap();
+        let options = Options {
+            file_bytes: 1 << 10,
+            files_max: 2,
+        };
+        let opened = Journal::open(storage, options, &mut |_, _, _| Ok(()));
+        assert!(matches!(opened, Err(JournalError::Rot { .. })));
     }
 }
