@@ -118,3 +118,74 @@ impl fmt::Display for RecordInfo {
         write!(f, "synced to {synced}, crc {crc:08x}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::journal::{Journal, Options};
+    use crate::sim::SimStorage;
+    use crate::storage::StorageFile;
+
+    const FILES: [&str; 2] = ["0000000000000001.journal", "0000000000000002.journal"];
+
+    /// Bytes that were once written and must be read for ever.
+    fn golden() -> SimStorage {
+        let disk = SimStorage::new(1);
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/journal/v1");
+        for name in FILES {
+            let bytes = fs::read(format!("{folder}/{name}")).unwrap();
+            let file = disk.as_storage().open(name, OpenMode::CreateNew).unwrap();
+            StorageFile::write_at(file.as_ref(), 0, &bytes).unwrap();
+        }
+        disk
+    }
+
+    #[test]
+    fn golden_files_are_described() {
+        let disk = golden();
+        let mut lines = Vec::new();
+        let mut show = |name: &str| {
+            let visit = &mut |record: RecordInfo| lines.push(record.to_string());
+            describe(disk.as_storage().as_ref(), name, visit)
+                .unwrap()
+                .to_string()
+        };
+        assert_eq!(
+            FILES.map(&mut show),
+            [
+                "0000000000000001.journal: 18 records in 1008 bytes, sealed",
+                "0000000000000002.journal: 14 records in 880 bytes, open",
+            ]
+        );
+        let expected = "       120 kind 2   group 1 number 2: 10 bytes, synced to 48, crc ";
+        assert!(lines[3].starts_with(expected), "{}", lines[3]);
+        assert!(lines[17].contains(" seal "), "{}", lines[17]);
+    }
+
+    #[test]
+    fn golden_files_are_read_as_what_was_written() {
+        let options = Options {
+            file_bytes: 1 << 10,
+            files_max: 4,
+        };
+        let mut found = Vec::new();
+        let visit = &mut |_, head: RecordHead, payload: &[u8]| {
+            found.push((head.group, head.kind, head.number, payload.to_vec()));
+            Ok(())
+        };
+        drop(Journal::open(golden().as_storage(), options, visit).unwrap());
+        let before = (0..3_u8).map(|n| (1, 2, u64::from(n), vec![n + 1; usize::from(n) * 5]));
+        let behind = (0..25).map(|n| (1, 2, n, vec![7; 32]));
+        assert_eq!(found, before.chain(behind).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn damage_is_part_of_the_description() {
+        let disk = golden();
+        assert!(disk.flip_bit(FILES[0], 130 * 8));
+        let described = describe(disk.as_storage().as_ref(), FILES[0], &mut |_| {}).unwrap();
+        assert!(described.damage.is_some(), "{described}");
+    }
+}
