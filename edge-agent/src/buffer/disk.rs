@@ -235,10 +235,13 @@ impl Buffer {
         entry.disk = OnDisk::At(position);
         entry.urgent = false;
         settled.kept.append(&mut entry.waiters);
-        let (pending, size) = (entry.pending(), entry.size);
+        let (pending, size, held_bytes) = (entry.pending(), entry.size, entry.held_bytes());
         let from_ram = over && entry.ram.take().is_some();
         if from_ram {
             self.held.ram_bytes -= size;
+        }
+        if !was_safe {
+            self.held.bytes_unsafe -= held_bytes;
         }
         if !was_safe && place.to > acked {
             self.held.readings_unsafe -= pending;

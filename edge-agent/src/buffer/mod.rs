@@ -99,6 +99,8 @@ struct EpochShelf {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Held {
     bytes: u64,
+    /// Of what is not on disk.
+    bytes_unsafe: u64,
     ram_bytes: usize,
     readings_pending: u64,
     readings_unsafe: u64,
@@ -297,6 +299,7 @@ impl Buffer {
         held.unwritten += 1;
         let entry = held.entries.back_mut().expect("just pushed");
         self.held.bytes += entry.held_bytes();
+        self.held.bytes_unsafe += entry.held_bytes();
         self.held.ram_bytes += entry.size;
         *self.unacked_since.entry(wall).or_default() += 1;
         Ok(entry)
@@ -516,6 +519,9 @@ impl Buffer {
 
 fn forget(held: &mut Held, entry: &Entry) {
     held.bytes -= entry.held_bytes();
+    if !entry.is_safe() {
+        held.bytes_unsafe -= entry.held_bytes();
+    }
     if entry.ram.is_some() {
         held.ram_bytes -= entry.size;
     }

@@ -27,15 +27,25 @@ impl Buffer {
         }
     }
 
+    /// Bytes that count against the bound. What a failed disk holds already is safe and readable,
+    /// and frees nothing if it goes: then only memory counts.
+    fn bounded_bytes(&self) -> u64 {
+        if self.disk.failed {
+            self.held.bytes_unsafe
+        } else {
+            self.held.bytes
+        }
+    }
+
     /// Whether sources that can wait are refused.
     pub fn is_full(&self) -> bool {
-        self.disk.full || self.held.bytes > self.bytes_max() / 100 * REFUSE_PERCENT
+        self.disk.full || self.bounded_bytes() > self.bytes_max() / 100 * REFUSE_PERCENT
     }
 
     /// Lets the oldest data go until the bound is kept.
     pub fn make_room(&mut self, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
-        while self.held.bytes > self.bytes_max() {
+        while self.bounded_bytes() > self.bytes_max() {
             let Some(oldest) = self.oldest_data() else {
                 break;
             };
@@ -97,14 +107,16 @@ impl Buffer {
         }
     }
 
+    /// The oldest data whose going makes room.
     fn oldest_data(&self) -> Option<Place> {
+        let memory_only = self.disk.failed;
         self.epochs.iter().find_map(|shelf| {
             let fronts = [Lane::Live, Lane::Backlog].map(|lane| {
                 let data = shelf
                     .lane(lane)
                     .entries
                     .iter()
-                    .find(|entry| entry.gap.is_none())?;
+                    .find(|entry| entry.gap.is_none() && !(memory_only && entry.is_safe()))?;
                 let place = Place {
                     epoch: shelf.epoch,
                     lane,
@@ -202,6 +214,7 @@ impl Buffer {
         gap.size = bytes.len();
         gap.ram = Some(Bytes::from(bytes));
         self.held.bytes += gap.held_bytes();
+        self.held.bytes_unsafe += gap.held_bytes();
         self.held.ram_bytes += gap.size;
         *self.unacked_since.entry(wall).or_default() += 1;
         let shelf = self.lane_mut(epoch, lane).expect("the caller has it");

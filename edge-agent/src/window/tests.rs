@@ -662,3 +662,28 @@ fn an_answer_of_an_older_round_or_session_moves_nothing() {
     while agent.send() {}
     assert_eq!(agent.resent, 3);
 }
+
+/// A failed sync once turned what the disk held, and had been told of as kept, into gap records.
+#[test]
+fn a_failed_disk_does_not_cost_what_it_holds() {
+    let disk = SimStorage::new(77);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    for value in 0..200 {
+        agent.seal(value..value + 1, true);
+        agent.sync();
+        agent.sync();
+    }
+    let told: HashSet<i64> = agent.kept.iter().copied().collect();
+    assert!(told.len() >= 199);
+    disk.fail_sync(1);
+    agent.seal(200..201, true);
+    agent.sync();
+    assert!(agent.buffer.disk_failed());
+    let settled = agent.buffer.make_room(agent.wall());
+    agent.settle(&settled);
+    assert_eq!(agent.lost, 0);
+    agent.connect(&cluster);
+    agent.talk(&mut cluster);
+    check(&cluster, &told, 0);
+}
