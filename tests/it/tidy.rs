@@ -31,7 +31,14 @@ const HOMES: [(&str, &[&str]); 14] = [
         &["aggregator/src/ingest/", "benches/"],
     ),
     ("rcgen", &["aggregator/src/pki/"]),
-    ("rumqttc", &["edge-agent/src/uplink"]),
+    // The other is a client that the front door is tested with.
+    (
+        "rumqttc",
+        &[
+            "edge-agent/src/uplink",
+            "aggregator/src/ingest/listener/tests.rs",
+        ],
+    ),
     (
         "redb",
         &[
