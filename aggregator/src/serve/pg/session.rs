@@ -145,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 continue;
             }
             let simple = matches!(message, Frontend::Query(_));
+            let whole = simple || message == Frontend::Sync;
             let done = tokio::select! {
                 biased;
                 // First, so that it waits before the question is looked at.
@@ -156,6 +157,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 done = self.handle(message) => done,
             };
             match done {
+                // Not above: who is told to be ready is told nothing more, whatever comes then.
+                Ok(()) if whole => self.wire.flush().await?,
                 Ok(()) => {}
                 Err(Failure::Told(error)) if !error.fatal => self.failed(&error, simple).await?,
                 Err(failure) => return Err(failure),
@@ -187,9 +190,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(self.wire.flush().await?)
     }
 
+    /// After `ReadyForQuery` the caller flushes, which nothing may interrupt.
     async fn handle(&mut self, message: Frontend) -> Result<(), Failure> {
         match message {
-            Frontend::Query(text) => self.simple(&text).await?,
+            Frontend::Query(text) => return self.simple(&text).await,
             Frontend::Parse { name, sql, types } => self.parse(name, &sql, &types).await?,
             Frontend::Bind(bind) => self.bind(bind)?,
             Frontend::Describe(target, name) => self.describe(target, &name)?,
@@ -205,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.prepared.close_portals();
                 }
                 self.wire.out.ready(self.transaction);
-                self.wire.flush().await?;
+                return Ok(());
             }
             Frontend::Login(_) => {
                 let message = "a step of a login after the login".to_owned();
@@ -240,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             self.complete(&local);
         }
         self.wire.out.ready(self.transaction);
-        Ok(self.wire.flush().await?)
+        Ok(())
     }
 
     async fn question(&mut self, statement: &str) -> Result<(), Failure> {

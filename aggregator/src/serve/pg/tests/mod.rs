@@ -1,5 +1,6 @@
 //! A small client on a real TLS socket; psql's own way is tested end to end in tests/it.
 
+mod after;
 mod client;
 
 use std::net::SocketAddr;
