@@ -22,7 +22,7 @@ use crate::serve::http::{self, Http, HttpOptions};
 use crate::serve::pg::{self, Postgres, PostgresOptions};
 use crate::serve::{self, Admission, ServeMetrics, Service, ServiceOptions};
 use crate::tls::{Material, RevocationMetrics, Revocations, RevokedError, TlsError};
-use crate::users::{Users, UsersError};
+use crate::users::{Roster, UsersError};
 
 /// How long a stop waits for the stages before it cuts them off.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -193,7 +193,7 @@ impl Doors<'_> {
             metrics: Arc::clone(&self.serve_metrics),
             read_wait_max: READ_WAIT_MAX,
         });
-        let users = Users::load(&config.users_file)?;
+        let users = Roster::open(&config.users_file)?;
         let admission = Arc::new(Admission::new(&config.cluster, users, self.revocations));
         let options = HttpOptions {
             tls: self.material.public_server(http::ALPN)?,

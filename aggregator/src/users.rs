@@ -6,10 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pgwire::api::auth::sasl::scram::{SCRAM_ITERATIONS, gen_salted_password};
 use serde::{Deserialize, Serialize};
 use shared::id::AgentId;
+
+use crate::tls::Stamp;
 
 /// The iteration count of every verifier: one for all, because the handshake announces it before
 /// it knows the user.
@@ -32,6 +35,19 @@ pub struct Verifier {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Users {
     by_name: BTreeMap<String, Verifier>,
+}
+
+/// The users of a running node: the file as it is now, read again only when it changed.
+pub struct Roster {
+    path: PathBuf,
+    // A std mutex: held for a look at the file and, rarely, a read of it; never across an await.
+    known: Mutex<Known>,
+}
+
+struct Known {
+    /// Of the file that was tried last; `None`: there was none.
+    stamp: Option<Stamp>,
+    users: Arc<Users>,
 }
 
 /// Who must act: the operator.
@@ -164,6 +180,39 @@ impl Users {
     }
 }
 
+impl Roster {
+    /// Reads the file for the first time; a broken one is an error.
+    pub fn open(path: &Path) -> Result<Roster, UsersError> {
+        let stamp = Stamp::of(path).ok();
+        let users = Arc::new(Users::load(path)?);
+        Ok(Roster {
+            path: path.to_owned(),
+            known: Mutex::new(Known { stamp, users }),
+        })
+    }
+
+    /// Who may log in now. While the file is broken, the last good one stays in force.
+    pub fn current(&self) -> Arc<Users> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the read: a change in between is seen at the next look.
+        let stamp = Stamp::of(&self.path).ok();
+        if stamp != known.stamp {
+            known.stamp = stamp;
+            match Users::load(&self.path) {
+                Ok(users) => {
+                    tracing::info!(users = users.by_name.len(), "user file read again");
+                    known.users = Arc::new(users);
+                }
+                Err(error) => tracing::error!(
+                    %error,
+                    "user file not read again: the last good one stays in force; repair the file"
+                ),
+            }
+        }
+        Arc::clone(&known.users)
+    }
+}
+
 impl UserEntry {
     fn parse(self) -> Result<Verifier, String> {
         AgentId::parse(&self.name).map_err(|e| e.to_string())?;
@@ -268,6 +317,27 @@ mod tests {
                 "{from}"
             );
         }
+    }
+
+    #[test]
+    fn a_running_node_sees_who_is_added_and_who_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.toml");
+        let roster = Roster::open(&path).unwrap();
+        assert!(roster.current().is_empty());
+        let mut users = Users::default();
+        users.set("ops", "correct horse").unwrap();
+        users.save(&path).unwrap();
+        assert!(roster.current().verify("ops", "correct horse"));
+        users.set("ops", "battery staple").unwrap();
+        users.save(&path).unwrap();
+        assert!(!roster.current().verify("ops", "correct horse"));
+        std::fs::write(&path, "users = 7").unwrap();
+        for _ in 0..2 {
+            assert!(roster.current().verify("ops", "battery staple"));
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(roster.current().is_empty());
     }
 
     #[test]

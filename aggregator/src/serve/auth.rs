@@ -1,13 +1,12 @@
 //! Who may ask: the owner of a user certificate, or who knows a password. Both protocols ask here.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
 use crate::tls::{Identity, IdentityError, Revocations, Role};
-use crate::users::{Users, Verifier};
+use crate::users::{Roster, Verifier};
 
 /// Passwords that are checked at once: each costs milliseconds of CPU.
 const CHECKS_MAX: usize = 2;
@@ -15,7 +14,7 @@ const CHECKS_MAX: usize = 2;
 /// Decides who is let in.
 pub struct Admission {
     cluster: String,
-    users: Arc<Users>,
+    users: Roster,
     revocations: Revocations,
     checks: Semaphore,
     /// Makes up the salt of users that there are not: the same for each name, as a real one is.
@@ -37,10 +36,10 @@ pub enum Refusal {
 
 impl Admission {
     /// `cluster` is the cluster's name: certificates of another are refused.
-    pub fn new(cluster: &str, users: Users, revocations: Revocations) -> Admission {
+    pub fn new(cluster: &str, users: Roster, revocations: Revocations) -> Admission {
         Admission {
             cluster: cluster.to_owned(),
-            users: Arc::new(users),
+            users,
             revocations,
             checks: Semaphore::new(CHECKS_MAX),
             salts: [RandomState::new(), RandomState::new()],
@@ -76,7 +75,7 @@ impl Admission {
     /// Checks a password that came in the clear inside TLS, off the event loop.
     pub(super) async fn password(&self, user: &str, password: &str) -> Result<(), Refusal> {
         let _turn = self.checks.acquire().await.map_err(|_| Refusal::Password)?;
-        let users = Arc::clone(&self.users);
+        let users = self.users.current();
         let (user, password) = (user.to_owned(), password.to_owned());
         let check = tokio::task::spawn_blocking(move || users.verify(&user, &password));
         match check.await {
@@ -88,7 +87,7 @@ impl Admission {
     /// What the SCRAM handshake needs of a user. For one that there is not, something that no
     /// password fits and that looks the same from outside.
     pub(super) fn verifier(&self, user: &str) -> Result<Verifier, getrandom::Error> {
-        if let Some(known) = self.users.get(user) {
+        if let Some(known) = self.users.current().get(user) {
             return Ok(known.clone());
         }
         let salt = self
@@ -141,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_is_let_in() {
-        let (admission, _reloader) = admission();
+        let (admission, _folder) = admission();
         assert_eq!(admission.password("ada", "correct horse").await, Ok(()));
         for (user, password) in [("ada", "wrong horse"), ("eve", "correct horse"), ("", "")] {
             let refused = admission.password(user, password).await;
@@ -151,7 +150,7 @@ mod tests {
 
     #[test]
     fn who_does_not_exist_looks_like_who_does() {
-        let (admission, _reloader) = admission();
+        let (admission, _folder) = admission();
         let known = admission.verifier("ada").unwrap();
         let (first, again) = (
             admission.verifier("eve").unwrap(),

@@ -23,7 +23,7 @@ use crate::query::{Engine, NodeRow, QueryOptions};
 use crate::state::{Command, Origin, Payload, Submission};
 use crate::store::{Store, View};
 use crate::tls::{Material, Reloader, Revocations, Role};
-use crate::users::Users;
+use crate::users::{Roster, Users};
 
 pub(super) const PASSWORD: &str = "correct horse";
 const DAY: i64 = 86_400_000_000_000;
@@ -159,17 +159,20 @@ pub(super) fn service_with(
     (service, metrics)
 }
 
-/// One user, `ada`, and nobody revoked.
-pub(super) fn admission() -> (Admission, Reloader) {
+/// One user, `ada`, and nobody revoked; the folder of both files.
+pub(super) fn admission() -> (Admission, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let revoked = folder.path().join("revoked.toml");
     std::fs::write(&revoked, "").unwrap();
-    admission_of(&revoked)
+    (admission_of(&revoked).0, folder)
 }
 
 fn admission_of(revoked: &Path) -> (Admission, Reloader) {
     let mut users = Users::default();
     users.set("ada", PASSWORD).unwrap();
+    let path = revoked.with_file_name("users.toml");
+    users.save(&path).unwrap();
+    let users = Roster::open(&path).unwrap();
     let (revocations, reloader) = Revocations::load(revoked).unwrap();
     (Admission::new("demo", users, revocations), reloader)
 }

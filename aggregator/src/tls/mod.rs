@@ -22,7 +22,7 @@ use crate::config::Config;
 pub(crate) use identity::uri;
 pub use identity::{Identity, IdentityError, Role};
 pub use revoked::{Reloader, RevocationMetrics, Revocations, RevokedEntry, RevokedError};
-pub(crate) use revoked::{read_file as read_revoked, write_file as write_revoked};
+pub(crate) use revoked::{Stamp, read_file as read_revoked, write_file as write_revoked};
 
 /// The certificates of this node, loaded and checked.
 pub struct Material {

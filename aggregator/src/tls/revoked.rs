@@ -81,7 +81,7 @@ pub enum RevokedError {
 
 /// What tells one version of a file from the next without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     inode: u64,
     bytes: u64,
     modified: (i64, i64),
@@ -204,7 +204,7 @@ impl RevocationMetrics {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> std::io::Result<Stamp> {
+    pub(crate) fn of(path: &Path) -> std::io::Result<Stamp> {
         let metadata = std::fs::metadata(path)?;
         Ok(Stamp {
             inode: metadata.ino(),
