@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::{Append, JournalError, Position as DiskPosition, Reader};
 
-use shared::id::{BatchNumber, Epoch, Lane};
+use shared::batch::GapReason;
+use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 
 use super::lane::{LaneShelf, OnDisk};
 use super::record::{
@@ -84,8 +85,23 @@ struct Retired {
 pub enum DiskWork {
     /// Sync these, then call [`Buffer::synced`].
     Append(Vec<Append>),
-    /// Read these, append them again with the same heads, then call [`Buffer::synced`].
-    Carry(Vec<(Append, DiskPosition)>),
+    /// Read what is not in memory, append all of it, then call [`Buffer::synced`]; or, if some
+    /// cannot be read, [`Buffer::not_carried`].
+    Carry(Vec<Carried>),
+}
+
+/// One record that is written again.
+#[derive(Debug)]
+pub enum Carried {
+    InMemory(Append),
+    OnDisk(Place, DiskPosition),
+}
+
+/// What is on disk and cannot be read back: all the places, and the first error.
+#[derive(Debug)]
+pub struct Unreadable {
+    pub places: Vec<Place>,
+    pub error: JournalError,
 }
 
 /// The bytes of a batch, of the payload that its record holds.
@@ -115,7 +131,9 @@ impl Buffer {
             let is_due = |lane: &LaneShelf| {
                 let last = lane.unwritten().find(|(_, entry)| {
                     let due = entry.urgent || over || entry.born + max_unsafe <= now;
-                    due && entry.to > lane.acked.last
+                    // What stands for damaged names is written even if they were acked: until
+                    // then no file can go.
+                    due && (entry.to > lane.acked.last || entry.gap.is_some())
                 });
                 last.map_or(0, |(at, _)| at + 1)
             };
@@ -314,24 +332,39 @@ impl Buffer {
         }
         let (mut queued, mut records) = (Vec::new(), Vec::new());
         self.put_epochs(false, &mut queued, &mut records);
-        let told = records.into_iter().map(|record| {
-            // An epoch's record has its payload already: nothing is read for it.
-            let at = self
-                .disk
-                .told_at
-                .expect("something is on disk, so the epochs were told");
-            (record, at)
-        });
-        let mut carried: Vec<(Append, DiskPosition)> = told.collect();
+        let mut carried: Vec<Carried> = records.into_iter().map(Carried::InMemory).collect();
         for (place, position) in held {
             queued.push(Queued::Entry(place));
-            let head = batch_head(place.lane, place.to);
-            let payload = Bytes::new();
-            carried.push((Append { head, payload }, position));
+            carried.push(self.carried(place, position));
         }
         self.disk.queued = Some(queued);
         self.disk.full = false;
         Some(DiskWork::Carry(carried))
+    }
+
+    fn carried(&self, place: Place, position: DiskPosition) -> Carried {
+        let entry = self
+            .lane(place.epoch, place.lane)
+            .and_then(|lane| lane.at_or_after(place.from));
+        match entry.and_then(|entry| Some((entry, entry.ram.as_ref()?))) {
+            Some((entry, bytes)) => Carried::InMemory(Append {
+                head: batch_head(place.lane, place.to),
+                payload: encode_batch(entry.readings, bytes),
+            }),
+            None => Carried::OnDisk(place, position),
+        }
+    }
+
+    /// Some of what was to be written again cannot be read: gap records take its place, and the
+    /// rest is carried the next time.
+    pub fn not_carried(&mut self, unreadable: &[Place], wall: TimeNs) -> Settled {
+        self.disk.queued = None;
+        let mut settled = Settled::default();
+        for place in unreadable {
+            let given_up = self.give_up(*place, GapReason::Damaged, wall);
+            settled.add(given_up.unwrap_or_default());
+        }
+        settled
     }
 
     fn on_disk(&self) -> impl Iterator<Item = (Place, DiskPosition)> {
@@ -417,21 +450,34 @@ impl DiskWork {
     /// The records to append: those that are carried are read first.
     ///
     /// # Errors
-    /// A record that cannot be read back.
-    pub fn into_records(self, reader: &Reader) -> Result<Vec<Append>, JournalError> {
-        match self {
-            DiskWork::Append(records) => Ok(records),
-            DiskWork::Carry(records) => {
-                let read = |(record, at): (Append, DiskPosition)| {
-                    let payload = if record.payload.is_empty() {
-                        reader.read(at)?
-                    } else {
-                        record.payload
-                    };
-                    Ok(Append { payload, ..record })
-                };
-                records.into_iter().map(read).collect()
+    /// Some cannot be read back. None is to be appended then.
+    pub fn into_records(self, reader: &Reader) -> Result<Vec<Append>, Unreadable> {
+        let carried = match self {
+            DiskWork::Append(records) => return Ok(records),
+            DiskWork::Carry(carried) => carried,
+        };
+        let mut records = Vec::with_capacity(carried.len());
+        let mut unreadable: Option<Unreadable> = None;
+        for one in carried {
+            let (place, position) = match one {
+                Carried::InMemory(record) => {
+                    records.push(record);
+                    continue;
+                }
+                Carried::OnDisk(place, position) => (place, position),
+            };
+            match reader.read(position) {
+                Ok(payload) => records.push(Append {
+                    head: batch_head(place.lane, place.to),
+                    payload,
+                }),
+                Err(error) => {
+                    let places = Vec::new();
+                    let all = unreadable.get_or_insert(Unreadable { places, error });
+                    all.places.push(place);
+                }
             }
         }
+        unreadable.map_or(Ok(records), Err)
     }
 }

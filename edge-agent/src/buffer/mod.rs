@@ -28,7 +28,7 @@ use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use crate::batcher::{Collected, WaiterId};
-pub use disk::{DiskWork, payload_to_batch};
+pub use disk::{DiskWork, Unreadable, payload_to_batch};
 use lane::{Entry, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;

@@ -56,8 +56,39 @@ impl Buffer {
     }
 
     /// The batch will never come, being refused for ever or damaged: a gap record takes its place.
-    pub fn give_up(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
-        self.drop_batch(place, reason, wall)
+    /// A gap record that is damaged is made anew. `None`: it is held no more, or is a gap record
+    /// that was refused, and nothing can stand in for it.
+    pub fn give_up(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Option<Settled> {
+        let held = self.lane(place.epoch, place.lane)?;
+        let at = held.index_of(place.to);
+        let entry = held.entries.get(at).filter(|entry| entry.to == place.to)?;
+        match (entry.gap, reason) {
+            (None, _) => Some(self.drop_batch(place, reason, wall)),
+            (Some(_), GapReason::Damaged) => {
+                self.renew_gap(place, at, wall);
+                Some(Settled::default())
+            }
+            (Some(_), _) => None,
+        }
+    }
+
+    fn renew_gap(&mut self, place: Place, at: usize, wall: TimeNs) {
+        let mut held = self.held;
+        let shelf = self
+            .lane_mut(place.epoch, place.lane)
+            .expect("the caller has it");
+        let mut gap = shelf.entries.remove(at).expect("the caller has it");
+        let counted = gap.to > shelf.acked.last;
+        shelf.left(&gap);
+        forget(&mut held, &gap);
+        self.held = held;
+        if counted {
+            self.uncount(gap.sealed_at);
+        }
+        gap.urgent = gap.disk != OnDisk::No;
+        gap.disk = OnDisk::No;
+        gap.sealed_at = wall;
+        self.put_gap(place.epoch, place.lane, at, gap, wall);
     }
 
     /// The cluster stands at `position`, before numbers that it acked and that are held no more.
@@ -153,7 +184,9 @@ impl Buffer {
         }
         settled.readings_lost = lost.readings;
         settled.lost.append(&mut lost.waiters);
-        let mut gone = vec![lost.sealed_at];
+        // Names that were acked are counted no more.
+        let unacked = lost.to > shelf.acked.last;
+        let mut gone: Vec<TimeNs> = unacked.then_some(lost.sealed_at).into_iter().collect();
         let before = at
             .checked_sub(1)
             .and_then(|before| shelf.entries.get(before));
@@ -216,10 +249,13 @@ impl Buffer {
         self.held.bytes += gap.held_bytes();
         self.held.bytes_unsafe += gap.held_bytes();
         self.held.ram_bytes += gap.size;
-        *self.unacked_since.entry(wall).or_default() += 1;
+        let (to, since) = (gap.to, gap.sealed_at);
         let shelf = self.lane_mut(epoch, lane).expect("the caller has it");
         shelf.entries.insert(at, gap);
         shelf.unwritten += 1;
+        if to > shelf.acked.last {
+            *self.unacked_since.entry(since).or_default() += 1;
+        }
     }
 }
 

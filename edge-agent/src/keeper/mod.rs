@@ -19,7 +19,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::batcher::{BatchOptions, Batcher, Fit};
-use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Settled, Source, payload_to_batch};
+use crate::buffer::{
+    Buffer, BufferOptions, DiskWork, Place, Settled, Source, Unreadable, payload_to_batch,
+};
 use crate::handed::{Handed, Handovers, NotKept};
 use crate::status::Status;
 use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
@@ -372,18 +374,30 @@ impl Keeper {
     }
 
     fn submit(&mut self, work: DiskWork) {
+        let records = match work.into_records(self.disk.handle.reader()) {
+            Ok(records) => records,
+            Err(unreadable) => return self.not_carried(&unreadable),
+        };
         let done = self.disk.done.clone();
-        let records = work.into_records(self.disk.handle.reader());
-        let submitted = records.and_then(|records| {
-            let tell = move |result| {
-                // After the keeper nobody counts on it.
-                let _ = done.blocking_send(result);
-            };
-            self.disk.handle.append(records, Box::new(tell))
-        });
-        if let Err(error) = submitted {
+        let tell = move |result| {
+            // After the keeper nobody counts on it.
+            let _ = done.blocking_send(result);
+        };
+        if let Err(error) = self.disk.handle.append(records, Box::new(tell)) {
             self.synced(Err(error));
         }
+    }
+
+    fn not_carried(&mut self, unreadable: &Unreadable) {
+        let (error, batches) = (&unreadable.error, unreadable.places.len());
+        let text = format!(
+            "{batches} batches cannot be read back from the buffer: {error}. Their readings are \
+             lost, and the cluster is told; check the disk"
+        );
+        tracing::error!("{text}");
+        self.account.trouble(text);
+        let settled = self.buffer.not_carried(&unreadable.places, Clock::wall());
+        self.settle(&settled);
     }
 
     fn synced(&mut self, result: Synced) {

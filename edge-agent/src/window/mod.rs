@@ -345,17 +345,16 @@ impl Window {
         reason: GapReason,
         buffer: &mut Buffer,
     ) -> Outcome {
-        let settled = buffer.give_up(place, reason, wall);
         let mut outcome = Outcome::default();
-        if settled.gap_records == 0 && settled.readings_lost == 0 {
-            // It is a gap record itself: nothing can stand in for it.
+        if let Some(settled) = buffer.give_up(place, reason, wall) {
+            outcome.settled = settled;
+        } else {
             let Place {
                 epoch, lane, from, ..
             } = place;
             outcome.alarm = Some(Alarm::Refused { epoch, lane });
             self.back(epoch, lane, from, now + HELPLESS, buffer);
         }
-        outcome.settled = settled;
         outcome
     }
 
