@@ -95,9 +95,17 @@ fn profile() -> Result<Vec<String>, String> {
     })
 }
 
-/// The root of the workspace, where this source was when it was compiled.
+/// The root of the workspace: above the package that cargo runs, else where this source was when it
+/// was compiled. Two checkouts may share a target folder, and then cargo takes what one compiled for
+/// the other's as well.
 pub fn workspace() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let own = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let own = own.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+        let is_root = |folder: &&Path| folder.join("Cargo.lock").is_file();
+        own.ancestors().find(is_root).unwrap_or(&own).to_path_buf()
+    })
 }
 
 #[cfg(test)]
