@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::dialogue::{Answers, Context, Dialogue};
+use super::dialogue::{Answers, Context, Dialogue, Stream};
 use crate::clock;
 use crate::config::Line;
 use crate::handed::{NotKept, Stopped};
@@ -67,21 +67,24 @@ impl Connection {
         let mut complaints = Complaints::default();
         let mut piece = vec![0; READ_BYTES];
         loop {
-            let length = tokio::select! {
+            let read = tokio::select! {
                 biased;
                 // What was not read was not taken: the device has no answer and knows.
                 () = stopped(&mut stop) => return,
                 read = read.read(&mut piece) => read,
             };
-            // A connection that breaks has no more lines, as one that ends.
-            let length = length.unwrap_or(0);
+            let (length, stream) = match read {
+                Ok(0) => (0, Stream::Ended),
+                Ok(length) => (length, Stream::Open),
+                Err(_) => (0, Stream::Broken),
+            };
             dialogue.push(&piece[..length]);
             let context = Context {
                 options: &self.options,
                 device: self.agent.as_str(),
                 now: clock::now(),
             };
-            while let Some(group) = dialogue.next(context, length == 0) {
+            while let Some(group) = dialogue.next(context, stream) {
                 self.complain(&group.answers, &mut complaints);
                 let fate = self.hand_over(group.readings).await;
                 let stopping = matches!(fate, Fate::Stopping);
@@ -93,7 +96,7 @@ impl Connection {
                     return;
                 }
             }
-            if length == 0 {
+            if stream != Stream::Open {
                 return;
             }
         }

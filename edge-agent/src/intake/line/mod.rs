@@ -4,7 +4,8 @@
 //! drives one over a stream of bytes; here are the listeners. With `ack` every line is answered,
 //! blank ones and comments too, in the order of the lines and counted from 1 on each connection:
 //! `ok <line>` once what it says is kept, or `error <line> <why>`. A device that got no answer
-//! does not know.
+//! does not know. A last line without a line feed counts if the device closed the connection, and is
+//! refused if the connection broke.
 
 mod connection;
 mod dialogue;

@@ -2,7 +2,9 @@ use super::*;
 use crate::handed::{self, Handed, Handovers, NotKept};
 use crate::intake::Account;
 use shared::payload::line::Precision;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A line intake that runs, and the keeper's end.
@@ -143,6 +145,50 @@ async fn a_last_line_without_an_end_counts_and_without_ack_nothing_is_said() {
     assert!(handed.kept.is_none() && handed.readings.len() == 1);
     assert_eq!(rest(&mut stream).await, "");
     assert_eq!(running.account.counters.refused.load(Ordering::Relaxed), 1);
+}
+
+/// What a peer leaves that was killed with answers unread.
+struct Reset;
+
+impl AsyncRead for Reset {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+}
+
+#[tokio::test]
+async fn half_a_line_of_a_connection_that_breaks_is_no_reading() {
+    let (intakes, mut handovers) = handed::channel();
+    let account = Account::new("tcp");
+    let connection = connection::Connection {
+        options: Arc::new(options(Listen::Stdin)),
+        agent: gw1(),
+        entry: Entry::new(account.clone(), intakes, None),
+        peer: "a device".to_owned(),
+    };
+    // It would have been f=12.5 at 1700000000000000000.
+    let stream = b"t f=1 1\nt f=12".chain(Reset);
+    let (_stop, stopped) = watch::channel(false);
+    let mut answers = Vec::new();
+    // The keeper's end goes after the first hand-over: a second one would be answered otherwise.
+    tokio::join!(
+        connection.serve(stream, &mut answers, stopped),
+        async move {
+            let handed = handovers.receive().await.unwrap();
+            assert_eq!(settle(handed, Ok(())), 1);
+        }
+    );
+    let answers = String::from_utf8(answers).unwrap();
+    assert!(
+        answers.starts_with("ok 1\nerror 2 the connection broke"),
+        "{answers}"
+    );
+    assert_eq!(account.counters.readings.load(Ordering::Relaxed), 1);
+    assert_eq!(account.counters.refused.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
