@@ -3,6 +3,7 @@ use crate::handed::{self, Handed, Handovers, NotKept};
 use crate::intake::Account;
 use shared::payload::line::Precision;
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, ReadBuf};
 use tokio::net::TcpStream;
@@ -169,6 +170,7 @@ async fn half_a_line_of_a_connection_that_breaks_is_no_reading() {
         agent: gw1(),
         entry: Entry::new(account.clone(), intakes, None),
         peer: "a device".to_owned(),
+        complaints: Arc::new(LineComplaints::new(Instant::now())),
     };
     // It would have been f=12.5 at 1700000000000000000.
     let stream = b"t f=1 1\nt f=12".chain(Reset);
@@ -201,6 +203,48 @@ async fn connections_over_the_limit_are_told_so() {
     let mut second = TcpStream::connect(running.address).await.unwrap();
     let told = rest(&mut second).await;
     assert!(told.starts_with("error 0 too many connections"), "{told}");
+}
+
+/// Where a test finds what was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_reconnects_for_every_bad_line_does_not_fill_the_log() {
+    const LINES: usize = 20;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _here = tracing::subscriber::set_default(subscriber.finish());
+    let running = start(|_| {}).await;
+    let begin = Instant::now();
+    for _ in 0..LINES {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"t f=NaN\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(rest(&mut stream).await.starts_with("error 1 "));
+    }
+    // One a second, and one more for where seconds begin.
+    let said_max = 2 + begin.elapsed().as_secs();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let said = text.matches("is refused").count() as u64;
+    assert!(
+        (1..=said_max).contains(&said),
+        "{said} of {said_max}: {text}"
+    );
+    let refused = running.account.counters.refused.load(Ordering::Relaxed);
+    assert_eq!(refused, LINES as u64);
 }
 
 #[tokio::test]
