@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::handed::{Handed, Intakes, NotKept, Stopped};
 use crate::ledger::Ledger;
 
-/// One line of the log per intake and so long, at most: a mad device must not fill a disk.
+/// One line of the log per intake, kind and so long, at most: a mad device must not fill a disk.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What becomes of readings that were handed over.
@@ -58,11 +58,14 @@ pub struct Entry {
     ledger: Option<Ledger>,
 }
 
-/// Decides which complaints are worth a line in the log.
-#[derive(Debug, Default)]
+/// Decides which complaints of one kind are worth a line in the log. Shared by the connections of
+/// an intake: a device that reconnects for every line is one device.
+#[derive(Debug)]
 pub(crate) struct Complaints {
-    last: Option<Instant>,
-    unsaid: u64,
+    start: Instant,
+    /// Nothing is said before, counted from the start.
+    quiet_until_ms: AtomicU64,
+    unsaid: AtomicU64,
 }
 
 impl Account {
@@ -135,14 +138,32 @@ impl Entry {
 }
 
 impl Complaints {
+    pub(crate) fn new(start: Instant) -> Complaints {
+        Complaints {
+            start,
+            quiet_until_ms: AtomicU64::new(0),
+            unsaid: AtomicU64::new(0),
+        }
+    }
+
     /// Whether to say it now; if so, how many like it went unsaid before.
-    pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + COMPLAINT_PAUSE) {
-            self.unsaid += 1;
+    pub(crate) fn allow(&self, now: Instant) -> Option<u64> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = ms(now.saturating_duration_since(self.start));
+        let speak = |quiet_until_ms| {
+            (quiet_until_ms <= now_ms).then(|| now_ms.saturating_add(ms(COMPLAINT_PAUSE)))
+        };
+        // Of two who complain at once, one speaks.
+        let order = Ordering::Relaxed;
+        if self
+            .quiet_until_ms
+            .fetch_update(order, order, speak)
+            .is_err()
+        {
+            self.unsaid.fetch_add(1, order);
             return None;
         }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
+        Some(self.unsaid.swap(0, order))
     }
 }
 
@@ -163,8 +184,8 @@ mod tests {
 
     #[test]
     fn complaints_are_said_once_a_second_with_the_number_unsaid() {
-        let mut complaints = Complaints::default();
         let start = Instant::now();
+        let complaints = Complaints::new(start);
         assert_eq!(complaints.allow(start), Some(0));
         for _ in 0..3 {
             assert_eq!(complaints.allow(start + COMPLAINT_PAUSE / 2), None);

@@ -29,7 +29,7 @@ use files::Sampler;
 pub async fn run(options: Host, agent: AgentId, entry: Entry, mut stop: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut complaints = Complaints::default();
+    let complaints = Complaints::new(Instant::now());
     let device: Arc<str> = agent.as_str().into();
     let mut sampler = Sampler::new("/".into());
     loop {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::dialogue::{Answers, Context, Dialogue};
+use super::dialogue::{Answers, Context, Dialogue, Stream};
 use crate::clock;
 use crate::config::Line;
 use crate::handed::{NotKept, Stopped};
@@ -29,6 +29,23 @@ pub(super) struct Connection {
     pub(super) entry: Entry,
     /// Who speaks, for the log.
     pub(super) peer: String,
+    pub(super) complaints: Arc<LineComplaints>,
+}
+
+/// Of all connections of one intake.
+#[derive(Debug)]
+pub(super) struct LineComplaints {
+    refused: Complaints,
+    not_kept: Complaints,
+}
+
+impl LineComplaints {
+    pub(super) fn new(start: Instant) -> LineComplaints {
+        LineComplaints {
+            refused: Complaints::new(start),
+            not_kept: Complaints::new(start),
+        }
+    }
 }
 
 /// A group that is to be answered.
@@ -64,25 +81,27 @@ impl Connection {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut dialogue = Dialogue::new(self.options.line_bytes_max);
-        let mut complaints = Complaints::default();
         let mut piece = vec![0; READ_BYTES];
         loop {
-            let length = tokio::select! {
+            let read = tokio::select! {
                 biased;
                 // What was not read was not taken: the device has no answer and knows.
                 () = stopped(&mut stop) => return,
                 read = read.read(&mut piece) => read,
             };
-            // A connection that breaks has no more lines, as one that ends.
-            let length = length.unwrap_or(0);
+            let (length, stream) = match read {
+                Ok(0) => (0, Stream::Ended),
+                Ok(length) => (length, Stream::Open),
+                Err(_) => (0, Stream::Broken),
+            };
             dialogue.push(&piece[..length]);
             let context = Context {
                 options: &self.options,
                 device: self.agent.as_str(),
                 now: clock::now(),
             };
-            while let Some(group) = dialogue.next(context, length == 0) {
-                self.complain(&group.answers, &mut complaints);
+            while let Some(group) = dialogue.next(context, stream) {
+                self.complain(&group.answers);
                 let fate = self.hand_over(group.readings).await;
                 let stopping = matches!(fate, Fate::Stopping);
                 let group = Unanswered {
@@ -93,7 +112,7 @@ impl Connection {
                     return;
                 }
             }
-            if length == 0 {
+            if stream != Stream::Open {
                 return;
             }
         }
@@ -115,7 +134,6 @@ impl Connection {
         mut write: impl AsyncWrite + Unpin,
         mut unanswered: mpsc::Receiver<Unanswered>,
     ) {
-        let mut complaints = Complaints::default();
         // A peer that is gone gets no answers; its readings are kept all the same.
         let mut listening = self.options.ack;
         while let Some(Unanswered { answers, fate }) = unanswered.recv().await {
@@ -125,7 +143,7 @@ impl Connection {
                 Fate::Open(outcome) => outcome_of(outcome).await,
             };
             if let Err(why) = outcome {
-                self.not_kept(answers.readings(), why, &mut complaints);
+                self.not_kept(answers.readings(), why);
             }
             if listening {
                 let text = answers.text(outcome);
@@ -135,13 +153,13 @@ impl Connection {
         }
     }
 
-    fn complain(&self, answers: &Answers, complaints: &mut Complaints) {
+    fn complain(&self, answers: &Answers) {
         for (number, refusal) in answers.refused() {
             self.entry
                 .counters()
                 .refused
                 .fetch_add(1, Ordering::Relaxed);
-            if let Some(unsaid) = complaints.allow(Instant::now()) {
+            if let Some(unsaid) = self.complaints.refused.allow(Instant::now()) {
                 tracing::warn!(
                     "{}: line {number} of {} is refused: {refusal} ({unsaid} more unsaid)",
                     self.entry.name(),
@@ -151,10 +169,10 @@ impl Connection {
         }
     }
 
-    fn not_kept(&self, readings: u64, why: NotKept, complaints: &mut Complaints) {
+    fn not_kept(&self, readings: u64, why: NotKept) {
         let counter = &self.entry.counters().not_kept;
         counter.fetch_add(readings, Ordering::Relaxed);
-        if let Some(unsaid) = complaints.allow(Instant::now()) {
+        if let Some(unsaid) = self.complaints.not_kept.allow(Instant::now()) {
             tracing::warn!(
                 "{}: {readings} readings of {} are not kept: {why} ({unsaid} more unsaid)",
                 self.entry.name(),

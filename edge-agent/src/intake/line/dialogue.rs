@@ -18,6 +18,16 @@ pub(super) struct Dialogue {
     lines: u64,
 }
 
+/// Whether more comes on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    Open,
+    /// The peer closed it: what stands behind the last line feed is a line.
+    Ended,
+    /// It was cut off, so the last line may be as well: half a number is another number.
+    Broken,
+}
+
 /// Lines that are handed over and answered together.
 #[derive(Debug, Default)]
 pub(super) struct Group {
@@ -51,6 +61,8 @@ pub(super) enum Refusal {
     Line(LineError),
     #[error("the line is over {0} bytes: send fewer fields a line, or raise line_bytes_max")]
     TooLong(usize),
+    #[error("the connection broke within the line: send it again")]
+    CutOff,
 }
 
 /// What the lines of an intake leave open.
@@ -75,18 +87,24 @@ impl Dialogue {
         self.framer.push(piece);
     }
 
-    /// The next lines of what was pushed; after the end of the stream, also one without an end.
-    pub(super) fn next(&mut self, context: Context<'_>, at_end: bool) -> Option<Group> {
+    /// The next lines of what was pushed; once no more comes, also one without an end.
+    pub(super) fn next(&mut self, context: Context<'_>, stream: Stream) -> Option<Group> {
         let mut group = Group::default();
         group.answers.first = self.lines + 1;
         while group.answers.lines.len() < HANDED_READINGS_MAX {
             let next = match self.framer.next() {
                 Some(frame) => Some(answer(&frame, context, &mut group.readings)),
-                None if at_end => {
-                    let last = self.framer.last();
-                    last.map(|frame| answer(&frame, context, &mut group.readings))
-                }
-                None => None,
+                None => match stream {
+                    Stream::Open => None,
+                    Stream::Ended => {
+                        let last = self.framer.last();
+                        last.map(|frame| answer(&frame, context, &mut group.readings))
+                    }
+                    Stream::Broken => {
+                        let last = self.framer.last();
+                        last.map(|_| Answer::Refused(Refusal::CutOff))
+                    }
+                },
             };
             let Some(next) = next else { break };
             self.lines += 1;
@@ -183,9 +201,9 @@ mod tests {
         let mut groups = Vec::new();
         for piece in stream.chunks(piece_bytes) {
             dialogue.push(piece);
-            groups.extend(std::iter::from_fn(|| dialogue.next(context, false)));
+            groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Open)));
         }
-        groups.extend(std::iter::from_fn(|| dialogue.next(context, true)));
+        groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Ended)));
         groups
     }
 

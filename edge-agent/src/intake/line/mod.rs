@@ -4,7 +4,8 @@
 //! drives one over a stream of bytes; here are the listeners. With `ack` every line is answered,
 //! blank ones and comments too, in the order of the lines and counted from 1 on each connection:
 //! `ok <line>` once what it says is kept, or `error <line> <why>`. A device that got no answer
-//! does not know.
+//! does not know. A last line without a line feed counts if the device closed the connection, and is
+//! refused if the connection broke.
 
 mod connection;
 mod dialogue;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 use super::{Complaints, Entry, stopped};
 use crate::config::{Line, Listen};
+use connection::LineComplaints;
 
 /// After a failed accept: the usual reason, too many open files, does not go at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -108,7 +110,8 @@ impl LineIntake {
             entry,
             stop: stop.clone(),
             connections: JoinSet::new(),
-            complaints: Complaints::default(),
+            turned_away: Complaints::new(Instant::now()),
+            complaints: Arc::new(LineComplaints::new(Instant::now())),
         };
         match &self.listener {
             Listener::Stdin => server.stdin(),
@@ -153,7 +156,8 @@ struct Server {
     entry: Entry,
     stop: watch::Receiver<bool>,
     connections: JoinSet<()>,
-    complaints: Complaints,
+    turned_away: Complaints,
+    complaints: Arc<LineComplaints>,
 }
 
 impl Server {
@@ -181,6 +185,7 @@ impl Server {
             agent: self.agent.clone(),
             entry: self.entry.clone(),
             peer: peer.to_owned(),
+            complaints: Arc::clone(&self.complaints),
         };
         let stop = self.stop.clone();
         self.connections.spawn(async move {
@@ -192,8 +197,8 @@ impl Server {
         });
     }
 
-    fn too_many(&mut self, peer: &str) {
-        if let Some(unsaid) = self.complaints.allow(Instant::now()) {
+    fn too_many(&self, peer: &str) {
+        if let Some(unsaid) = self.turned_away.allow(Instant::now()) {
             tracing::warn!(
                 "{}: {peer} is turned away: {} connections are open, as many as \
                  intake.line.connections_max allows ({unsaid} more unsaid)",
@@ -203,8 +208,8 @@ impl Server {
         }
     }
 
-    async fn accept_failed(&mut self, error: &io::Error) {
-        if let Some(unsaid) = self.complaints.allow(Instant::now()) {
+    async fn accept_failed(&self, error: &io::Error) {
+        if let Some(unsaid) = self.turned_away.allow(Instant::now()) {
             tracing::warn!(
                 "{}: no new connections for now: {error} ({unsaid} more unsaid)",
                 self.entry.name()

@@ -2,7 +2,10 @@ use super::*;
 use crate::handed::{self, Handed, Handovers, NotKept};
 use crate::intake::Account;
 use shared::payload::line::Precision;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A line intake that runs, and the keeper's end.
@@ -145,6 +148,51 @@ async fn a_last_line_without_an_end_counts_and_without_ack_nothing_is_said() {
     assert_eq!(running.account.counters.refused.load(Ordering::Relaxed), 1);
 }
 
+/// What a peer leaves that was killed with answers unread.
+struct Reset;
+
+impl AsyncRead for Reset {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+}
+
+#[tokio::test]
+async fn half_a_line_of_a_connection_that_breaks_is_no_reading() {
+    let (intakes, mut handovers) = handed::channel();
+    let account = Account::new("tcp");
+    let connection = connection::Connection {
+        options: Arc::new(options(Listen::Stdin)),
+        agent: gw1(),
+        entry: Entry::new(account.clone(), intakes, None),
+        peer: "a device".to_owned(),
+        complaints: Arc::new(LineComplaints::new(Instant::now())),
+    };
+    // It would have been f=12.5 at 1700000000000000000.
+    let stream = b"t f=1 1\nt f=12".chain(Reset);
+    let (_stop, stopped) = watch::channel(false);
+    let mut answers = Vec::new();
+    // The keeper's end goes after the first hand-over: a second one would be answered otherwise.
+    tokio::join!(
+        connection.serve(stream, &mut answers, stopped),
+        async move {
+            let handed = handovers.receive().await.unwrap();
+            assert_eq!(settle(handed, Ok(())), 1);
+        }
+    );
+    let answers = String::from_utf8(answers).unwrap();
+    assert!(
+        answers.starts_with("ok 1\nerror 2 the connection broke"),
+        "{answers}"
+    );
+    assert_eq!(account.counters.readings.load(Ordering::Relaxed), 1);
+    assert_eq!(account.counters.refused.load(Ordering::Relaxed), 1);
+}
+
 #[tokio::test]
 async fn connections_over_the_limit_are_told_so() {
     let running = start(|options| options.connections_max = 1).await;
@@ -155,6 +203,48 @@ async fn connections_over_the_limit_are_told_so() {
     let mut second = TcpStream::connect(running.address).await.unwrap();
     let told = rest(&mut second).await;
     assert!(told.starts_with("error 0 too many connections"), "{told}");
+}
+
+/// Where a test finds what was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_reconnects_for_every_bad_line_does_not_fill_the_log() {
+    const LINES: usize = 20;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _here = tracing::subscriber::set_default(subscriber.finish());
+    let running = start(|_| {}).await;
+    let begin = Instant::now();
+    for _ in 0..LINES {
+        let mut stream = TcpStream::connect(running.address).await.unwrap();
+        stream.write_all(b"t f=NaN\n").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert!(rest(&mut stream).await.starts_with("error 1 "));
+    }
+    // One a second, and one more for where seconds begin.
+    let said_max = 2 + begin.elapsed().as_secs();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let said = text.matches("is refused").count() as u64;
+    assert!(
+        (1..=said_max).contains(&said),
+        "{said} of {said_max}: {text}"
+    );
+    let refused = running.account.counters.refused.load(Ordering::Relaxed);
+    assert_eq!(refused, LINES as u64);
 }
 
 #[tokio::test]

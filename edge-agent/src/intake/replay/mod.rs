@@ -173,7 +173,7 @@ impl Player {
             group: Vec::new(),
             open: VecDeque::new(),
             place,
-            complaints: Complaints::default(),
+            complaints: Complaints::new(Instant::now()),
         };
         player.begin_at(read).await?;
         Ok(player)
