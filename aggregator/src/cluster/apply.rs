@@ -201,10 +201,9 @@ impl Applier {
     }
 
     fn publish(&self) {
-        let merged = self.store.snapshot().map_or(0, |snapshot| snapshot.index);
         self.progress.send_replace(Progress {
             applied: self.last.map_or(0, |id| id.index),
-            merged,
+            merged: self.store.durable_index(),
             level0_bytes: self.store.level0_bytes(),
             merges_running: self.store.merges_running(),
         });
@@ -235,10 +234,10 @@ fn damaged(fault: ReadFault) -> io::Error {
 /// What the store keeps for this stage: the last log id, and the membership with its own.
 pub(super) fn encode_raft(last: &LogId, membership: &Membership) -> io::Result<Bytes> {
     let mut out = Writer::default();
-    put_log_id(&mut out, last);
+    log::put_log_id(&mut out, last);
     out.u8(u8::from(membership.log_id().is_some()));
     if let Some(id) = membership.log_id() {
-        put_log_id(&mut out, id);
+        log::put_log_id(&mut out, id);
     }
     log::put_membership(&mut out.out, membership.membership()).map_err(io::Error::other)?;
     Ok(out.out.into())
@@ -246,29 +245,15 @@ pub(super) fn encode_raft(last: &LogId, membership: &Membership) -> io::Result<B
 
 pub(super) fn decode_raft(bytes: &[u8]) -> Result<(Option<LogId>, Membership), ReadFault> {
     let mut from = Reader::new(bytes);
-    let last = take_log_id(&mut from)?;
-    let at = from.flag()?.then(|| take_log_id(&mut from)).transpose()?;
+    let last = log::take_log_id(&mut from)?;
+    let at = from
+        .flag()?
+        .then(|| log::take_log_id(&mut from))
+        .transpose()?;
     let rest = from.take(from.left())?;
     let membership =
         log::decode_membership(rest).map_err(|_| ReadFault::Invalid("holds no membership"))?;
     Ok((Some(last), Membership::new(at, membership)))
-}
-
-fn put_log_id(out: &mut Writer, id: &LogId) {
-    out.u64(id.leader_id.term);
-    out.u64(id.leader_id.node_id);
-    out.u64(id.index);
-}
-
-fn take_log_id(from: &mut Reader<'_>) -> Result<LogId, ReadFault> {
-    let leader_id = log::LeaderId {
-        term: from.u64()?,
-        node_id: from.u64()?,
-    };
-    Ok(LogId {
-        leader_id,
-        index: from.u64()?,
-    })
 }
 
 pub(super) fn snapshot_of(
@@ -330,10 +315,6 @@ impl RaftStateMachine<TypeConfig> for Applier {
         Ok(())
     }
 
-    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<LastMerge> {
-        Some(self.get_snapshot_builder().await)
-    }
-
     async fn get_snapshot_builder(&mut self) -> LastMerge {
         LastMerge(self.store.snapshot())
     }
@@ -344,11 +325,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
         snapshot: SnapshotFiles,
     ) -> io::Result<()> {
         // At a start it is the state that is there already.
-        if self
-            .store
-            .snapshot()
-            .is_some_and(|own| own.index >= snapshot.index)
-        {
+        if self.store.durable_index() >= snapshot.index {
             return Ok(());
         }
         tracing::info!(

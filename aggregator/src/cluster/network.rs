@@ -79,6 +79,18 @@ impl Client {
         let called = self.link.call(&self.member, purpose, kind, payload, limit);
         called.await.map_err(|error| rpc_error(&error))
     }
+
+    /// A vote, or what would be one.
+    async fn ask_vote(
+        &self,
+        kind: Kind,
+        rpc: &VoteRequest<C>,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        let payload = wire::encode_vote_request(rpc);
+        let asked = self.call(Purpose::Pulse, kind, payload, option.soft_ttl());
+        wire::decode_voted(&asked.await?).map_err(unread)
+    }
 }
 
 fn rpc_error(error: &CallError) -> RPCError<C> {
@@ -115,11 +127,7 @@ impl RaftNetworkV2<C> for Client {
         rpc: VoteRequest<C>,
         option: RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
-        let payload = wire::encode_vote_request(&rpc);
-        let answer = self
-            .call(Purpose::Pulse, Kind::Vote, payload, option.soft_ttl())
-            .await?;
-        wire::decode_voted(&answer).map_err(unread)
+        self.ask_vote(Kind::Vote, &rpc, &option).await
     }
 
     async fn pre_vote(
@@ -127,11 +135,7 @@ impl RaftNetworkV2<C> for Client {
         rpc: VoteRequest<C>,
         option: RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
-        let payload = wire::encode_vote_request(&rpc);
-        let answer = self
-            .call(Purpose::Pulse, Kind::PreVote, payload, option.soft_ttl())
-            .await?;
-        wire::decode_voted(&answer).map_err(unread)
+        self.ask_vote(Kind::PreVote, &rpc, &option).await
     }
 
     async fn full_snapshot(

@@ -224,6 +224,11 @@ impl Store {
         Ok(())
     }
 
+    /// The index of the last durable transaction; 0 before the first merge.
+    pub fn durable_index(&self) -> u64 {
+        self.durable.index
+    }
+
     /// The last durable transaction; `None` before the first merge.
     pub fn snapshot(&self) -> Option<SnapshotFiles> {
         let Durable {

@@ -11,6 +11,7 @@ use openraft::alias::{EntryOf, LeaderIdOf, LogIdOf, VoteOf};
 use openraft::{EntryPayload, Membership};
 
 use crate::cluster::types::{CommandBytes, Member, TypeConfig};
+use crate::state::bytes::{ReadFault, Reader, Writer};
 
 pub(in crate::cluster) type LogId = LogIdOf<TypeConfig>;
 pub(in crate::cluster) type Vote = VoteOf<TypeConfig>;
@@ -118,6 +119,24 @@ pub(super) fn decode_log_id(number: u64, payload: &[u8]) -> Result<LogId, Malfor
     Ok(LogId {
         leader_id,
         index: number,
+    })
+}
+
+/// Appends a log id: term, node, index. `take_log_id` is the inverse.
+pub(in crate::cluster) fn put_log_id(out: &mut Writer, id: &LogId) {
+    out.u64(id.leader_id.term);
+    out.u64(id.leader_id.node_id);
+    out.u64(id.index);
+}
+
+pub(in crate::cluster) fn take_log_id(from: &mut Reader<'_>) -> Result<LogId, ReadFault> {
+    let leader_id = LeaderId {
+        term: from.u64()?,
+        node_id: from.u64()?,
+    };
+    Ok(LogId {
+        leader_id,
+        index: from.u64()?,
     })
 }
 

@@ -14,7 +14,8 @@ mod reader;
 mod tests;
 
 pub(super) use layout::{
-    Entry, LeaderId, LogId, Vote, decode_entry, decode_vote, encode_entry, encode_vote,
+    Entry, LeaderId, LogId, Vote, decode_entry, decode_vote, encode_entry, encode_vote, put_log_id,
+    take_log_id,
 };
 pub use layout::{Malformed, decode_membership, put_membership};
 pub use reader::LogReader;

@@ -10,7 +10,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
-use crate::cluster::log::{self, Entry, LeaderId, LogId, Vote};
+use crate::cluster::log::{self, Entry, LogId, Vote};
 use crate::cluster::types::TypeConfig;
 use crate::state::bytes::{ReadFault, Reader, Writer};
 use crate::store::SegmentFile;
@@ -156,32 +156,15 @@ impl Head {
     }
 }
 
-fn put_log_id(out: &mut Writer, id: &LogId) {
-    out.u64(id.leader_id.term);
-    out.u64(id.leader_id.node_id);
-    out.u64(id.index);
-}
-
-fn take_log_id(from: &mut Reader<'_>) -> Result<LogId, ReadFault> {
-    let leader_id = LeaderId {
-        term: from.u64()?,
-        node_id: from.u64()?,
-    };
-    Ok(LogId {
-        leader_id,
-        index: from.u64()?,
-    })
-}
-
 fn put_maybe(out: &mut Writer, id: Option<&LogId>) {
     out.u8(u8::from(id.is_some()));
     if let Some(id) = id {
-        put_log_id(out, id);
+        log::put_log_id(out, id);
     }
 }
 
 fn take_maybe(from: &mut Reader<'_>) -> Result<Option<LogId>, ReadFault> {
-    from.flag()?.then(|| take_log_id(from)).transpose()
+    from.flag()?.then(|| log::take_log_id(from)).transpose()
 }
 
 fn put_vote(out: &mut Writer, vote: &Vote) {

@@ -3,6 +3,7 @@
 use openraft::EntryPayload;
 
 use super::*;
+use crate::cluster::log::LeaderId;
 use crate::cluster::types::CommandBytes;
 
 fn log_id(term: u64, node_id: u64, index: u64) -> LogId {
