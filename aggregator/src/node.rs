@@ -78,7 +78,7 @@ impl From<TlsError> for NodeError {
 
 /// Makes the first node of a new cluster on an empty disk.
 pub async fn init(config: &Config) -> Result<(), NodeError> {
-    let _lock = lock(&config.data_dir)?;
+    lock(&config.data_dir)?;
     // Certificates that do not work are better found now than at the first start.
     Material::load(config)?;
     Ok(cluster::init(config).await.map_err(ClusterError::from)?)
@@ -109,7 +109,7 @@ async fn run_stages(
     tasks: &mut JoinSet<()>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), NodeError> {
-    let _lock = lock(&config.data_dir)?;
+    lock(&config.data_dir)?;
     let material = Material::load(config)?;
     let (revocations, reloader) = Revocations::load(&config.tls.revoked)?;
     let mut registry = metrics::registry();
@@ -243,8 +243,9 @@ async fn probe(address: &str) -> Result<(), NodeError> {
     bound.map(drop).map_err(failed)
 }
 
-/// Held as long as the node runs.
-fn lock(folder: &Path) -> Result<File, NodeError> {
+/// Keeps every other process off a folder until this one ends: the log's thread may outlive the
+/// stages, and a second writer beside it would destroy the log.
+fn lock(folder: &Path) -> Result<(), NodeError> {
     let failed = |source| NodeError::Folder {
         folder: folder.display().to_string(),
         source,
@@ -252,7 +253,11 @@ fn lock(folder: &Path) -> Result<File, NodeError> {
     std::fs::create_dir_all(folder).map_err(failed)?;
     let file = File::create(folder.join(LOCK_FILE)).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            // The kernel lets go of it with the process, and nothing before does.
+            std::mem::forget(file);
+            Ok(())
+        }
         Err(std::fs::TryLockError::WouldBlock) => Err(NodeError::Locked {
             folder: folder.display().to_string(),
         }),
