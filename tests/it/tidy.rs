@@ -24,7 +24,6 @@ const HOMES: [(&str, &[&str]); 14] = [
         "pgwire",
         &["aggregator/src/serve/pg", "aggregator/src/users.rs"],
     ),
-    ("arrow_pg", &["aggregator/src/serve/pg"]),
     ("axum", &["aggregator/src/serve/"]),
     (
         "mqtt_protocol_core",

@@ -1,9 +1,11 @@
 //! Addresses of a run's own: every run has its own host in 127.0.0.0/8, so that ports found free
 //! stay free, and two runs on one machine never meet.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// A loopback address that no other run on this machine uses.
 pub fn own_address() -> IpAddr {
@@ -16,9 +18,18 @@ pub fn own_address() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 64 + second, third, fourth))
 }
 
-/// A free port of that address. Nobody else binds there, so it stays free until it is used.
+/// A free port of that address, each only once: the system gives a port that nobody has bound yet
+/// to the next one who asks as well. Nobody else binds there, so it stays free until it is used.
 pub fn free_port(address: IpAddr) -> io::Result<SocketAddr> {
-    TcpListener::bind((address, 0))?.local_addr()
+    static GIVEN: Mutex<Option<HashSet<SocketAddr>>> = Mutex::new(None);
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let given = given.get_or_insert_default();
+    loop {
+        let free = TcpListener::bind((address, 0))?.local_addr()?;
+        if given.insert(free) {
+            return Ok(free);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -31,5 +42,12 @@ mod tests {
         assert_ne!(one, two);
         assert!(one.is_loopback() && two.is_loopback());
         assert_ne!(free_port(one).unwrap().port(), 0);
+    }
+
+    #[test]
+    fn no_port_is_given_twice() {
+        let address = own_address();
+        let ports: HashSet<SocketAddr> = (0..2_000).map(|_| free_port(address).unwrap()).collect();
+        assert_eq!(ports.len(), 2_000);
     }
 }
