@@ -326,7 +326,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut index = self.index();
             for (id, record) in ids.iter().zip(&records) {
                 let serial = index
-                    .push(*id, record.head.kind, Some(record.payload.clone()))
+                    .push(*id, record.head.kind, record.payload.clone())
                     .map_err(io::Error::other)?;
                 serial_first.get_or_insert(serial);
             }
