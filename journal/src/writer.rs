@@ -81,6 +81,18 @@ pub struct WriterHandle {
     reader: Reader,
 }
 
+/// Tells how full a journal is. It submits nothing, so it keeps no writer running.
+#[derive(Clone)]
+pub struct Gauge {
+    shared: Arc<Shared>,
+}
+
+impl Gauge {
+    pub fn usage(&self) -> Usage {
+        self.shared.queue().usage
+    }
+}
+
 impl Clone for WriterHandle {
     fn clone(&self) -> Self {
         self.shared.queue().handles += 1;
@@ -132,6 +144,12 @@ impl WriterHandle {
 
     pub fn usage(&self) -> Usage {
         self.shared.queue().usage
+    }
+
+    pub fn gauge(&self) -> Gauge {
+        Gauge {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Whether something waits for the writer's next step.

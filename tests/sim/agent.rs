@@ -31,7 +31,11 @@ pub(crate) struct Agent {
 /// What one round came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Round {
-    Acknowledged { upto: usize },
+    Acknowledged {
+        upto: usize,
+    },
+    /// Nothing was taken: the log has no room.
+    Busy,
     Again,
 }
 
@@ -100,10 +104,14 @@ impl Agent {
         for batch in window {
             tickets.push(self.send(node, batch).await);
         }
-        let before = self.acknowledged;
+        let (before, mut busy) = (self.acknowledged, false);
         for ticket in tickets {
             match ticket.await {
                 Answer::Applied(_) => self.acknowledged += 1,
+                Answer::Busy { .. } => {
+                    busy = true;
+                    break;
+                }
                 Answer::Gap(_) | Answer::Names(_) | Answer::Unknown => break,
                 Answer::Fork(position) => panic!("{}: a fork at {position:?}", self.name),
             }
@@ -112,6 +120,8 @@ impl Agent {
             Round::Acknowledged {
                 upto: self.acknowledged,
             }
+        } else if busy {
+            Round::Busy
         } else {
             Round::Again
         }

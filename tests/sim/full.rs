@@ -1,11 +1,13 @@
 //! Logs that fill up: what must not fill them, and what happens when something does.
 
 use std::future::Future;
+use std::time::Duration;
 
 use aggregator::cluster::Answer;
+use tokio::time::sleep;
 
 use crate::agent::{Agent, Round};
-use crate::world::World;
+use crate::world::{World, stop_clocks};
 
 /// Runs in virtual time, without a seed: nothing here depends on one.
 fn virtually<T>(scenario: impl Future<Output = T>) -> T {
@@ -54,5 +56,33 @@ fn a_batch_that_is_stored_costs_no_entry_when_it_comes_again() {
             }
         }
         assert!(node.overview().applied < before + 100);
+    });
+}
+
+/// Merges are held back until the log is short. Publishers are told to wait, no node ends, and once
+/// merges go on everything is taken.
+#[test]
+fn a_log_without_room_makes_publishers_wait_and_stops_nobody() {
+    virtually(async {
+        stop_clocks(true);
+        let mut world = World::with_small_log(13);
+        world.found().await;
+        let mut agent = Agent::new("gw1", 10_000);
+        let node = world.cluster(0).expect("it runs");
+        while agent.round(node).await != Round::Busy {
+            assert!(!agent.is_done(), "the log was never short");
+        }
+        for _ in 0..100 {
+            assert_eq!(agent.round(node).await, Round::Busy);
+            sleep(Duration::from_secs(1)).await;
+        }
+        let taken = agent.acknowledged;
+        stop_clocks(false);
+        sleep(Duration::from_secs(120)).await;
+        for at in 0..3 {
+            let seen = world.read(at, "gw1").await.expect("no node ended");
+            assert_eq!(seen.len(), taken * 3);
+        }
+        assert!(matches!(agent.round(node).await, Round::Acknowledged { upto } if upto > taken));
     });
 }

@@ -1,5 +1,6 @@
 //! Three nodes on simulated disks.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct World {
     pub(crate) net: Net,
     nodes: Vec<SimNode>,
     boots: u64,
+    wishes: Wishes,
+    log: LogOptions,
 }
 
 struct SimNode {
@@ -41,16 +44,19 @@ struct Running {
     _stop: watch::Sender<bool>,
 }
 
-fn log_options() -> LogOptions {
+fn log_options(files_max: usize) -> LogOptions {
     LogOptions {
         journal: journal::Options {
             file_bytes: 64 << 10,
-            files_max: 64,
+            files_max,
         },
         cached_bytes_max: 16 << 10,
         mode: Mode::Inline,
     }
 }
+
+/// Bytes of the log that submissions leave free.
+const LOG_RESERVE_BYTES: u64 = 512 << 10;
 
 /// Small, so that merges, snapshots and purges happen in every run.
 const WISHES: Wishes = Wishes {
@@ -86,12 +92,27 @@ impl World {
             net: Net::new(seed),
             nodes: (0..).zip(NAMES).map(node).collect(),
             boots: 0,
+            wishes: WISHES,
+            log: log_options(64),
+        }
+    }
+
+    /// Three empty disks for a small log and large merges: the log runs short before memory does.
+    pub(crate) fn with_small_log(seed: u64) -> World {
+        let wishes = Wishes {
+            merge_bytes: 64 << 20,
+            ..WISHES
+        };
+        World {
+            wishes,
+            log: log_options(16),
+            ..World::new(seed)
         }
     }
 
     /// Makes the cluster: the first node founds it, the others join.
     pub(crate) async fn found(&mut self) {
-        let log = LogStore::open(folder(&self.nodes[0].disk, "log"), log_options());
+        let log = LogStore::open(folder(&self.nodes[0].disk, "log"), self.log);
         begin_log(log.expect("an empty log"), &member("a"))
             .await
             .expect("a good disk");
@@ -148,10 +169,11 @@ impl World {
                 election_max: 2 * patience,
             },
             link: self.end(at, seat.incarnation),
-            log: LogStore::open(folder(&node.disk, "log"), log_options()).expect("its own log"),
+            log: LogStore::open(folder(&node.disk, "log"), self.log).expect("its own log"),
+            log_reserve_bytes: LOG_RESERVE_BYTES,
             store: folder(&node.disk, "store"),
             options: StoreOptions::default(),
-            wishes: WISHES,
+            wishes: self.wishes,
             boot: self.boots,
             inline: true,
             wall_clock: virtual_clock,
@@ -241,9 +263,21 @@ fn visible(cluster: &Cluster, device: &str) -> Vec<i64> {
     seen
 }
 
+thread_local! {
+    static CLOCKS_STOPPED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Nodes without a time do not merge.
+pub(crate) fn stop_clocks(stopped: bool) {
+    CLOCKS_STOPPED.set(stopped);
+}
+
 fn virtual_clock() -> TimeNs {
     thread_local! {
         static BEGAN: Instant = Instant::now();
+    }
+    if CLOCKS_STOPPED.get() {
+        return TimeNs(0);
     }
     let since = BEGAN.with(Instant::elapsed).as_nanos();
     TimeNs(BEGIN_NS + i64::try_from(since).expect("a run takes no centuries"))

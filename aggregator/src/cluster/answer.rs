@@ -18,6 +18,11 @@ pub enum Answer {
     Gap(Position),
     Names(Position),
     Fork(Position),
+    /// The log has no room for it now: to be sent again after this long. Says nothing of an earlier
+    /// attempt.
+    Busy {
+        retry_ms: u32,
+    },
     /// Not known: the deadline passed, the queue was closed, or the leader changed.
     Unknown,
 }

@@ -46,6 +46,8 @@ pub struct Progress {
     /// Everything up to here is in segments: the log is not needed for it.
     pub merged: u64,
     pub level0_bytes: usize,
+    /// Of rows that a merge has taken and not finished.
+    pub frozen_bytes: usize,
     pub merges_running: usize,
 }
 
@@ -206,6 +208,7 @@ impl Applier {
             applied: self.last.map_or(0, |id| id.index),
             merged: self.store.durable_index(),
             level0_bytes: self.store.level0_bytes(),
+            frozen_bytes: self.store.frozen_bytes(),
             merges_running: self.store.merges_running(),
         });
     }

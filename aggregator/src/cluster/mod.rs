@@ -2,9 +2,10 @@
 //! The only folder that names openraft.
 //!
 //! `propose` (with `outbox`) hands submissions to the leader; `log` keeps what replicas agree on;
-//! `link`, `transport`, `wire`, `listener`, `network` and `peer` carry it between nodes; `apply`
-//! does it and mints the answers; `snapshot` brings a node that is far behind up; `join`,
-//! `identity` and `steward` keep the membership, the clock and the merges going.
+//! `gate` puts submissions off while the log is nearly full; `link`, `transport`, `wire`,
+//! `listener`, `network` and `peer` carry it between nodes; `apply` does it and mints the answers;
+//! `snapshot` brings a node that is far behind up; `join`, `identity` and `steward` keep the
+//! membership, the clock and the merges going.
 
 pub mod types;
 mod runtime;
@@ -16,6 +17,7 @@ pub mod wire;
 mod transport;
 mod listener;
 mod network;
+mod gate;
 mod peer;
 mod answer;
 mod apply;
@@ -48,12 +50,14 @@ const LOG_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of recent entries kept in memory for followers.
 const LOG_CACHED_BYTES_MAX: usize = 32 << 20;
 
-/// The log's bounds: what is kept, what two merges may bring, and room to write what frees files.
+/// The log's bounds: what is kept, what merges may bring, room to write what frees files, and what
+/// submissions leave free.
 fn log_options(config: &Config) -> log::LogOptions {
     let store = &config.store;
     let bytes = store.log_keep_bytes + 4 * store.merge_bytes;
     let file_bytes = LOG_FILE_BYTES.min((bytes / 8).next_power_of_two().max(8 << 20));
-    let files = usize::try_from(bytes / file_bytes).unwrap_or(usize::MAX);
+    let reserved = gate::reserve_bytes(file_bytes).div_ceil(file_bytes);
+    let files = usize::try_from(bytes / file_bytes + reserved).unwrap_or(usize::MAX);
     log::LogOptions {
         journal: journal::Options {
             file_bytes,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::apply::{Applier, Progress, repeated};
+use super::gate::{self, Gate, Incoming};
 use super::join::{Admission, JoinError};
 use super::link::{Answerer, CallError, Link, Purpose};
 use super::listener::Listener;
@@ -28,7 +29,7 @@ use super::steward::{self, Wishes};
 use super::tasks::Tasks;
 use super::transport::Transport;
 use super::types::{CommandBytes, Member, Raft};
-use super::wire::{self, Kind};
+use super::wire::{self, Kind, Proposed};
 use super::{LOG_FOLDER, STORE_FOLDER, join, log_options};
 use crate::config::{Config, Timing};
 use crate::ingest;
@@ -79,6 +80,7 @@ pub(super) struct Node {
     pub(super) raft: Raft,
     pub(super) link: Arc<dyn Link>,
     pub(super) log: LogReader,
+    pub(super) gate: Arc<Gate>,
     pub(super) views: Views,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) wall_clock: fn() -> TimeNs,
@@ -152,6 +154,7 @@ impl Cluster {
             seat,
             timing: config.timing.clone(),
             link,
+            log_reserve_bytes: gate::reserve_bytes(log.room().file_bytes()),
             log,
             store,
             options,
@@ -287,6 +290,8 @@ pub struct Parts {
     pub timing: Timing,
     pub link: Arc<dyn Link>,
     pub log: LogStore,
+    /// Bytes of the log that submissions leave free: for what is on its way, and what frees files.
+    pub log_reserve_bytes: u64,
     pub store: Arc<dyn journal::Storage>,
     pub options: StoreOptions,
     pub wishes: Wishes,
@@ -312,7 +317,13 @@ impl Parts {
         let applier = Applier::new(store, recovered, Arc::clone(&proposer), self.inline);
         let applier = applier.map_err(failed)?;
         let progress = applier.progress();
-        let log = self.log.reader();
+        let (log, room) = (self.log.reader(), self.log.room());
+        let gate = Gate::new(
+            room.clone(),
+            progress.clone(),
+            self.log_reserve_bytes,
+            self.wishes.merge_bytes,
+        );
         let network = Network {
             link: Arc::clone(&self.link),
             segments: Arc::clone(&segments),
@@ -325,13 +336,22 @@ impl Parts {
             raft: raft.clone(),
             link: self.link,
             log,
+            gate: Arc::clone(&gate),
             views: views.clone(),
             progress,
             wall_clock: self.wall_clock,
         };
         let incarnation = self.seat.incarnation;
         let admission = Admission::new(incarnation, raft.clone(), views);
-        let (peer, proposals) = Peer::new(incarnation, raft.clone(), segments, admission);
+        let incoming = Incoming::new(room);
+        let (peer, proposals) = Peer::new(
+            incarnation,
+            raft.clone(),
+            segments,
+            admission,
+            gate,
+            incoming,
+        );
         tasks.spawn(run_proposals(raft.clone(), proposals, stop.clone()));
         let (led, leadership) = watch::channel(None);
         tasks.spawn(watch_leadership(raft.clone(), led));
@@ -456,6 +476,9 @@ impl Node {
 impl Propose for Node {
     fn propose(&self, to: u64, command: Bytes) -> BoxFuture<'static, Sent> {
         if to == self.id {
+            if !self.gate.admits(&command) {
+                return Box::pin(async { Sent::Full });
+            }
             let raft = self.raft.clone();
             return Box::pin(async move {
                 match raft.client_write_ff(CommandBytes(command), None).await {
@@ -472,7 +495,11 @@ impl Propose for Node {
             .call(&member, Purpose::Log, Kind::Propose, command, PROPOSE_LIMIT);
         Box::pin(async move {
             match call.await {
-                Ok(_) => Sent::Taken,
+                Ok(answer) => match Proposed::decode(&answer) {
+                    Ok(Proposed::Taken) => Sent::Taken,
+                    Ok(Proposed::Full) => Sent::Full,
+                    Err(_) => Sent::Lost,
+                },
                 Err(CallError::Unreachable { .. } | CallError::Refused { .. }) => Sent::Refused,
                 Err(CallError::Lost { .. }) => Sent::Lost,
             }

@@ -3,8 +3,8 @@
 //!
 //! Invariants: submissions go out in the order they came; what is numbered may be proposed any
 //! number of times, because applying it twice is applying it once; lines are proposed a second
-//! time only where the first proposal cannot be in any log. Everything is answered: by apply, or
-//! as unknown at its deadline.
+//! time only where the first proposal cannot be in any log. Everything is answered: by apply, as
+//! unknown at its deadline, or as to be sent again by a leader whose log has no room.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,11 +14,13 @@ use bytes::Bytes;
 use crate::state::command::{Command, Payload, SUBMISSIONS_MAX, Submission};
 
 /// Bytes of one command's submissions: what one group commit carries at most.
-const COMMAND_BYTES_MAX: usize = 2 << 20;
+pub(super) const COMMAND_BYTES_MAX: usize = 2 << 20;
 /// Commands on their way to the log. More would only make the gathered ones smaller.
-const FLIGHTS_MAX: usize = 4;
+pub(super) const FLIGHTS_MAX: usize = 4;
 /// A command without an outcome is proposed again after this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// One that the leader took, after this long: a slow disk is not helped by a second copy.
+const AGAIN_AFTER_TAKEN: Duration = Duration::from_secs(8);
 /// One that was refused or lost, after this long.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
@@ -33,7 +35,7 @@ pub(super) struct Leadership {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Proposal {
     pub(super) flight: u64,
-    pub(super) to: u64,
+    pub(super) under: Leadership,
     pub(super) command: Bytes,
 }
 
@@ -44,6 +46,8 @@ pub(super) enum Sent {
     Taken,
     /// It is in no log and never will be.
     Refused,
+    /// As refused, because the leader's log has no room for submissions now.
+    Full,
     /// Nobody knows.
     Lost,
 }
@@ -66,6 +70,8 @@ struct Flight {
     submissions: VecDeque<Waiting>,
     /// When it is to be proposed again, unless all of it is answered by then; `None`: at once.
     due_at: Option<Instant>,
+    /// Under whom its last proposal is on its way, or was taken.
+    under: Option<Leadership>,
     /// Proposals that nobody refused: any of them may be in some log.
     unrefused: u32,
 }
@@ -109,22 +115,26 @@ impl Outbox {
             .position(|flight| due(flight) && flight.has_proposable());
         let nth = match nth {
             Some(nth) => nth,
-            None => self.gather()?,
+            None => self.gather(leadership)?,
         };
         let flight = &mut self.flights[nth];
         let command = flight.command();
         flight.due_at = Some(now + AGAIN_AFTER);
+        flight.under = Some(leadership);
         flight.unrefused += 1;
         Some(Proposal {
             flight: flight.number,
-            to: leadership.leader,
+            under: leadership,
             command,
         })
     }
 
     /// Makes a flight of what waits.
-    fn gather(&mut self) -> Option<usize> {
-        if self.waiting.is_empty() || self.flights.len() >= FLIGHTS_MAX {
+    fn gather(&mut self, leadership: Leadership) -> Option<usize> {
+        // Lines whose proposal was lost only wait for apply or their deadline: they hold up nobody.
+        let flying = |flight: &&Flight| flight.under == Some(leadership) || flight.has_proposable();
+        let flying = self.flights.iter().filter(flying).count();
+        if self.waiting.is_empty() || flying >= FLIGHTS_MAX {
             return None;
         }
         let (mut count, mut bytes) = (0, 0);
@@ -139,24 +149,48 @@ impl Outbox {
             number: self.flight_next,
             submissions: self.waiting.drain(..count).collect(),
             due_at: None,
+            under: None,
             unrefused: 0,
         });
         self.flight_next += 1;
         Some(self.flights.len() - 1)
     }
 
-    /// A proposal under this leadership ended so.
-    pub(super) fn sent(&mut self, flight: u64, sent: Sent, now: Instant) {
-        let Some(flight) = self.flights.iter_mut().find(|one| one.number == flight) else {
-            return;
+    /// A proposal of a flight under this leadership ended so. Returns the tickets that are to be
+    /// sent again later: of a full log, all of the flight.
+    pub(super) fn sent(
+        &mut self,
+        flight: u64,
+        under: Leadership,
+        sent: Sent,
+        now: Instant,
+    ) -> Vec<u64> {
+        let Some(at) = self.flights.iter().position(|one| one.number == flight) else {
+            return Vec::new();
         };
+        if sent == Sent::Full {
+            let flight = self.flights.remove(at).into_iter();
+            let submissions = flight.flat_map(|flight| flight.submissions);
+            return submissions
+                .map(|one| one.submission.origin.ticket)
+                .collect();
+        }
+        let flight = &mut self.flights[at];
         if sent == Sent::Refused {
             flight.unrefused -= 1;
         }
-        // Whoever refused or vanished needs a moment.
-        if sent != Sent::Taken && flight.due_at.is_some() {
-            flight.due_at = Some(now + AGAIN_PAUSE);
+        // What a leader of before said is old news: another has been given it, or will be at once.
+        if flight.under == Some(under) && flight.due_at.is_some() {
+            match sent {
+                Sent::Taken => flight.due_at = Some(now + AGAIN_AFTER_TAKEN),
+                // Whoever refused or vanished needs a moment.
+                _ => {
+                    flight.due_at = Some(now + AGAIN_PAUSE);
+                    flight.under = None;
+                }
+            }
         }
+        Vec::new()
     }
 
     /// The submission was applied. `false`: it was answered before.
@@ -300,7 +334,7 @@ mod tests {
         assert_eq!(outbox.next(now), None);
         outbox.lead(Some(B));
         let again = outbox.next(now).unwrap();
-        assert_eq!((again.to, tickets(&again)), (2, first[1..].to_vec()));
+        assert_eq!((again.under, tickets(&again)), (B, first[1..].to_vec()));
         assert_eq!(tickets(&outbox.next(now).unwrap()), second);
     }
 
@@ -313,11 +347,11 @@ mod tests {
         outbox.lead(Some(A));
         let proposal = outbox.next(now).unwrap();
         assert_eq!(tickets(&proposal), [0, 1]);
-        outbox.sent(proposal.flight, Sent::Refused, now);
+        outbox.sent(proposal.flight, A, Sent::Refused, now);
         let later = now + Duration::from_millis(200);
         let proposal = outbox.next(later).unwrap();
         assert_eq!(tickets(&proposal), [0, 1], "refused: surely in no log");
-        outbox.sent(proposal.flight, Sent::Lost, later);
+        outbox.sent(proposal.flight, A, Sent::Lost, later);
         let later = later + Duration::from_millis(200);
         assert_eq!(tickets(&outbox.next(later).unwrap()), [1]);
         outbox.applied(1);
@@ -328,6 +362,62 @@ mod tests {
             "only apply or time answers lines now"
         );
         assert_eq!(outbox.expire(now + Duration::from_secs(11)), [0]);
+    }
+
+    #[test]
+    fn a_full_log_hands_everything_of_a_command_back_once() {
+        let now = start();
+        let mut outbox = Outbox::new();
+        outbox.push(batch(0), now + Duration::from_secs(10));
+        outbox.push(lines(1), now + Duration::from_secs(10));
+        outbox.lead(Some(A));
+        let lost = outbox.next(now).unwrap();
+        assert_eq!(outbox.sent(lost.flight, A, Sent::Lost, now), [0_u64; 0]);
+        let later = now + Duration::from_secs(1);
+        let again = outbox.next(later).unwrap();
+        assert_eq!(tickets(&again), [0], "lines may be in a log");
+        let (flight, full) = (again.flight, Sent::Full);
+        assert_eq!(outbox.sent(flight, A, full, later), [0, 1]);
+        assert_eq!(outbox.sent(flight, A, full, later), [0_u64; 0]);
+        assert!(!outbox.applied(0), "whoever waited was told");
+        assert_eq!((outbox.next(later), outbox.wake_at()), (None, None));
+    }
+
+    #[test]
+    fn lines_that_may_be_in_a_log_hold_up_nobody() {
+        let now = start();
+        let mut outbox = Outbox::new();
+        let deadline = now + Duration::from_secs(10);
+        outbox.lead(Some(A));
+        for nth in 0..FLIGHTS_MAX as u64 {
+            outbox.push(batch(2 * nth), deadline);
+            outbox.push(lines(2 * nth + 1), deadline);
+            outbox.next(now).unwrap();
+        }
+        outbox.push(batch(100), deadline);
+        assert_eq!(outbox.next(now), None, "enough is on its way");
+        outbox.lead(Some(B));
+        for nth in 0..FLIGHTS_MAX as u64 {
+            assert!(outbox.applied(2 * nth));
+        }
+        assert_eq!(tickets(&outbox.next(now).unwrap()), [100]);
+    }
+
+    #[test]
+    fn what_the_leader_took_is_not_proposed_again_soon() {
+        let now = start();
+        let mut outbox = filled(1, now);
+        outbox.lead(Some(A));
+        let proposal = outbox.next(now).unwrap();
+        outbox.sent(proposal.flight, A, Sent::Taken, now);
+        assert_eq!(outbox.next(now + Duration::from_secs(3)), None);
+        assert!(outbox.next(now + AGAIN_AFTER_TAKEN).is_some());
+        outbox.lead(Some(B));
+        let proposal = outbox.next(now).unwrap();
+        assert_eq!(proposal.under, B);
+        outbox.sent(proposal.flight, A, Sent::Taken, now);
+        let later = now + AGAIN_AFTER;
+        assert!(outbox.next(later).is_some(), "A does not count any more");
     }
 
     #[test]

@@ -7,14 +7,15 @@ use futures_util::future::BoxFuture;
 use openraft::raft::ReadPolicy;
 use tokio::sync::{mpsc, watch};
 
+use super::gate::{Gate, Incoming};
 use super::join::Admission;
 use super::link::Answerer;
 use super::snapshot::Receiver;
 use super::types::{CommandBytes, Raft};
-use super::wire::{self, Kind};
+use super::wire::{self, Kind, Proposed};
 
 /// Commands of other nodes that wait for openraft to take them.
-const PROPOSALS_MAX: usize = 64;
+pub(super) const PROPOSALS_MAX: usize = 64;
 
 /// Answers on behalf of one running node.
 pub(super) struct Peer {
@@ -23,6 +24,8 @@ pub(super) struct Peer {
     receiver: Arc<Receiver>,
     proposals: mpsc::Sender<Bytes>,
     admission: Arc<Admission>,
+    gate: Arc<Gate>,
+    incoming: Arc<Incoming>,
 }
 
 impl Peer {
@@ -32,6 +35,8 @@ impl Peer {
         raft: Raft,
         segments: Arc<dyn journal::Storage>,
         admission: Arc<Admission>,
+        gate: Arc<Gate>,
+        incoming: Arc<Incoming>,
     ) -> (Peer, mpsc::Receiver<Bytes>) {
         let (proposals, taken) = mpsc::channel(PROPOSALS_MAX);
         let peer = Peer {
@@ -40,6 +45,8 @@ impl Peer {
             receiver: Arc::new(Receiver::new(segments)),
             proposals,
             admission,
+            gate,
+            incoming,
         };
         (peer, taken)
     }
@@ -49,8 +56,11 @@ impl Peer {
         if !self.raft.is_leader() {
             return Err("this node does not lead".to_owned());
         }
+        if !self.gate.admits(&command) {
+            return Ok(Proposed::Full.encode());
+        }
         match self.proposals.try_send(command) {
-            Ok(()) => Ok(Bytes::new()),
+            Ok(()) => Ok(Proposed::Taken.encode()),
             Err(_) => Err(format!("{PROPOSALS_MAX} proposals wait already")),
         }
     }
@@ -99,11 +109,15 @@ impl Answerer for Peer {
         let (raft, receiver) = (self.raft.clone(), Arc::clone(&self.receiver));
         let from = from.to_owned();
         match kind {
-            Kind::Append => Box::pin(async move {
-                let rpc = wire::decode_append(&payload).map_err(text)?;
-                let answer = raft.append_entries(rpc).await.map_err(text)?;
-                Ok(wire::encode_appended(&answer))
-            }),
+            Kind::Append => {
+                let incoming = Arc::clone(&self.incoming);
+                Box::pin(async move {
+                    let rpc = wire::decode_append(&payload).map_err(text)?;
+                    let _place = incoming.enter(&rpc, payload.len())?;
+                    let answer = raft.append_entries(rpc).await.map_err(text)?;
+                    Ok(wire::encode_appended(&answer))
+                })
+            }
             Kind::Vote => Box::pin(async move {
                 let rpc = wire::decode_vote_request(&payload).map_err(text)?;
                 Ok(wire::encode_voted(&raft.vote(rpc).await.map_err(text)?))

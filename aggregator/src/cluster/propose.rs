@@ -28,6 +28,8 @@ const PERMIT_BYTES: usize = 1 << 10;
 const OPEN_MAX: usize = 65_536;
 /// After this long whoever waits is told that nothing is known.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a publisher waits when the log has no room. A merge takes longer, asking costs little.
+const BUSY_RETRY_MS: u32 = 1_000;
 
 /// Takes submissions and answers them.
 pub(super) struct Proposer {
@@ -44,6 +46,17 @@ struct Open {
     outbox: Outbox,
     answers: HashMap<u64, Waiting>,
     ticket_next: u64,
+}
+
+impl Open {
+    fn answer(&mut self, tickets: &[u64], answer: Answer) {
+        for ticket in tickets {
+            if let Some(waiting) = self.answers.remove(ticket) {
+                // A session that ended needs no answer: its publisher asks again.
+                let _ = waiting.answer.send(answer);
+            }
+        }
+    }
 }
 
 struct Waiting {
@@ -151,14 +164,25 @@ impl Proposer {
     pub(super) fn applied(&self, ticket: u64, answer: Answer) {
         let waiting = {
             let mut open = self.open();
+            // Of a command that was proposed twice, the second time says nothing new.
+            let Some(waiting) = open.answers.remove(&ticket) else {
+                return;
+            };
             open.outbox.applied(ticket);
-            open.answers.remove(&ticket)
+            waiting
         };
-        if let Some(waiting) = waiting {
-            // A session that ended needs no answer: its publisher asks again.
-            let _ = waiting.answer.send(answer);
-        }
+        // A session that ended needs no answer: its publisher asks again.
+        let _ = waiting.answer.send(answer);
         self.changed.notify_one();
+    }
+
+    /// A proposal ended.
+    fn sent(&self, flight: u64, under: Leadership, sent: Sent) {
+        let now = Instant::now().into_std();
+        let mut open = self.open();
+        let put_off = open.outbox.sent(flight, under, sent, now);
+        let retry_ms = BUSY_RETRY_MS;
+        open.answer(&put_off, Answer::Busy { retry_ms });
     }
 
     /// Drives until `stop`.
@@ -174,21 +198,18 @@ impl Proposer {
             let (proposals, wake_at) = self.due(led);
             for Proposal {
                 flight,
-                to: leader,
+                under,
                 command,
             } in proposals
             {
-                let sent = to.propose(leader, command);
-                sending.push(async move { (flight, sent.await) });
+                let sent = to.propose(under.leader, command);
+                sending.push(async move { (flight, under, sent.await) });
             }
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 changed = leadership.changed() => if changed.is_err() { return },
-                Some((flight, sent)) = sending.next() => {
-                    let now = Instant::now().into_std();
-                    self.open().outbox.sent(flight, sent, now);
-                }
+                Some((flight, under, sent)) = sending.next() => self.sent(flight, under, sent),
                 () = self.changed.notified() => {}
                 () = at(wake_at) => {}
             }
@@ -200,11 +221,8 @@ impl Proposer {
         let now = Instant::now().into_std();
         let mut open = self.open();
         open.outbox.lead(leadership);
-        for ticket in open.outbox.expire(now) {
-            if let Some(waiting) = open.answers.remove(&ticket) {
-                let _ = waiting.answer.send(Answer::Unknown);
-            }
-        }
+        let expired = open.outbox.expire(now);
+        open.answer(&expired, Answer::Unknown);
         let mut proposals = Vec::new();
         while let Some(proposal) = open.outbox.next(now) {
             proposals.push(proposal);

@@ -159,13 +159,16 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             node.propose(command).await;
         }
         purge(&node, progress, wishes.log_keep_bytes).await;
+        // Also while nobody publishes: whoever reads the log's lines learns that there is room.
+        node.gate.look();
         if node.raft.is_leader() {
             enlist(&node, view.state()).await;
         }
     }
 }
 
-/// Lets go of the log that the last merge covers, but for what slow followers may still need.
+/// Lets go of the log that the last merge covers, but for what slow followers may still need: they
+/// are sent the merge itself if the log is short.
 async fn purge(node: &Node, progress: Progress, keep_bytes: u64) {
     let (snapshot, purged) = {
         let metrics = node.raft.metrics();
@@ -180,6 +183,11 @@ async fn purge(node: &Node, progress: Progress, keep_bytes: u64) {
         let _ = node.raft.trigger().snapshot().await;
         return;
     }
+    let keep_bytes = if node.gate.log_is_short() {
+        0
+    } else {
+        keep_bytes
+    };
     let upto = node.log.index_below(keep_bytes).min(snapshot);
     if upto > purged {
         let _ = node.raft.trigger().purge_log(upto).await;

@@ -132,6 +132,10 @@ fn explain_verdict(verdict: &'static str) -> &'static str {
             "two writers used one stream: a copied machine or disk; find the copy and give it a \
              certificate of its own"
         }
+        "busy" => {
+            "it stands behind a refused one, or the log has no room for it now; the agent sends it \
+             again by itself"
+        }
         _ => "the agent sends it again by itself",
     }
 }

@@ -120,6 +120,12 @@ impl Command {
         out.out.into()
     }
 
+    /// Whether these are the bytes of submissions: the only commands that are large, and that come
+    /// as often as publishers like.
+    pub fn is_submissions(bytes: &[u8]) -> bool {
+        bytes.get(1) == Some(&SUBMISSIONS)
+    }
+
     /// Payloads are slices of `bytes`: nothing is copied.
     pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
         let mut reader = Reader::new(bytes);
@@ -256,6 +262,8 @@ mod tests {
         for command in samples() {
             let bytes = command.encode();
             assert_eq!(Command::decode(&bytes), Ok(command.clone()));
+            let submissions = matches!(command, Command::Submissions(_));
+            assert_eq!(Command::is_submissions(&bytes), submissions);
             if let Ok(Command::Submissions(all)) = Command::decode(&bytes) {
                 for submission in all {
                     let (Payload::Batch(p) | Payload::Lines(p)) = submission.payload;

@@ -157,6 +157,12 @@ impl Store {
         self.level0.open.bytes
     }
 
+    /// Memory of the rows of merges that did not finish, about.
+    pub fn frozen_bytes(&self) -> usize {
+        let frozen = self.level0.frozen.iter();
+        frozen.map(|(_, rows)| rows.bytes).sum()
+    }
+
     /// Merges that began and did not finish.
     pub fn merges_running(&self) -> usize {
         self.level0.frozen.len()

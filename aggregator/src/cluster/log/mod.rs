@@ -19,4 +19,5 @@ pub(super) use layout::{
 };
 pub use layout::{Malformed, decode_membership, put_membership};
 pub use reader::LogReader;
+pub(super) use store::{IN_FLIGHT_BYTES_MAX, Load, LogRoom};
 pub use store::{LogError, LogOptions, LogStore, Mode};

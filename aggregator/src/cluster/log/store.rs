@@ -5,23 +5,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use journal::writer::{Done, Usage};
+use journal::writer::{Done, Gauge, Usage};
 use journal::{Append, Journal, JournalError, Position, RecordHead, Storage, Writer, WriterHandle};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, alias};
+use openraft::{EntryPayload, OptionalSend, alias};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::index::Index;
-use super::layout::{self, LogId, Malformed, Vote};
+use super::layout::{self, Entry, LogId, Malformed, Vote};
 use super::reader::LogReader;
-use crate::cluster::types::TypeConfig;
+use crate::cluster::types::{CommandBytes, TypeConfig};
+use crate::state::Command;
 
 /// Every record carries its Raft group; there is one.
 const GROUP: u32 = 0;
 /// Files that are made before they are needed: while these are written to, a full disk is known.
 const FILES_AHEAD: usize = 2;
 /// Bytes of entries that may wait for the disk: above, `append` waits.
-const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+pub(in crate::cluster) const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// What one permit of the above stands for.
 const PERMIT_BYTES: usize = 1 << 10;
 const PERMITS: u32 = 1 << 16;
@@ -64,8 +65,56 @@ pub struct LogStore {
     reader: LogReader,
     owner: Owner,
     in_flight: Arc<Semaphore>,
-    /// A file's worth stays free for what must be written to release files.
-    reserved_bytes: u64,
+    room: LogRoom,
+}
+
+/// What a group of entries is to the log's room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cluster) enum Load {
+    /// Some are submissions.
+    Submissions,
+    /// What the cluster writes for itself, below 1 KiB each: a full log gets room by it.
+    Own,
+}
+
+impl Load {
+    pub(in crate::cluster) fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Load {
+        let submissions = |entry: &Entry| match &entry.payload {
+            EntryPayload::Normal(CommandBytes(bytes)) => Command::is_submissions(bytes),
+            EntryPayload::Blank | EntryPayload::Membership(_) => false,
+        };
+        if entries.into_iter().any(submissions) {
+            Load::Submissions
+        } else {
+            Load::Own
+        }
+    }
+}
+
+/// Tells how much room a log has, to whoever decides what may enter it. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::cluster) struct LogRoom {
+    gauge: Gauge,
+    file_bytes: u64,
+}
+
+impl LogRoom {
+    pub(in crate::cluster) fn bytes_free(&self) -> u64 {
+        self.gauge.usage().bytes_free
+    }
+
+    pub(in crate::cluster) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// What stays free of such entries: of submissions a file's worth, of the cluster's own entries
+    /// half, for the records that must be written to release files.
+    pub(in crate::cluster) fn least_free(&self, load: Load) -> u64 {
+        match load {
+            Load::Submissions => self.file_bytes,
+            Load::Own => self.file_bytes / 2,
+        }
+    }
 }
 
 /// The writer, wherever it runs.
@@ -172,11 +221,16 @@ impl LogStore {
             journal: journal.reader(),
             mode: options.mode,
         };
+        let owner = Owner::new(journal, options.mode)?;
+        let room = LogRoom {
+            gauge: owner.handle().gauge(),
+            file_bytes: options.journal.file_bytes,
+        };
         Ok(LogStore {
             reader,
-            owner: Owner::new(journal, options.mode)?,
+            owner,
             in_flight: Arc::new(Semaphore::new(PERMITS as usize)),
-            reserved_bytes: options.journal.file_bytes,
+            room,
         })
     }
 
@@ -185,10 +239,15 @@ impl LogStore {
         self.reader.clone()
     }
 
-    /// How full the log is. Entries are refused when `bytes_free` comes down to one file: whoever
-    /// proposes must stop before that, and purge.
+    /// How full the log is. Submissions are refused when `bytes_free` comes down to one file, which
+    /// stops the node: whoever proposes must stop before that, and purge.
     pub fn usage(&self) -> Usage {
         self.owner.handle().usage()
+    }
+
+    /// The same, for others than the owner.
+    pub(in crate::cluster) fn room(&self) -> LogRoom {
+        self.room.clone()
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -240,7 +299,11 @@ impl LogStore {
     }
 
     /// Room for so many bytes of entries among those that wait for the disk.
-    async fn room(&self, bytes: usize) -> io::Result<tokio::sync::OwnedSemaphorePermit> {
+    async fn take_room(
+        &self,
+        load: Load,
+        bytes: usize,
+    ) -> io::Result<tokio::sync::OwnedSemaphorePermit> {
         let permits = u32::try_from(bytes / PERMIT_BYTES + 1)
             .unwrap_or(PERMITS)
             .min(PERMITS);
@@ -248,9 +311,15 @@ impl LogStore {
             .acquire_many_owned(permits)
             .await;
         let room = room.map_err(io::Error::other)?;
-        let waiting = (PERMITS as usize - self.in_flight.available_permits()) * PERMIT_BYTES;
+        let waiting = match load {
+            Load::Submissions => {
+                (PERMITS as usize - self.in_flight.available_permits()) * PERMIT_BYTES
+            }
+            Load::Own => bytes,
+        };
         // Twice: large entries leave the ends of files unused.
-        if self.usage().bytes_free < self.reserved_bytes + 2 * waiting as u64 {
+        let needed = self.room.least_free(load) + 2 * waiting as u64;
+        if self.room.bytes_free() < needed {
             return Err(JournalError::Full.into());
         }
         Ok(room)
@@ -314,6 +383,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut records = Vec::new();
         let mut ids = Vec::new();
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let load = Load::of(&entries);
         for entry in entries {
             let (kind, payload) = layout::encode_entry(&entry).map_err(io::Error::other)?;
             let head = RecordHead {
@@ -324,9 +395,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             ids.push(entry.log_id);
             records.push(Append { head, payload });
         }
-        let room = self
-            .room(records.iter().map(|record| record.payload.len()).sum())
-            .await?;
+        let bytes: usize = records.iter().map(|record| record.payload.len()).sum();
+        let room = self.take_room(load, bytes).await?;
         let mut serial_first = None;
         {
             let mut index = self.index();

@@ -18,6 +18,7 @@ use openraft::{EntryPayload, OptionalSend, StorageError};
 use super::layout::{Entry, LogId, Vote};
 use super::store::{LogError, LogOptions, LogStore, Mode};
 use crate::cluster::types::{CommandBytes, TypeConfig};
+use crate::state::Command;
 
 /// The least that the suite needs beside a log.
 #[derive(Clone, Default)]
@@ -161,10 +162,21 @@ fn log_id(term: u64, index: u64) -> LogId {
 
 fn entry(term: u64, index: u64) -> Entry {
     let len = usize::try_from((index * 37 + term) % 900).unwrap();
-    let command = CommandBytes(Bytes::from(vec![u8::try_from(index % 251).unwrap(); len]));
+    let mut command = vec![u8::try_from(index % 251).unwrap(); len];
+    // As submissions begin.
+    if let Some(begin) = command.first_chunk_mut() {
+        *begin = [1, 0];
+    }
     Entry {
         log_id: log_id(term, index),
-        payload: EntryPayload::Normal(command),
+        payload: EntryPayload::Normal(CommandBytes(command.into())),
+    }
+}
+
+fn own_entry(index: u64, command: &Command) -> Entry {
+    Entry {
+        log_id: log_id(1, index),
+        payload: EntryPayload::Normal(CommandBytes(command.encode())),
     }
 }
 
@@ -389,7 +401,20 @@ async fn a_log_that_is_full_refuses_entries_and_can_still_purge() {
         index += 1;
     }
     assert!(index > 20);
-    log.purge(log_id(1, index - 1)).await.unwrap();
+    assert!(append(&mut log, vec![own_entry(index, &Command::Merge)]).await);
+    let more = own_entry(index + 1, &Command::Merge);
+    assert!(!append(&mut log, vec![more, entry(1, index + 2)]).await);
+    drop(log);
+    // The first that a leader writes after a restart.
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    index += 1;
+    let blank = Entry {
+        log_id: log_id(2, index),
+        payload: EntryPayload::Blank,
+    };
+    assert!(append(&mut log, vec![blank]).await);
+    index += 1;
+    log.purge(log_id(1, index - 2)).await.unwrap();
     assert!(append(&mut log, vec![entry(1, index)]).await);
 }
 

@@ -524,6 +524,28 @@ pub(in crate::cluster) fn decode_installed(
     Ok(SnapshotResponse::new(log::decode_vote(bytes)?))
 }
 
+/// What came of a proposal that a leader read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cluster) enum Proposed {
+    Taken = 0,
+    /// Its log has no room for submissions now.
+    Full = 1,
+}
+
+impl Proposed {
+    pub(in crate::cluster) fn encode(self) -> Bytes {
+        Bytes::copy_from_slice(&[self as u8])
+    }
+
+    pub(in crate::cluster) fn decode(bytes: &Bytes) -> Result<Proposed, WireError> {
+        match bytes[..] {
+            [0] => Ok(Proposed::Taken),
+            [1] => Ok(Proposed::Full),
+            _ => Err(WireError::Malformed("an answer to a proposal")),
+        }
+    }
+}
+
 pub(in crate::cluster) fn encode_index(index: u64) -> Bytes {
     Bytes::copy_from_slice(&index.to_le_bytes())
 }

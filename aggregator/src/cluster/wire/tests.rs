@@ -99,6 +99,12 @@ fn samples() -> Vec<Sample> {
         (chunk.encode(), |b| Chunk::decode(b).is_ok()),
         (encode_wanted(&[1, 2]), |b| decode_wanted(b).is_ok()),
         (encode_install(&vote()), |b| decode_install(b).is_ok()),
+        (Proposed::Taken.encode(), |b| {
+            Proposed::decode(b) == Ok(Proposed::Taken)
+        }),
+        (Proposed::Full.encode(), |b| {
+            Proposed::decode(b) == Ok(Proposed::Full)
+        }),
         (encode_index(3), |b| decode_index(b).is_ok()),
     ]
 }

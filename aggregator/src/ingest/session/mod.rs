@@ -373,6 +373,7 @@ impl Session {
             Answer::Gap(position) => Verdict::Gap(position),
             Answer::Names(position) => Verdict::Names(position),
             Answer::Fork(position) => Verdict::Fork(position),
+            Answer::Busy { retry_ms } => Verdict::Busy { retry_ms },
         };
         let place = self.entry(sequence).place;
         let detail = place.map_or_else(String::new, |place| {

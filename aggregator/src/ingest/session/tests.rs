@@ -283,10 +283,21 @@ fn invalid_content_shuts_the_lane_behind_it() {
 }
 
 #[test]
+fn a_cluster_without_room_puts_the_batch_off_and_all_behind_it() {
+    let mut talk = talk(Version::V5);
+    talk.batch(1, 1);
+    let busy = Answer::Busy { retry_ms: 1_000 };
+    assert_eq!(told(&talk.answer(0, busy)), (vec![(1, 0x97)], None));
+    assert_eq!(told(&talk.batch(2, 2)).0, [(2, 0x97)]);
+    assert!(matches!(talk.batch(3, 1)[..], [Action::Submit { .. }]));
+}
+
+#[test]
 fn mqtt_3_1_1_hears_yes_or_nothing() {
     for answer in [
         Answer::Gap(position(0)),
         Answer::Names(position(0)),
+        Answer::Busy { retry_ms: 1_000 },
         Answer::Unknown,
     ] {
         let mut talk = talk(Version::V3_1_1);
