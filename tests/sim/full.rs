@@ -65,7 +65,8 @@ fn a_batch_that_is_stored_costs_no_entry_when_it_comes_again() {
 fn a_log_without_room_makes_publishers_wait_and_stops_nobody() {
     virtually(async {
         stop_clocks(true);
-        let mut world = World::with_small_log(13);
+        // Not the rows in memory: the log is to run short.
+        let mut world = World::with_small_log(13, 64 << 20);
         world.found().await;
         let mut agent = Agent::new("gw1", 10_000);
         let node = world.cluster(0).expect("it runs");
@@ -84,5 +85,24 @@ fn a_log_without_room_makes_publishers_wait_and_stops_nobody() {
             assert_eq!(seen.len(), taken * 3);
         }
         assert!(matches!(agent.round(node).await, Round::Acknowledged { upto } if upto > taken));
+    });
+}
+
+/// It answers, so nobody takes it for dead, and there are always entries on their way to it.
+#[test]
+fn a_slow_follower_does_not_keep_the_log_from_being_purged() {
+    virtually(async {
+        let mut world = World::with_small_log(14, 8 << 10);
+        world.found().await;
+        world.net.slow("c", Duration::from_secs(3));
+        let mut agent = Agent::new("gw1", 6_000);
+        let node = world.cluster(0).expect("it runs");
+        while !agent.is_done() {
+            let round = agent.round(node).await;
+            assert!(matches!(round, Round::Acknowledged { .. }), "{round:?}");
+        }
+        world.net.heal();
+        let seen = world.read(2, "gw1").await.expect("it catches up");
+        assert_eq!(seen.len(), 18_000);
     });
 }

@@ -22,6 +22,8 @@ struct State {
     /// Ordered pairs of addresses between which nothing passes.
     cut: HashSet<(String, String)>,
     wires: HashMap<Wire, Traffic>,
+    /// How much longer entries take to an address.
+    slow: HashMap<String, Duration>,
     seed: u64,
 }
 
@@ -69,8 +71,15 @@ impl Net {
         state.cut.insert((other.to_owned(), one.to_owned()));
     }
 
+    /// Entries take so much longer to this address; what is urgent does not.
+    pub(crate) fn slow(&self, address: &str, longer: Duration) {
+        self.state().slow.insert(address.to_owned(), longer);
+    }
+
     pub(crate) fn heal(&self) {
-        self.state().cut.clear();
+        let mut state = self.state();
+        state.cut.clear();
+        state.slow.clear();
     }
 
     /// Waits for a message to cross; false if it does not.
@@ -79,12 +88,16 @@ impl Net {
         let arrival = {
             let mut state = self.state();
             let seed = state.seed;
+            let longer = match purpose {
+                Purpose::Log => state.slow.get(to).copied().unwrap_or_default(),
+                Purpose::Pulse | Purpose::Snapshot => Duration::ZERO,
+            };
             let traffic = state.wires.entry(wire.clone()).or_insert(Traffic {
                 messages: 0,
                 busy_until: Instant::now(),
             });
             traffic.messages += 1;
-            let earliest = Instant::now() + delay(seed, &wire, traffic.messages);
+            let earliest = Instant::now() + delay(seed, &wire, traffic.messages) + longer;
             let arrival = earliest.max(traffic.busy_until + Duration::from_millis(1));
             traffic.busy_until = arrival;
             arrival

@@ -97,10 +97,10 @@ impl World {
         }
     }
 
-    /// Three empty disks for a small log and large merges: the log runs short before memory does.
-    pub(crate) fn with_small_log(seed: u64) -> World {
+    /// Three empty disks for a small log, and for rows of so many bytes between merges.
+    pub(crate) fn with_small_log(seed: u64, merge_bytes: u64) -> World {
         let wishes = Wishes {
-            merge_bytes: 64 << 20,
+            merge_bytes,
             ..WISHES
         };
         World {

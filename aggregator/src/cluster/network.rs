@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use openraft::raft::{
 use openraft::{AnyError, OptionalSend};
 
 use super::link::{CallError, Link, Purpose};
+use super::log::LogId;
 use super::snapshot;
 use super::types::{Member, TypeConfig};
 use super::wire::{self, Kind, WireError};
@@ -31,6 +33,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 pub(super) struct Network {
     pub(super) link: Arc<dyn Link>,
     pub(super) segments: Arc<dyn journal::Storage>,
+    /// Entries up to and with this one are sent to nobody any more; 0: all are.
+    pub(super) cut: Arc<AtomicU64>,
 }
 
 /// One of openraft's clients: to one node, for one purpose.
@@ -39,6 +43,7 @@ pub(super) struct Client {
     segments: Arc<dyn journal::Storage>,
     member: Member,
     purpose: Purpose,
+    cut: Arc<AtomicU64>,
 }
 
 impl Network {
@@ -48,6 +53,7 @@ impl Network {
             segments: Arc::clone(&self.segments),
             member: member.clone(),
             purpose,
+            cut: Arc::clone(&self.cut),
         }
     }
 }
@@ -69,6 +75,13 @@ impl RaftNetworkFactory<C> for Network {
 }
 
 impl Client {
+    /// Whether what follows this entry is not sent any more.
+    fn is_cut(&self, previous: Option<&LogId>) -> bool {
+        let first = previous.map_or(0, |id| id.index + 1);
+        let cut = self.cut.load(Ordering::Relaxed);
+        self.purpose == Purpose::Log && cut > 0 && first <= cut
+    }
+
     async fn call(
         &self,
         purpose: Purpose,
@@ -115,6 +128,11 @@ impl RaftNetworkV2<C> for Client {
         rpc: AppendEntriesRequest<C>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
+        if self.is_cut(rpc.prev_log_id.as_ref()) {
+            // openraft lets go of these entries for this follower then, and sends it a snapshot.
+            let why = "the log is cut here: the follower was too slow";
+            return Err(RPCError::Unreachable(Unreachable::from_string(why)));
+        }
         let payload = wire::encode_append(&rpc).map_err(unread)?;
         let answer = self
             .call(self.purpose, Kind::Append, payload, APPEND_LIMIT)

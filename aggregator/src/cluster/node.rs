@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -81,6 +82,8 @@ pub(super) struct Node {
     pub(super) link: Arc<dyn Link>,
     pub(super) log: LogReader,
     pub(super) gate: Arc<Gate>,
+    /// Entries up to and with this one are sent to no follower any more.
+    pub(super) cut: Arc<AtomicU64>,
     pub(super) views: Views,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) wall_clock: fn() -> TimeNs,
@@ -324,9 +327,11 @@ impl Parts {
             self.log_reserve_bytes,
             self.wishes.merge_bytes,
         );
+        let cut = Arc::new(AtomicU64::new(0));
         let network = Network {
             link: Arc::clone(&self.link),
             segments: Arc::clone(&segments),
+            cut: Arc::clone(&cut),
         };
         let id = self.seat.id;
         let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
@@ -337,6 +342,7 @@ impl Parts {
             link: self.link,
             log,
             gate: Arc::clone(&gate),
+            cut,
             views: views.clone(),
             progress,
             wall_clock: self.wall_clock,

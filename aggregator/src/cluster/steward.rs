@@ -3,6 +3,7 @@
 //! it looks at the clock and proposes.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -20,6 +21,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a node tells its clock.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
+/// So long a follower may stand in the way of a purge, and so long while the log is short.
+const PURGE_PATIENCE: Duration = Duration::from_secs(5);
+const PURGE_PATIENCE_SHORT: Duration = Duration::from_secs(1);
 /// A learner this near to the end of the log may vote.
 const LAG_MAX: u64 = 64;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -122,6 +126,33 @@ impl Duties {
     }
 }
 
+/// A purge that was asked for. openraft puts it off while a follower is being sent what it would
+/// take: one that is slow, but answers, always is.
+#[derive(Debug, Default)]
+struct Purge {
+    asked: Option<(u64, Duration)>,
+}
+
+impl Purge {
+    /// All up to `upto` may go, all up to `purged` is gone. Returns the index to ask for, and the
+    /// one up to which followers are to be sent no more entries, because one stood in the way for
+    /// too long. Meanwhile nothing more is asked for: a follower that moves on makes way for it.
+    fn due(
+        &mut self,
+        (upto, purged): (u64, u64),
+        now: Duration,
+        patience: Duration,
+    ) -> (Option<u64>, Option<u64>) {
+        let before = self.asked.filter(|(asked, _)| *asked > purged);
+        if before.is_some_and(|(_, since)| now.saturating_sub(since) < patience) {
+            return (None, None);
+        }
+        self.asked = (upto > purged).then_some((upto, now));
+        let index = |(index, _)| index;
+        (self.asked.map(index), before.map(index))
+    }
+}
+
 fn elapsed(since: Option<Duration>, now: Duration) -> Duration {
     since.map_or(Duration::MAX, |since| now.saturating_sub(since))
 }
@@ -129,7 +160,7 @@ fn elapsed(since: Option<Duration>, now: Duration) -> Duration {
 /// Drives until `stop`.
 pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bool>) {
     let began = Instant::now();
-    let mut duties = Duties::new(wishes);
+    let (mut duties, mut asked) = (Duties::new(wishes), Purge::default());
     loop {
         tokio::select! {
             biased;
@@ -158,7 +189,8 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             // What was not taken is due again, or soon.
             node.propose(command).await;
         }
-        purge(&node, progress, wishes.log_keep_bytes).await;
+        let keep_bytes = wishes.log_keep_bytes;
+        purge(&node, progress, keep_bytes, &mut asked, began.elapsed()).await;
         // Also while nobody publishes: whoever reads the log's lines learns that there is room.
         node.gate.look();
         if node.raft.is_leader() {
@@ -167,9 +199,9 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
     }
 }
 
-/// Lets go of the log that the last merge covers, but for what slow followers may still need: they
-/// are sent the merge itself if the log is short.
-async fn purge(node: &Node, progress: Progress, keep_bytes: u64) {
+/// Lets go of the log that the last merge covers, but for what slow followers may still need. One
+/// that is too slow for it, or for a log that is short, is sent the merge itself.
+async fn purge(node: &Node, progress: Progress, keep_bytes: u64, asked: &mut Purge, now: Duration) {
     let (snapshot, purged) = {
         let metrics = node.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -183,13 +215,22 @@ async fn purge(node: &Node, progress: Progress, keep_bytes: u64) {
         let _ = node.raft.trigger().snapshot().await;
         return;
     }
-    let keep_bytes = if node.gate.log_is_short() {
-        0
+    let (keep_bytes, patience) = if node.gate.log_is_short() {
+        (0, PURGE_PATIENCE_SHORT)
     } else {
-        keep_bytes
+        (keep_bytes, PURGE_PATIENCE)
     };
     let upto = node.log.index_below(keep_bytes).min(snapshot);
-    if upto > purged {
+    let (due, cut) = asked.due((upto, purged), now, patience);
+    if let Some(cut) = cut
+        && node.cut.fetch_max(cut, Ordering::Relaxed) < cut
+    {
+        tracing::info!(
+            cut,
+            "a purge of the log waits for too long: slow followers are sent the last merge"
+        );
+    }
+    if let Some(upto) = due {
         let _ = node.raft.trigger().purge_log(upto).await;
     }
 }
@@ -315,6 +356,21 @@ mod tests {
         assert!(!small.contains(&Duty::Merge));
         let large = due_with(&mut duties, (200, true), (0, 1_000), &state);
         assert!(large.contains(&Duty::Merge));
+    }
+
+    #[test]
+    fn who_stands_in_the_way_of_a_purge_is_cut_off_after_a_while() {
+        let mut purge = Purge::default();
+        let mut due = |upto, purged, at_s| {
+            purge.due((upto, purged), Duration::from_secs(at_s), PURGE_PATIENCE)
+        };
+        assert_eq!(due(10, 10, 0), (None, None));
+        assert_eq!(due(20, 10, 1), (Some(20), None));
+        assert_eq!(due(30, 10, 5), (None, None), "it is put off");
+        assert_eq!(due(30, 20, 5), (Some(30), None), "it was done");
+        assert_eq!(due(40, 29, 9), (None, None));
+        assert_eq!(due(50, 29, 10), (Some(50), Some(30)));
+        assert_eq!(due(60, 50, 11), (Some(60), None));
     }
 
     #[test]
