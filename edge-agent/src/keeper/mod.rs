@@ -572,8 +572,7 @@ impl Keeper {
         {
             tracing::warn!(%error, "files of the buffer are not released");
         }
-        let bytes_free = self.disk.handle.usage().bytes_free;
-        if let Some(work) = self.buffer.carry(bytes_free) {
+        if let Some(work) = self.buffer.carry(self.disk.handle.usage()) {
             self.submit(work);
         }
     }

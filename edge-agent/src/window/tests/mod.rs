@@ -230,7 +230,7 @@ impl Agent {
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
         }
-        if let Some(work) = self.buffer.carry(self.handle.usage().bytes_free) {
+        if let Some(work) = self.buffer.carry(self.handle.usage()) {
             self.submit(work);
         }
     }
@@ -403,7 +403,7 @@ impl Agent {
 /// An older epoch of `older` batches that the cluster does not take, and behind it more batches of
 /// the current one than the journal has room for, all acked.
 fn stall(disk: &SimStorage, cluster: &mut Cluster, older: i64, rotten: &[i64]) -> Agent {
-    let mut agent = Agent::start(disk, 1);
+    let mut agent = Agent::start_with(disk, 1, 256 << 10);
     for value in 0..older {
         agent.seal(value..value + 1, true);
         agent.sync();
@@ -411,7 +411,7 @@ fn stall(disk: &SimStorage, cluster: &mut Cluster, older: i64, rotten: &[i64]) -
     let kept = std::mem::take(&mut agent.kept);
     drop(agent);
     disk.power_cut();
-    let mut agent = Agent::start(disk, 2);
+    let mut agent = Agent::start_with(disk, 2, 256 << 10);
     agent.kept = kept;
     for number in rotten {
         agent.rot(disk, BatchNumber(u64::try_from(*number).unwrap()));
