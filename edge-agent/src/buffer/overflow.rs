@@ -87,7 +87,6 @@ impl Buffer {
         }
         gap.urgent = gap.disk != OnDisk::No;
         gap.disk = OnDisk::No;
-        gap.sealed_at = wall;
         self.put_gap(place.epoch, place.lane, at, gap, wall);
     }
 
@@ -194,7 +193,6 @@ impl Buffer {
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
-            sealed_at: wall,
             size: 0,
             ram: None,
             disk: OnDisk::No,
@@ -213,6 +211,7 @@ impl Buffer {
             gap.from = before.from;
             gap.previous = before.previous;
             gap.born = gap.born.min(before.born);
+            gap.sealed_at = gap.sealed_at.min(before.sealed_at);
             gap.readings += before.readings;
             gap.urgent |= before.disk != OnDisk::No;
         } else {
@@ -227,7 +226,8 @@ impl Buffer {
     }
 
     fn put_gap(&mut self, epoch: Epoch, lane: Lane, at: usize, mut gap: Entry, wall: TimeNs) {
-        let complete_below = self.complete_below(wall);
+        // The loss is not told until this is acked; recovery finds here since when it is missing.
+        let complete_below = self.complete_below(wall).min(gap.sealed_at);
         let header = Header {
             epoch,
             lane,

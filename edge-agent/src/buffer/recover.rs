@@ -108,6 +108,7 @@ impl Recovery {
                 entry.from = gap.from;
                 entry.digest = gap.digest_to;
                 entry.gap = Some(gap.reason);
+                entry.sealed_at = header.sealed_at.min(header.complete_below);
             }
         }
         let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
