@@ -48,10 +48,7 @@ const HOMES: [(&str, &[&str]); 14] = [
         ],
     ),
     ("prometheus_client", &["aggregator/src/"]),
-    (
-        "lexopt",
-        &["edge-agent/src/main.rs", "edge-agent/src/args.rs"],
-    ),
+    ("lexopt", &["edge-agent/src/args.rs"]),
     ("comfy_table", &["query-cli/src/output.rs"]),
     (
         "crc32c",
