@@ -3,6 +3,7 @@
 
 mod account;
 mod folder;
+mod outage;
 mod waiters;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
 use crate::window::{Alarm, Outcome, Window, WindowOptions};
 use account::Account;
 use folder::{Folder, mint_epoch};
+use outage::Outage;
 use waiters::Waiters;
 
 /// At a stop: how long what is held may still be sent.
@@ -79,6 +81,7 @@ pub struct Keeper {
     handovers: Handovers,
     waiters: Waiters,
     account: Account,
+    outage: Outage,
     folder: Folder,
     disk: Disk,
     clock: Clock,
@@ -157,6 +160,7 @@ impl Keeper {
             handovers,
             waiters: Waiters::default(),
             account: Account::default(),
+            outage: Outage::default(),
             folder: opened.folder,
             disk: Disk {
                 handle: opened.handle,
@@ -472,6 +476,7 @@ impl Keeper {
             }
             UplinkEvent::Connected(positions) => {
                 tracing::info!(server = self.uplink.server(), "connected");
+                self.outage.over();
                 self.account.connected(self.uplink.server());
                 let outcome = self.window.connected(now, &positions, &mut self.buffer);
                 self.outcome(outcome);
@@ -493,7 +498,14 @@ impl Keeper {
     }
 
     fn session_ended(&mut self, why: &str) {
-        tracing::warn!(why, next_server = self.uplink.server(), "the session ended");
+        if let Some(failures) = self.outage.failed(self.clock.now()) {
+            tracing::warn!(
+                why,
+                failures,
+                next_server = self.uplink.server(),
+                "no session with the cluster: readings stay in the buffer until there is one"
+            );
+        }
         self.window.disconnected();
         self.account.disconnected(why);
         self.give_account();
