@@ -123,6 +123,30 @@ impl Recovery {
         Ok(())
     }
 
+    /// What is held cannot be used: only which epoch was the last is kept of it, and that it did not
+    /// end cleanly. If nothing told of one it is called 0, so that the loss is told all the same.
+    #[must_use]
+    pub fn without_what_is_held(self) -> Recovery {
+        let unknown = EpochRecord {
+            epoch: Epoch(0),
+            order: 0,
+            ended_cleanly: false,
+            acked: [Position::default(); 3],
+        };
+        Recovery {
+            epochs: Vec::new(),
+            last: Some(EpochRecord {
+                ended_cleanly: false,
+                ..self.last.unwrap_or(unknown)
+            }),
+        }
+    }
+
+    /// Whether no epoch was ever begun here.
+    pub fn is_first(&self) -> bool {
+        self.last.is_none()
+    }
+
     /// The epoch before, if known, and whether it ended cleanly.
     pub(super) fn last(&self) -> Option<(Epoch, bool)> {
         self.last.map(|last| (last.epoch, last.ended_cleanly))

@@ -142,6 +142,10 @@ impl Keeper {
         let clock = Clock::start();
         let epoch = mint_epoch();
         let opened = Folder::open(&options.buffer, epoch, Clock::wall())?;
+        let mut account = Account::default();
+        if let Some(trouble) = opened.trouble {
+            account.trouble(trouble);
+        }
         let (done, synced) = mpsc::channel(4);
         let window = Window::new(options.window);
         let uplink = Uplink::new(UplinkOptions {
@@ -159,7 +163,7 @@ impl Keeper {
             uplink,
             handovers,
             waiters: Waiters::default(),
-            account: Account::default(),
+            account,
             outage: Outage::default(),
             folder: opened.folder,
             disk: Disk {
