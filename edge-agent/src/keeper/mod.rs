@@ -646,9 +646,9 @@ impl Keeper {
             }
         }
         self.waiters.stop();
+        let error = self.account.last_error();
         self.account.disconnected("stopped");
         self.give_account();
-        let error = self.account.last_error();
         let Disk {
             handle,
             thread,
