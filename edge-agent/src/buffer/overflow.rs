@@ -42,9 +42,13 @@ impl Buffer {
         self.disk.full || self.bounded_bytes() > self.bytes_max() / 100 * REFUSE_PERCENT
     }
 
-    /// Lets the oldest data go until the bound is kept.
+    /// Lets the oldest data go until the bound is kept. Of what a failed disk holds only the copy
+    /// in memory goes, and that first.
     pub fn make_room(&mut self, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
+        if self.disk.failed && self.held.ram_bytes > self.options.ram_bytes_max {
+            self.leave_to_disk();
+        }
         while self.bounded_bytes() > self.bytes_max() {
             let Some(oldest) = self.oldest_data() else {
                 break;
@@ -134,6 +138,16 @@ impl Buffer {
         Settled {
             gap_records: 1,
             ..Settled::default()
+        }
+    }
+
+    /// What is on disk can be read from there.
+    fn leave_to_disk(&mut self) {
+        let lanes = self.epochs.iter_mut().flat_map(|shelf| &mut shelf.lanes);
+        for entry in lanes.flat_map(|lane| &mut lane.entries) {
+            if entry.is_safe() && entry.ram.take().is_some() {
+                self.held.ram_bytes -= entry.size;
+            }
         }
     }
 

@@ -614,6 +614,7 @@ impl Keeper {
             });
             status.buffer_bytes = buffer.bytes();
             status.buffer_bytes_max = buffer.bytes_max();
+            status.buffer_ram_bytes = buffer.ram_bytes();
             status.journal_bytes_written_total = buffer.journal_bytes_written();
             status.unsafe_readings = open + buffer.readings_unsafe();
         });

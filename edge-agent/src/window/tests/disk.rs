@@ -248,7 +248,7 @@ fn a_failed_disk_keeps_what_it_holds_and_memory_stays_bounded() {
     for value in 201..400 {
         agent.seal(value..value + 1, false);
         agent.sync();
-        assert!(agent.buffer.bytes() <= agent.buffer.bytes_max());
+        assert!(agent.buffer.ram_bytes() <= agent.buffer.bytes_max());
     }
     assert!(agent.lost > 100, "{}", agent.lost);
     agent.connect(&cluster);
