@@ -49,6 +49,12 @@ pub enum JoinError {
     )]
     Known { name: String, id: u64 },
     #[error(
+        "the address {address}, by which other nodes are to reach this one, is that of node \
+         {name:?}: an acknowledgement of the one must not count for the other. Change \
+         listen.cluster, or listen.cluster_advertised; another port will do"
+    )]
+    AddressTaken { address: String, name: String },
+    #[error(
         "the Raft log of {folder} is gone, though this node is a member (id {id}): what it \
          promised is lost with it. Move the data folder away and join under a new name"
     )]
@@ -217,6 +223,10 @@ pub async fn ask_all(
                     let name = request.name.clone();
                     return Err(JoinError::Known { name, id });
                 }
+                Ok(Joined::AddressTaken { name }) => {
+                    let address = request.address.clone();
+                    return Err(JoinError::AddressTaken { address, name });
+                }
                 Ok(Joined::NotLeader {
                     address: Some(leader),
                 }) if !addresses.contains(&leader) => addresses.push(leader),
@@ -291,17 +301,23 @@ impl Admission {
         }
     }
 
+    /// What the members that there are say to it; `None`: nothing against it.
     fn known(&self, request: &JoinRequest) -> Option<Joined> {
         let view = self.views.latest();
-        let known = view.state().members().get(&request.name)?;
-        Some(if known.joining == request.joining {
-            Joined::Admitted {
-                id: known.id,
-                incarnation: self.incarnation,
-            }
-        } else {
-            Joined::Known { id: known.id }
-        })
+        let members = view.state().members();
+        if let Some(known) = members.get(&request.name) {
+            return Some(if known.joining == request.joining {
+                Joined::Admitted {
+                    id: known.id,
+                    incarnation: self.incarnation,
+                }
+            } else {
+                Joined::Known { id: known.id }
+            });
+        }
+        let mut others = members.iter();
+        let (name, _) = others.find(|(_, other)| other.address == request.address)?;
+        Some(Joined::AddressTaken { name: name.clone() })
     }
 }
 
