@@ -465,6 +465,22 @@ async fn reads_are_bounded_in_bytes_and_lazy() {
 }
 
 #[tokio::test]
+async fn a_follower_is_sent_no_entries_without_their_start() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    let entries = (0..9).map(|index| entry(1, index)).collect();
+    assert!(append(&mut log, entries).await);
+    log.purge(log_id(1, 4)).await.unwrap();
+    let mut reader = log.get_log_reader().await;
+    for start in 0..9 {
+        let sent = reader.limited_get_log_entries(start, 9).await.unwrap();
+        let indexes = sent.iter().map(|one| one.log_id.index);
+        let from = if start < 5 { 9 } else { start };
+        assert!(indexes.eq(from..9), "from {start}: {sent:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_hole_is_refused() {
     let sim = SimStorage::new(1);
     let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
