@@ -95,6 +95,13 @@ fn samples() -> Vec<Sample> {
             .encode(),
             |b| Joined::decode(b).is_ok(),
         ),
+        (
+            Joined::AddressTaken {
+                name: "a".to_owned(),
+            }
+            .encode(),
+            |b| Joined::decode(b).is_ok(),
+        ),
         (offer.encode(), |b| Offer::decode(b).is_ok()),
         (chunk.encode(), |b| Chunk::decode(b).is_ok()),
         (encode_wanted(&[1, 2]), |b| decode_wanted(b).is_ok()),
