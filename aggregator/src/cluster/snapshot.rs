@@ -356,7 +356,8 @@ mod tests {
         send(&receiver, "new", None, &state, 0..state.len()).unwrap();
         receiver.finish("new").unwrap();
         let name = snapshot.files[0].name.clone();
-        assert_eq!(storage.list().unwrap(), [name.clone()], "no part is left");
+        let left = storage.list().unwrap();
+        assert_eq!(left, std::slice::from_ref(&name), "no part is left");
         let file = storage.open(&name, OpenMode::Existing).unwrap();
         assert_eq!(read_part(&*file, 0, end as u64).unwrap(), content);
     }
