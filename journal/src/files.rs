@@ -11,8 +11,6 @@ use crate::record::{self, HEADER_BYTES, RecordHead};
 use crate::storage::StorageFile;
 
 const SUFFIX: &str = ".journal";
-/// A file that is being filled with zeros; it has no place in the journal yet.
-pub(crate) const PREPARED: &str = "prepared.tmp";
 
 /// Where a record stands. Ordered as the records were appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -133,7 +131,8 @@ mod tests {
             "1f.journal",
             "000000000000001F.journal",
             "x",
-            PREPARED,
+            "prepared.tmp",
+            "spare-1.tmp",
             "+00000000000001f.journal",
         ] {
             assert_eq!(parse_name(other), None, "{other}");

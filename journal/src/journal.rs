@@ -8,18 +8,18 @@
 //! - What `sync` has not returned `Ok` for is written again at the next `open`, never believed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::JournalError;
-use crate::files::{FileInfo, Files, LiveFile, PREPARED, Position, Reader, file_name, parse_name};
+use crate::files::{FileInfo, Files, LiveFile, Position, Reader, file_name, parse_name};
 use crate::record::{
     self, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, PAYLOAD_BYTES_MAX,
     RecordHead,
 };
 use crate::recover::{self, Scanned};
-use crate::storage::{OpenMode, Storage, StorageFile};
+use crate::spare::{Spare, Spares};
+use crate::storage::{OpenMode, Storage};
 
 /// The smallest file that makes sense: first record, opening, seal and something to keep.
 const FILE_BYTES_MIN: u64 = 1 << 10;
@@ -28,7 +28,8 @@ const FILE_BYTES_MAX: u64 = 1 << 30;
 const BUFFER_BYTES_MAX: usize = 8 << 20;
 /// A buffer that grew beyond this is given back after a sync.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
-const ZERO_BYTES: usize = 1 << 18;
+/// Bytes of a tail that are written again at a time.
+const CHUNK_BYTES: usize = 1 << 18;
 const FIRST_BYTES: usize = HEADER_BYTES + 16;
 const OPEN_BYTES: usize = HEADER_BYTES + 8;
 const SEAL_BYTES: usize = HEADER_BYTES;
@@ -48,6 +49,9 @@ pub struct Journal {
     options: Options,
     files: Arc<Files>,
     released: VecDeque<(u64, Arc<LiveFile>)>,
+    spares: Spares,
+    /// How many files are to be ready before they are needed.
+    ahead: usize,
     current: Option<Current>,
     opens: u64,
     opens_durable: bool,
@@ -144,10 +148,10 @@ impl Current {
     /// have reached the disk.
     fn write_again(&mut self) -> Result<(), JournalError> {
         let mut at = u64::from(self.synced);
-        let mut bytes = vec![0; ZERO_BYTES];
+        let mut bytes = vec![0; CHUNK_BYTES];
         while at < u64::from(self.written) {
             let left = usize::try_from(u64::from(self.written) - at).unwrap_or(usize::MAX);
-            let chunk = &mut bytes[..left.min(ZERO_BYTES)];
+            let chunk = &mut bytes[..left.min(CHUNK_BYTES)];
             self.live
                 .file
                 .read_at(at, chunk)
@@ -181,6 +185,8 @@ impl Journal {
         }
         let files = Arc::new(RwLock::new(BTreeMap::new()));
         let mut journal = Journal {
+            spares: Spares::new(Arc::clone(&storage), options.file_bytes),
+            ahead: 0,
             storage,
             options,
             files,
@@ -218,11 +224,7 @@ impl Journal {
             .storage
             .list()
             .map_err(JournalError::io("list the directory"))?;
-        if names.iter().any(|name| name == PREPARED) {
-            self.storage
-                .remove(PREPARED)
-                .map_err(JournalError::io("remove an unfinished file"))?;
-        }
+        self.spares.find(&names)?;
         let generations: Vec<u64> = names.iter().filter_map(|name| parse_name(name)).collect();
         let mut newest = None;
         for (nth, generation) in generations.iter().copied().enumerate() {
@@ -401,8 +403,35 @@ impl Journal {
     /// `Io` latches: then nothing since the last sync may be reported as durable.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
-        let synced = self.current.as_mut().map_or(Ok(()), Current::sync);
+        let mut synced = self.current.as_mut().map_or(Ok(()), Current::sync);
+        if synced.is_ok() && self.ahead > 0 && self.spares.retry_due() {
+            synced = self.make_spare().map(|_| ());
+        }
         self.latch(synced)
+    }
+
+    /// From here on so many files are ready before they are needed, as far as the bounds allow: a
+    /// disk without room shows in `bytes_free` while there is still some to write to.
+    pub fn keep_ahead(&mut self, files: usize) -> Result<(), JournalError> {
+        self.usable()?;
+        self.ahead = files;
+        let made = self.make_ahead();
+        self.latch(made)
+    }
+
+    fn make_ahead(&mut self) -> Result<(), JournalError> {
+        while self.files_ready() < self.ahead && self.make_spare()? {}
+        Ok(())
+    }
+
+    /// `false`: there are as many files as there may be, or the disk is full.
+    fn make_spare(&mut self) -> Result<bool, JournalError> {
+        let may = self.files_live() + self.files_ready() < self.options.files_max;
+        Ok(may && self.spares.add()?)
+    }
+
+    fn files_ready(&self) -> usize {
+        self.released.len() + self.spares.count()
     }
 
     /// Hands what is buffered to the file, so that readers see it, without waiting for the disk.
@@ -457,11 +486,11 @@ impl Journal {
             self.opens_durable = true;
         }
         self.current = Some(current);
-        Ok(())
+        self.make_ahead()
     }
 
-    /// A file to go on in, and its present name.
-    fn next_file(&mut self) -> Result<(String, Arc<dyn StorageFile>), JournalError> {
+    /// A file to go on in.
+    fn next_file(&mut self) -> Result<Spare, JournalError> {
         while let Some((generation, live)) = self.released.pop_front() {
             let name = file_name(generation);
             if live.file_bytes == self.options.file_bytes {
@@ -474,33 +503,8 @@ impl Journal {
         if self.files_live() >= self.options.files_max {
             return Err(JournalError::Full);
         }
-        match self.prepare() {
-            Ok(file) => Ok((PREPARED.to_owned(), file)),
-            // A full disk is full files: nothing was lost, and releasing some helps.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.storage
-                    .remove(PREPARED)
-                    .map_err(JournalError::io("remove a file"))?;
-                Err(JournalError::Full)
-            }
-            Err(error) => Err(JournalError::io("prepare a file")(error)),
-        }
-    }
-
-    /// A file of zeros that are on the disk: later syncs then write data and no metadata.
-    fn prepare(&self) -> io::Result<Arc<dyn StorageFile>> {
-        let file = self.storage.open(PREPARED, OpenMode::Create)?;
-        file.set_len(0)?;
-        let zeros = vec![0; ZERO_BYTES];
-        let mut at = 0;
-        while at < self.options.file_bytes {
-            let left = usize::try_from(self.options.file_bytes - at).unwrap_or(usize::MAX);
-            let chunk = &zeros[..left.min(ZERO_BYTES)];
-            file.write_at(at, chunk)?;
-            at += chunk.len() as u64;
-        }
-        file.sync()?;
-        Ok(file)
+        // A full disk is full files: nothing was lost, and releasing some helps.
+        self.spares.take()?.ok_or(JournalError::Full)
     }
 
     /// Lets go of the files that hold only records before `before`: readers find them released at
@@ -542,12 +546,18 @@ impl Journal {
         self.options.file_bytes * self.options.files_max as u64
     }
 
-    /// Bytes that can be appended before `Full`, less what the ends of files waste.
+    /// Bytes that can be appended before `Full`, less what the ends of files waste. While the disk
+    /// is full, only what stands on it already.
     pub fn bytes_free(&self) -> u64 {
-        let unused = self.options.files_max.saturating_sub(self.files_live()) as u64;
+        let allowed = self.options.files_max.saturating_sub(self.files_live());
+        let unused = if self.spares.disk_full() {
+            allowed.min(self.files_ready())
+        } else {
+            allowed
+        };
         let open = self.current.as_ref().filter(|current| !current.sealed);
         let rest = open.map_or(0, |open| open.live.file_bytes - u64::from(open.end()));
-        unused * self.options.file_bytes + rest
+        unused as u64 * self.options.file_bytes + rest
     }
 
     /// All files, oldest first.

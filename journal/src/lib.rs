@@ -1,7 +1,7 @@
 //! An append-only file that survives: records with length, checksum and number, synced in groups.
 //!
 //! `storage` is the seam to the disk (`sim` its cruel double), `record` the bytes of one record,
-//! `journal` the files and their recovery, `writer` the one thread that owns a journal, `inspect`
+//! `spare` the files that wait to be needed, `journal` the files and their recovery, `writer` the one thread that owns a journal, `inspect`
 //! the description of a file for people. The layout is in docs/formats.md.
 
 pub mod storage;
@@ -9,6 +9,7 @@ pub mod sim;
 mod error;
 mod record;
 mod files;
+mod spare;
 mod recover;
 mod journal;
 pub mod writer;

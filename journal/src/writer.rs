@@ -70,6 +70,9 @@ impl Shared {
 pub struct Writer {
     journal: Journal,
     shared: Arc<Shared>,
+    contiguous: bool,
+    /// Why nothing is appended any more.
+    failed: Option<JournalError>,
 }
 
 /// Submits work to the writer; any thread. When the last one is dropped the writer ends.
@@ -181,7 +184,38 @@ impl Writer {
             shared: Arc::clone(&shared),
             reader: journal.reader(),
         };
-        (Writer { journal, shared }, handle)
+        let writer = Writer {
+            journal,
+            shared,
+            contiguous: false,
+            failed: None,
+        };
+        (writer, handle)
+    }
+
+    /// For records that mean nothing without those before them. Once one could not be appended,
+    /// all later ones are refused with its error until the journal is opened anew: a small one that
+    /// still fits must not follow a large one that did not.
+    #[must_use]
+    pub fn contiguous(mut self) -> Writer {
+        self.contiguous = true;
+        self
+    }
+
+    fn append(&mut self, records: &[Append]) -> Result<Vec<Position>, JournalError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let appended: Result<Vec<Position>, JournalError> = records
+            .iter()
+            .map(|one| self.journal.append(one.head, &one.payload))
+            .collect();
+        if self.contiguous
+            && let Err(error) = &appended
+        {
+            self.failed = Some(error.clone());
+        }
+        appended
     }
 
     /// Does all that is queued: one write, one sync, then the callbacks in order. `false` once every
@@ -204,10 +238,8 @@ impl Writer {
                     durable: wanted,
                     done,
                 } => {
-                    let appended = records
-                        .iter()
-                        .map(|one| self.journal.append(one.head, &one.payload));
-                    group.push((done, appended.collect()));
+                    let appended = self.append(&records);
+                    group.push((done, appended));
                     durable |= wanted;
                 }
                 Work::Release(before) => {
@@ -347,6 +379,45 @@ mod tests {
         assert!(matches!(answers[0], Err(JournalError::Io { .. })));
         assert!(matches!(answers[1], Err(JournalError::Io { .. })));
         assert!(matches!(answers[2], Err(JournalError::Latched)));
+    }
+
+    /// The large record needs a file that the disk has no room for; the small one would fit.
+    #[test]
+    fn nothing_follows_a_record_that_did_not_fit() {
+        let sim = SimStorage::new(4);
+        sim.fill_up(OPTIONS.file_bytes);
+        let (writer, handle) = Writer::new(journal(&sim));
+        let mut writer = writer.contiguous();
+        let (sender, answers) = mpsc::sync_channel(100);
+        let submit = |number, bytes| {
+            let (mut one, sender) = (record(number), sender.clone());
+            one.payload = Bytes::from(vec![2; bytes]);
+            let done = Box::new(move |result: Result<Vec<Position>, _>| {
+                sender.send(result.map(|_| ())).unwrap();
+            });
+            handle.append(vec![one], done).unwrap();
+        };
+        submit(0, 6_000);
+        writer.step();
+        submit(1, 6_000);
+        submit(2, 100);
+        writer.step();
+        submit(3, 100);
+        writer.step();
+        let answers: Vec<_> = answers.try_iter().collect();
+        assert_eq!(answers.len(), 4);
+        assert!(answers[0].is_ok());
+        for refused in &answers[1..] {
+            assert!(matches!(refused, Err(JournalError::Full)), "{refused:?}");
+        }
+        drop((handle, writer));
+        let mut numbers = Vec::new();
+        Journal::open(sim.as_storage(), OPTIONS, &mut |_, head, _| {
+            numbers.push(head.number);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(numbers, [0]);
     }
 
     #[test]

@@ -117,6 +117,15 @@ impl Agent {
         }
     }
 
+    /// Sends one live batch, out of turn.
+    pub(crate) async fn publish(
+        &self,
+        node: &Cluster,
+        number: usize,
+    ) -> <Cluster as Upstream>::Ticket {
+        self.send(node, self.live[number - 1].clone()).await
+    }
+
     async fn send(&self, node: &Cluster, batch: Bytes) -> <Cluster as Upstream>::Ticket {
         node.submit(self.id(), TimeNs(0), Payload::Batch(batch))
             .await

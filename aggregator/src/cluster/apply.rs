@@ -10,6 +10,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use shared::id::AgentId;
 use tokio::sync::{mpsc, watch};
 
 use super::answer::{Answer, Applied};
@@ -18,7 +19,7 @@ use super::propose::Proposer;
 use super::types::{CommandBytes, TypeConfig};
 use crate::state::bytes::{ReadFault, Reader, Writer};
 use crate::state::{Command, Job, Outcome, State};
-use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError};
+use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError, View};
 
 type Membership = StoredMembershipOf<TypeConfig>;
 
@@ -217,6 +218,14 @@ impl Applier {
             merges_running: self.store.merges_running(),
         });
     }
+}
+
+/// The answer to a batch that took effect before this view: applying it again would say the same.
+pub(super) fn repeated(view: &View, agent: &AgentId, batch: &[u8]) -> Option<Answer> {
+    let (header, _) = shared::batch::read_header(batch).ok()?;
+    let position = view.state().position(agent, header.epoch, header.lane);
+    let have = header.number <= position.last;
+    have.then(|| Answer::Applied(Applied::new(view.index(), Some(position))))
 }
 
 fn answer(index: u64, outcome: Outcome) -> Answer {

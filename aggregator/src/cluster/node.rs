@@ -15,7 +15,7 @@ use shared::verdict::Position;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::apply::{Applier, Progress};
+use super::apply::{Applier, Progress, repeated};
 use super::join::{Admission, JoinError};
 use super::link::{Answerer, CallError, Link, Purpose};
 use super::listener::Listener;
@@ -484,6 +484,12 @@ impl ingest::Upstream for Cluster {
     type Ticket = Ticket;
 
     async fn submit(&self, agent: AgentId, received: TimeNs, payload: Payload) -> Ticket {
+        // Who sends a batch again that took effect costs the log no entry.
+        if let Payload::Batch(batch) = &payload
+            && let Some(answer) = repeated(&self.node.views.latest(), &agent, batch)
+        {
+            return Ticket::answered(answer);
+        }
         self.proposer.submit(agent, received, payload).await
     }
 

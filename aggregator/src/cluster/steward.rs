@@ -50,6 +50,8 @@ pub(super) struct Situation<'a> {
     pub(super) now: Duration,
     pub(super) leads: bool,
     pub(super) progress: Progress,
+    /// What the log holds behind the last merge: also entries that brought no rows.
+    pub(super) log_bytes: u64,
     pub(super) state: &'a State,
 }
 
@@ -78,6 +80,7 @@ impl Duties {
             now,
             leads,
             progress,
+            log_bytes,
             state,
         } = *situation;
         let mut due = Vec::new();
@@ -96,7 +99,8 @@ impl Duties {
         }
         // Without a time every row would be taken for one with a wild clock.
         let timed = state.now().0 > 0;
-        let large = progress.level0_bytes as u64 >= self.wishes.merge_bytes;
+        // Only a merge lets go of the log, so what brings no rows asks for merges, too.
+        let large = log_bytes.max(progress.level0_bytes as u64) >= self.wishes.merge_bytes;
         let old = self
             .unmerged_since
             .is_some_and(|since| now.saturating_sub(since) >= self.wishes.merge_age);
@@ -138,6 +142,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             now: began.elapsed(),
             leads: node.raft.is_leader(),
             progress,
+            log_bytes: node.log.bytes_after(progress.merged),
             state: view.state(),
         });
         for duty in due {
@@ -240,6 +245,15 @@ mod tests {
     };
 
     fn due(duties: &mut Duties, at_s: u64, leads: bool, bytes: usize, state: &State) -> Vec<Duty> {
+        due_with(duties, (at_s, leads), (bytes, bytes as u64), state)
+    }
+
+    fn due_with(
+        duties: &mut Duties,
+        (at_s, leads): (u64, bool),
+        (bytes, log_bytes): (usize, u64),
+        state: &State,
+    ) -> Vec<Duty> {
         let progress = Progress {
             level0_bytes: bytes,
             ..Progress::default()
@@ -248,6 +262,7 @@ mod tests {
             now: Duration::from_secs(at_s),
             leads,
             progress,
+            log_bytes,
             state,
         })
     }
@@ -282,6 +297,16 @@ mod tests {
         assert!(!due(&mut duties, 59, true, 1, &state).contains(&Duty::Merge));
         assert!(due(&mut duties, 60, true, 1, &state).contains(&Duty::Merge));
         assert!(!due(&mut duties, 61, true, 1, &state).contains(&Duty::Merge));
+    }
+
+    #[test]
+    fn a_log_of_entries_without_rows_is_merged_when_it_is_large() {
+        let mut duties = Duties::new(WISHES);
+        let state = timed();
+        let small = due_with(&mut duties, (100, true), (0, 999), &state);
+        assert!(!small.contains(&Duty::Merge));
+        let large = due_with(&mut duties, (200, true), (0, 1_000), &state);
+        assert!(large.contains(&Duty::Merge));
     }
 
     #[test]

@@ -8,12 +8,19 @@ use journal::{Position, RecordHead};
 
 use super::layout::{self, LogId, Malformed, Vote};
 
+/// What an entry takes of a file beside its payload: its record's head, and the hint that says it
+/// is committed.
+const ENTRY_BYTES: u64 = 96;
+
 /// One entry.
 struct Slot {
     id: LogId,
     kind: u8,
     /// Tells an entry from another one at its index, before or after a truncation.
     serial: u64,
+    /// Bytes in files of this entry, about, and of those that came before it.
+    bytes: u64,
+    bytes_before: u64,
     /// Where it stands, once it is written.
     position: Option<Position>,
     cached: Option<Bytes>,
@@ -101,16 +108,23 @@ impl Index {
 
     /// The last index before the newest entries that take about `keep_bytes`; 0 if all do.
     pub(super) fn index_below(&self, keep_bytes: u64) -> u64 {
-        let mut bytes = 0;
-        for slot in self.slots.iter().rev() {
-            bytes += slot
-                .position
-                .map_or(0, |position| position.payload_bytes() as u64);
-            if bytes > keep_bytes {
-                return slot.id.index.saturating_sub(1);
-            }
-        }
-        0
+        let end = self.bytes_end();
+        let kept = |slot: &Slot| end - slot.bytes_before <= keep_bytes;
+        let nth = self.slots.partition_point(|slot| !kept(slot));
+        let last = nth.checked_sub(1).and_then(|nth| self.slots.get(nth));
+        last.map_or(0, |slot| slot.id.index.saturating_sub(1))
+    }
+
+    /// Bytes of the entries behind `index`, about.
+    pub(super) fn bytes_after(&self, index: u64) -> u64 {
+        let nth = self.slots.partition_point(|slot| slot.id.index <= index);
+        let first = self.slots.get(nth);
+        first.map_or(0, |slot| self.bytes_end() - slot.bytes_before)
+    }
+
+    fn bytes_end(&self) -> u64 {
+        let last = self.slots.back();
+        last.map_or(0, |slot| slot.bytes_before + slot.bytes)
     }
 
     fn end(&self) -> u64 {
@@ -126,12 +140,7 @@ impl Index {
     ///
     /// # Errors
     /// It does not continue the log: a hole would be taken for a log that was never written.
-    pub(super) fn push(
-        &mut self,
-        id: LogId,
-        kind: u8,
-        bytes: Option<Bytes>,
-    ) -> Result<u64, Malformed> {
+    pub(super) fn push(&mut self, id: LogId, kind: u8, payload: Bytes) -> Result<u64, Malformed> {
         let continues = match (self.slots.is_empty(), self.purged) {
             (false, _) => id.index == self.end(),
             (true, Some(purged)) => id.index == purged.index + 1,
@@ -140,23 +149,26 @@ impl Index {
         if !continues {
             return Err(Malformed("an entry does not continue the log"));
         }
-        Ok(self.put(id, kind, bytes))
+        Ok(self.put(id, kind, payload.len(), Some(payload)))
     }
 
-    fn put(&mut self, id: LogId, kind: u8, bytes: Option<Bytes>) -> u64 {
+    fn put(&mut self, id: LogId, kind: u8, payload_bytes: usize, cached: Option<Bytes>) -> u64 {
         if self.slots.is_empty() {
             self.first = id.index;
             self.cached_from = id.index;
         }
         let serial = self.serial_next;
         self.serial_next += 1;
-        self.cached_bytes += bytes.as_ref().map_or(0, Bytes::len);
+        self.cached_bytes += cached.as_ref().map_or(0, Bytes::len);
+        let bytes_before = self.bytes_end();
         self.slots.push_back(Slot {
             id,
             kind,
             serial,
+            bytes: payload_bytes as u64 + ENTRY_BYTES,
+            bytes_before,
             position: None,
-            cached: bytes,
+            cached,
         });
         serial
     }
@@ -287,7 +299,7 @@ impl Index {
                 if !self.slots.is_empty() && id.index != self.end() {
                     return Err(Malformed("an entry does not continue the log"));
                 }
-                let serial = self.put(id, head.kind, None);
+                let serial = self.put(id, head.kind, payload.len(), None);
                 self.written(id.index, serial, &[position]);
             }
             layout::KIND_VOTE => self.vote = Some(layout::decode_vote(payload)?),

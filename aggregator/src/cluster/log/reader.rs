@@ -42,6 +42,11 @@ impl LogReader {
         self.index().index_below(keep_bytes)
     }
 
+    /// Bytes that the entries behind `index` take, about.
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.index().bytes_after(index)
+    }
+
     /// Entries from `start` on, up to about `bytes_max`, at least one if there is one.
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let found = self.index().find(start, end, bytes_max);

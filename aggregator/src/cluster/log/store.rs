@@ -18,6 +18,8 @@ use crate::cluster::types::TypeConfig;
 
 /// Every record carries its Raft group; there is one.
 const GROUP: u32 = 0;
+/// Files that are made before they are needed: while these are written to, a full disk is known.
+const FILES_AHEAD: usize = 2;
 /// Bytes of entries that may wait for the disk: above, `append` waits.
 const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// What one permit of the above stands for.
@@ -88,6 +90,8 @@ impl Drop for Owner {
 impl Owner {
     fn new(journal: Journal, mode: Mode) -> Result<Owner, LogError> {
         let (writer, handle) = Writer::new(journal);
+        // An entry behind one that is missing would make the log one that cannot be opened.
+        let writer = writer.contiguous();
         let (thread, inline) = match mode {
             Mode::Thread => (
                 Some(writer.spawn("raft-log").map_err(LogError::Thread)?),
@@ -151,7 +155,7 @@ fn log_id_record(kind: u8, id: &LogId) -> Append {
     record(kind, id.index, layout::encode_leader(id))
 }
 
-/// For records whose loss is found out by the next that asks for a sync.
+/// For records whose loss is found out by the next that asks for a sync: the writer refuses it.
 fn unobserved() -> Done {
     Box::new(|_| {})
 }
@@ -163,18 +167,20 @@ impl LogStore {
     /// `Journal(Rot)`: what this node promised is lost, it must rejoin as a new one.
     pub fn open(storage: Arc<dyn Storage>, options: LogOptions) -> Result<LogStore, LogError> {
         let mut index = Index::new(options.cached_bytes_max);
-        let journal = Journal::open(storage, options.journal, &mut |position, head, payload| {
-            if head.group != GROUP {
-                return Err(JournalError::Refused {
-                    what: format!("group {}", head.group),
-                });
-            }
-            let refused = |error: Malformed| JournalError::Refused {
-                what: error.to_string(),
-            };
-            index.recover(position, head, payload).map_err(refused)
-        })?;
+        let mut journal =
+            Journal::open(storage, options.journal, &mut |position, head, payload| {
+                if head.group != GROUP {
+                    return Err(JournalError::Refused {
+                        what: format!("group {}", head.group),
+                    });
+                }
+                let refused = |error: Malformed| JournalError::Refused {
+                    what: error.to_string(),
+                };
+                index.recover(position, head, payload).map_err(refused)
+            })?;
         index.recovered()?;
+        journal.keep_ahead(FILES_AHEAD)?;
         let reader = LogReader {
             index: Arc::new(Mutex::new(index)),
             journal: journal.reader(),
@@ -331,7 +337,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut index = self.index();
             for (id, record) in ids.iter().zip(&records) {
                 let serial = index
-                    .push(*id, record.head.kind, Some(record.payload.clone()))
+                    .push(*id, record.head.kind, record.payload.clone())
                     .map_err(io::Error::other)?;
                 serial_first.get_or_insert(serial);
             }

@@ -438,6 +438,23 @@ async fn a_log_that_is_full_refuses_entries_and_can_still_purge() {
 }
 
 #[tokio::test]
+async fn a_full_disk_counts_as_a_full_log_and_leaves_no_hole() {
+    let sim = SimStorage::new(1);
+    sim.fill_up(4 * 8192);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 64, Mode::Inline)).unwrap();
+    let mut index = 0;
+    while append(&mut log, vec![entry(1, index)]).await {
+        index += 1;
+    }
+    assert!(index > 20);
+    assert!(log.usage().bytes_free < 3 * 8192, "{:?}", log.usage());
+    drop(log);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 64, Mode::Inline)).unwrap();
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_log_id, Some(log_id(1, index - 1)));
+}
+
+#[tokio::test]
 async fn reads_are_bounded_in_bytes_and_lazy() {
     let sim = SimStorage::new(1);
     let mut log = LogStore::open(sim.as_storage(), options(8 << 20, 8, Mode::Inline)).unwrap();
