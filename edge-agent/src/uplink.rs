@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rumqttc::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PubAck};
 use rumqttc::{
     AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions, Outgoing, PublishOptions,
-    TlsConfiguration, Transport,
+    TlsConfiguration, TopicAliasPolicy, Transport,
 };
 use shared::id::{AgentId, Epoch, Lane};
 use shared::topic::Topic;
@@ -167,6 +167,8 @@ impl Uplink {
             .set_keep_alive(u16::try_from(seconds).expect("at most 600"))
             .set_outgoing_inflight_upper_limit(self.options.in_flight_max)
             .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_IN_BYTES_MAX))
+            // A topic is sent once a session, then two bytes stand for it.
+            .set_topic_alias_policy(TopicAliasPolicy::Monotonic)
             .set_user_properties(properties);
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);

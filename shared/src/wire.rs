@@ -152,11 +152,13 @@ pub fn signed_bytes(value: i64) -> usize {
     varint_bytes(zigzag(value))
 }
 
-fn zigzag(value: i64) -> u64 {
+/// A signed number as one whose size is that of its distance from zero.
+pub fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
-fn unzigzag(value: u64) -> i64 {
+/// The inverse of [`zigzag`].
+pub fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 

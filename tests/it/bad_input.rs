@@ -264,6 +264,26 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_node_that_advertises_the_address_of_another_is_refused() {
+    let mut cluster = ClusterUnderTest::prepare(cluster::Options::default());
+    let taken = cluster.nodes()[0].cluster.to_string();
+    let file = cluster.nodes()[2].config.clone();
+    let good = fs::read_to_string(&file).unwrap();
+    let told = format!("[listen]\ncluster_advertised = \"{taken}\"");
+    fs::write(&file, good.replace("[listen]", &told)).unwrap();
+    let refused = cluster
+        .start(&mut |_step| {})
+        .expect_err("the address is that of the first node");
+    for part in ["node c", taken.as_str(), "is that of node \"a\""] {
+        assert!(refused.contains(part), "{part} in {refused}");
+    }
+    // The two that the cluster has go on.
+    for node in [0, 1] {
+        cluster.client(node).sql("SELECT 1").unwrap();
+    }
+}
+
+#[test]
 fn a_node_without_the_others_says_so_and_acknowledges_nothing() {
     let mut cluster = ClusterUnderTest::start(3);
     for node in [1, 2] {

@@ -23,9 +23,10 @@ use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError
 
 type Membership = StoredMembershipOf<TypeConfig>;
 
-/// Merges that wait for their thread. The next one is proposed when the last has finished, so
-/// more than one or two means that a replay brings several.
-const MERGES_MAX: usize = 1_024;
+/// Merges that wait for their thread, each with its rows in memory, and as many that have ended.
+/// The next one is proposed when the last has finished, so more than one or two means that a
+/// replay brings several: then it goes as fast as they do.
+const MERGES_MAX: usize = 64;
 
 /// The state machine, as openraft drives it.
 pub struct Applier {
@@ -86,11 +87,17 @@ impl Merges {
 
 impl Drop for Merges {
     fn drop(&mut self) {
-        let Merges::Thread { jobs, thread, .. } = self else {
+        let Merges::Thread {
+            jobs,
+            merged,
+            thread,
+        } = self
+        else {
             return;
         };
         *jobs = None;
-        // A merge under way ends first: its files are whole then.
+        // A merge under way ends first: its files are whole then. Those that wait do not begin.
+        merged.close();
         if let Some(thread) = thread.take()
             && thread.join().is_err()
         {
@@ -164,6 +171,8 @@ impl Applier {
     }
 
     fn begin_merge(&mut self, id: LogId) -> io::Result<()> {
+        // Before one more waits: the thread may wait for room for those that have ended.
+        self.finish_merges()?;
         let raft = encode_raft(&id, &self.membership)?;
         let job = self.store.begin_merge(id.index, &self.state, raft);
         match &mut self.merges {
@@ -356,5 +365,38 @@ impl RaftStateMachine<TypeConfig> for Applier {
         &mut self,
     ) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotFiles>>> {
         self.store.snapshot().map(snapshot_of).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use journal::SimStorage;
+
+    use super::*;
+    use crate::cluster::log::{Entry, LeaderId};
+
+    #[tokio::test]
+    async fn one_call_may_bring_more_merges_than_may_wait() {
+        let sim = SimStorage::new(1);
+        let (store, recovered) = Store::open(&*sim.as_storage()).unwrap();
+        let mut applier = Applier::new(store, recovered, Proposer::new(1), false).unwrap();
+        let merge = |index| -> io::Result<EntryResponder<TypeConfig>> {
+            let leader_id = LeaderId {
+                term: 1,
+                node_id: 1,
+            };
+            let entry = Entry {
+                log_id: LogId { leader_id, index },
+                payload: EntryPayload::Normal(CommandBytes(Command::Merge.encode())),
+            };
+            Ok((entry, None))
+        };
+        let count = 3 * MERGES_MAX as u64;
+        let entries = stream::iter((1..=count).map(merge));
+        applier.apply(entries).await.unwrap();
+        let progress = *applier.progress().borrow();
+        assert_eq!(progress.applied, count);
+        assert!(progress.merged > 0, "some have ended on the way");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use journal::{DiskStorage, Storage};
-use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, Membership};
 use tokio::sync::{Mutex, watch};
@@ -38,6 +38,12 @@ pub enum JoinError {
     )]
     Initialised { folder: String, name: String },
     #[error(
+        "{folder} has no identity, but the Raft log of a node that has run: what that node \
+         promised must not be forgotten by a new one. Put its file `identity` back, or name another \
+         data_dir"
+    )]
+    IdentityGone { folder: String },
+    #[error(
         "{folder} is empty and the configuration names no peers: make a new cluster with \
          `tributary-aggregator init --config FILE`, once, or name the peers of an existing one"
     )]
@@ -48,6 +54,12 @@ pub enum JoinError {
          put the disk back, or give this node a new name and certificate"
     )]
     Known { name: String, id: u64 },
+    #[error(
+        "the address {address}, by which other nodes are to reach this one, is that of node \
+         {name:?}: an acknowledgement of the one must not count for the other. Change \
+         listen.cluster, or listen.cluster_advertised; another port will do"
+    )]
+    AddressTaken { address: String, name: String },
     #[error(
         "the Raft log of {folder} is gone, though this node is a member (id {id}): what it \
          promised is lost with it. Move the data folder away and join under a new name"
@@ -85,7 +97,12 @@ pub async fn init(config: &Config) -> Result<(), JoinError> {
         name: config.name.clone(),
         address: config.listen.cluster_advertised.clone(),
     };
-    begin_log(log, &member).await.map_err(io)?;
+    begin_log(log, &member).await.map_err(|error| match error {
+        BeginError::HasRun => JoinError::IdentityGone {
+            folder: folder.clone(),
+        },
+        BeginError::Io(source) => io(source),
+    })?;
     let identity = NodeIdentity {
         cluster: config.cluster.clone(),
         name: config.name.clone(),
@@ -98,12 +115,27 @@ pub async fn init(config: &Config) -> Result<(), JoinError> {
     identity.write(&*disk).map_err(io)
 }
 
+/// Why a cluster does not begin in a log.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// Who must act: the operator.
+    #[error("the log is of a node that has run")]
+    HasRun,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// Writes the first two entries of a cluster, durable when it returns: its only voter, of id 1, and
 /// that voter's admission.
-pub async fn begin_log(mut log: LogStore, member: &Member) -> io::Result<()> {
-    if log.get_log_state().await?.last_log_id.is_some() {
-        // An `init` that ended between the log and the identity.
-        return Ok(());
+pub async fn begin_log(mut log: LogStore, member: &Member) -> Result<(), BeginError> {
+    if log.reader().read_vote().await?.is_some() {
+        return Err(BeginError::HasRun);
+    }
+    let last = log.get_log_state().await?.last_log_id;
+    // Not 0: an `init` that ended between the log and the identity, or in the log.
+    let next = last.map_or(0, |last| last.index + 1);
+    if next > FIRST_ID + 1 {
+        return Err(BeginError::HasRun);
     }
     let voters = vec![BTreeSet::from([FIRST_ID])];
     let nodes = BTreeMap::from([(FIRST_ID, member.clone())]);
@@ -123,14 +155,18 @@ pub async fn begin_log(mut log: LogStore, member: &Member) -> io::Result<()> {
         },
         payload,
     };
-    let entries = vec![
+    let mut entries = vec![
         entry(0, EntryPayload::Membership(membership)),
         entry(FIRST_ID, EntryPayload::Normal(CommandBytes(admit.encode()))),
     ];
+    entries.retain(|entry| entry.log_id.index >= next);
+    if entries.is_empty() {
+        return Ok(());
+    }
     let (sender, flushed) = TypeConfig::oneshot();
     log.append(entries, IOFlushed::<TypeConfig>::signal(sender))
         .await?;
-    flushed.await.map_err(io::Error::other)?
+    Ok(flushed.await.map_err(io::Error::other)??)
 }
 
 /// Reads who this node is; on an empty disk, asks the peers until one admits it.
@@ -151,6 +187,9 @@ pub(super) async fn settle(
         }
         Some(Standing::Joining { joining }) => joining,
         None if config.peers.is_empty() => return Err(JoinError::NoCluster { folder }),
+        None if !is_empty(&config.data_dir.join(super::LOG_FOLDER)) => {
+            return Err(JoinError::IdentityGone { folder });
+        }
         None => random()?,
     };
     let io = |source| JoinError::Io {
@@ -216,6 +255,10 @@ pub async fn ask_all(
                 Ok(Joined::Known { id }) => {
                     let name = request.name.clone();
                     return Err(JoinError::Known { name, id });
+                }
+                Ok(Joined::AddressTaken { name }) => {
+                    let address = request.address.clone();
+                    return Err(JoinError::AddressTaken { address, name });
                 }
                 Ok(Joined::NotLeader {
                     address: Some(leader),
@@ -291,44 +334,104 @@ impl Admission {
         }
     }
 
+    /// What the members that there are say to it; `None`: nothing against it.
     fn known(&self, request: &JoinRequest) -> Option<Joined> {
         let view = self.views.latest();
-        let known = view.state().members().get(&request.name)?;
-        Some(if known.joining == request.joining {
-            Joined::Admitted {
-                id: known.id,
-                incarnation: self.incarnation,
-            }
-        } else {
-            Joined::Known { id: known.id }
-        })
+        let members = view.state().members();
+        if let Some(known) = members.get(&request.name) {
+            return Some(if known.joining == request.joining {
+                Joined::Admitted {
+                    id: known.id,
+                    incarnation: self.incarnation,
+                }
+            } else {
+                Joined::Known { id: known.id }
+            });
+        }
+        let mut others = members.iter();
+        let (name, _) = others.find(|(_, other)| other.address == request.address)?;
+        Some(Joined::AddressTaken { name: name.clone() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::log::{LogOptions, Mode, Vote};
 
-    #[tokio::test]
-    async fn a_first_log_begins_with_its_voter_and_its_admission() {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = DiskStorage::open(folder.path()).unwrap();
-        let options = crate::cluster::log::LogOptions {
+    fn open(folder: &Path) -> LogStore {
+        let options = LogOptions {
             journal: journal::Options {
                 file_bytes: 1 << 16,
                 files_max: 4,
             },
             cached_bytes_max: 1 << 16,
-            mode: crate::cluster::log::Mode::Thread,
+            mode: Mode::Thread,
         };
+        LogStore::open(DiskStorage::open(folder).unwrap(), options).unwrap()
+    }
+
+    async fn begin(folder: &Path) -> Result<(), BeginError> {
         let member = Member {
             name: "a".to_owned(),
             address: "h:1".to_owned(),
         };
-        let open = || LogStore::open(Arc::clone(&disk), options).unwrap();
-        begin_log(open(), &member).await.unwrap();
-        begin_log(open(), &member).await.unwrap();
-        let last = open().get_log_state().await.unwrap().last_log_id.unwrap();
-        assert_eq!(last.index, FIRST_ID);
+        begin_log(open(folder), &member).await
+    }
+
+    async fn append(folder: &Path, index: u64) {
+        let leader_id = LeaderId {
+            term: 0,
+            node_id: FIRST_ID,
+        };
+        let entry = Entry {
+            log_id: LogId { leader_id, index },
+            payload: EntryPayload::Blank,
+        };
+        let (sender, flushed) = TypeConfig::oneshot();
+        let flushes = IOFlushed::<TypeConfig>::signal(sender);
+        open(folder).append([entry], flushes).await.unwrap();
+        flushed.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_first_log_begins_with_its_voter_and_its_admission() {
+        let folder = tempfile::tempdir().unwrap();
+        for _again in 0..2 {
+            begin(folder.path()).await.unwrap();
+            let state = open(folder.path()).get_log_state().await.unwrap();
+            assert_eq!(state.last_log_id.unwrap().index, FIRST_ID);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_beginning_that_was_cut_short_is_completed() {
+        let folder = tempfile::tempdir().unwrap();
+        append(folder.path(), 0).await;
+        begin(folder.path()).await.unwrap();
+        let state = open(folder.path()).get_log_state().await.unwrap();
+        assert_eq!(state.last_log_id.unwrap().index, FIRST_ID);
+    }
+
+    #[tokio::test]
+    async fn no_cluster_begins_in_the_log_of_a_node_that_has_run() {
+        let (voted, longer) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for folder in [&voted, &longer] {
+            begin(folder.path()).await.unwrap();
+        }
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 7,
+        };
+        let vote = Vote {
+            leader_id,
+            committed: false,
+        };
+        open(voted.path()).save_vote(&vote).await.unwrap();
+        append(longer.path(), FIRST_ID + 1).await;
+        for folder in [voted, longer] {
+            let refused = begin(folder.path()).await;
+            assert!(matches!(refused, Err(BeginError::HasRun)), "{refused:?}");
+        }
     }
 }

@@ -31,7 +31,7 @@ mod node;
 pub use answer::{Answer, Applied};
 pub use apply::Progress;
 pub use identity::{NodeIdentity, Standing};
-pub use join::{JoinError, ask_all, begin_log, init};
+pub use join::{BeginError, JoinError, ask_all, begin_log, init};
 pub use listener::{ListenError, Listener};
 pub use node::{Calls, Cluster, ClusterError, Parts, Seat};
 pub use propose::Ticket;

@@ -1,9 +1,11 @@
 //! A snapshot on its way: the last merge's transaction and the segment files that the other node
-//! lacks. The files stand for themselves; what is received is checked when it is installed.
+//! lacks. The files stand for themselves; what is received is checked before it gets its name,
+//! and all of it again when it is installed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -107,28 +109,81 @@ fn read_part(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Bytes>
 /// Snapshots that are being received: one for each sender, the latest.
 pub(super) struct Receiver {
     segments: Arc<dyn Storage>,
+    /// Counts offers: what came of two of them, of one sender or of two, never meets in one file.
+    offers: AtomicU64,
     // A std mutex: one sender's requests follow each other, so nobody waits for it.
-    receiving: Mutex<HashMap<String, Receiving>>,
+    receiving: Mutex<BTreeMap<String, Receiving>>,
 }
 
 struct Receiving {
     offer: Offer,
     state: BytesMut,
     /// Files wanted, with what came of them.
-    files: HashMap<u32, Part>,
+    files: BTreeMap<u32, Part>,
 }
 
+/// A file on its way; removed unless it becomes what was offered.
 struct Part {
+    segments: Arc<dyn Storage>,
+    name: String,
     file: Arc<dyn StorageFile>,
     bytes: u64,
+    kept: bool,
+}
+
+impl Part {
+    fn begin(segments: &Arc<dyn Storage>, file: &SegmentFile, offer: u64) -> io::Result<Part> {
+        let name = format!("{}.{offer}{PART}", file.name);
+        let opened = segments.open(&name, OpenMode::Create)?;
+        opened.set_len(0)?;
+        Ok(Part {
+            segments: Arc::clone(segments),
+            name,
+            file: opened,
+            bytes: 0,
+            kept: false,
+        })
+    }
+
+    /// Gives it its name, if it is what was offered. The directory is not synced yet.
+    fn keep(mut self, offered: &SegmentFile) -> Result<(), String> {
+        let failed = |e: io::Error| format!("{}: {e}", offered.name);
+        self.file.sync().map_err(failed)?;
+        offered
+            .check(&*self.file)
+            .map_err(|e| format!("what came is not what was offered: {e}"))?;
+        self.segments
+            .rename(&self.name, &offered.name)
+            .map_err(failed)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = self.segments.remove(&self.name)
+        {
+            // The manifest does not name it: the next open removes it.
+            tracing::debug!(file = self.name, %error, "part of a snapshot stays for now");
+        }
+    }
 }
 
 impl Receiver {
     pub(super) fn new(segments: Arc<dyn Storage>) -> Receiver {
         Receiver {
             segments,
+            offers: AtomicU64::new(0),
             receiving: Mutex::default(),
         }
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, BTreeMap<String, Receiving>> {
+        self.receiving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes an offer; the numbers of the files that this node lacks.
@@ -138,37 +193,24 @@ impl Receiver {
             return Err(format!("a state of {} bytes", offer.state_bytes));
         }
         let here = self.segments.list().map_err(|e| e.to_string())?;
-        let mut files = HashMap::new();
+        let nth = self.offers.fetch_add(1, Ordering::Relaxed);
+        let mut files = BTreeMap::new();
         for (number, file) in (0_u32..).zip(&offer.files) {
             if !here.contains(&file.name) {
-                let part = self
-                    .begin(file)
-                    .map_err(|e| format!("{}: {e}", file.name))?;
-                files.insert(number, part);
+                let part = Part::begin(&self.segments, file, nth);
+                files.insert(number, part.map_err(|e| format!("{}: {e}", file.name))?);
             }
         }
-        let mut wanted: Vec<u32> = files.keys().copied().collect();
-        wanted.sort_unstable();
+        let wanted: Vec<u32> = files.keys().copied().collect();
         let receiving = Receiving {
             offer,
             state: BytesMut::new(),
             files,
         };
-        self.receiving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(from.to_owned(), receiving);
+        let replaced = self.receiving().insert(from.to_owned(), receiving);
+        // Not under the lock: it removes files.
+        drop(replaced);
         Ok(wire::encode_wanted(&wanted))
-    }
-
-    fn begin(&self, file: &SegmentFile) -> io::Result<Part> {
-        let name = format!("{}{PART}", file.name);
-        let opened = self.segments.open(&name, OpenMode::Create)?;
-        opened.set_len(0)?;
-        Ok(Part {
-            file: opened,
-            bytes: 0,
-        })
     }
 
     /// Takes the next part of what was offered.
@@ -178,10 +220,7 @@ impl Receiver {
             offset,
             bytes,
         } = Chunk::decode(payload).map_err(|e| e.to_string())?;
-        let mut receiving = self
-            .receiving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut receiving = self.receiving();
         let receiving = receiving.get_mut(from).ok_or("no snapshot was offered")?;
         let end = offset + bytes.len() as u64;
         let Some(number) = file else {
@@ -208,17 +247,12 @@ impl Receiver {
 
     /// Makes what was received durable under its names: ready for the store to install.
     pub(super) fn finish(&self, from: &str) -> Result<SnapshotFiles, String> {
-        let receiving = self
-            .receiving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(from)
-            .ok_or("no snapshot was offered")?;
+        let removed = self.receiving().remove(from);
         let Receiving {
             offer,
             state,
             files,
-        } = receiving;
+        } = removed.ok_or("no snapshot was offered")?;
         if state.len() as u64 != offer.state_bytes {
             return Err("a part of the state is missing".to_owned());
         }
@@ -228,19 +262,119 @@ impl Receiver {
             if part.bytes != known.len {
                 return Err(format!("a part of {} is missing", known.name));
             }
-            let failed = |e: io::Error| format!("{}: {e}", known.name);
-            part.file.sync().map_err(failed)?;
-            let part_name = format!("{}{PART}", known.name);
-            self.segments
-                .rename(&part_name, &known.name)
-                .map_err(failed)?;
+            part.keep(known)?;
         }
         self.segments.sync_directory().map_err(|e| e.to_string())?;
+        // A leader that was replaced comes no more for what it began.
+        self.receiving()
+            .retain(|_, other| other.offer.index > offer.index);
         Ok(SnapshotFiles::new(
             offer.index,
             offer.raft,
             state.freeze(),
             offer.files,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use journal::SimStorage;
+    use shared::id::{AgentId, TimeNs};
+
+    use super::*;
+    use crate::state::{Command, Origin, Payload, State, Submission};
+    use crate::store::Store;
+
+    /// What a leader has to send after the merge of one line, and the bytes of its one file.
+    fn merged() -> (Offer, Bytes, Bytes) {
+        let (mut store, _) = Store::open(&*SimStorage::new(1).as_storage()).unwrap();
+        let line = Submission {
+            origin: Origin { boot: 1, ticket: 1 },
+            agent: AgentId::parse("gw1").unwrap(),
+            received: TimeNs(1),
+            payload: Payload::Lines(Bytes::from_static(b"weather,device=d t=1i 1\n")),
+        };
+        let mut state = State::new();
+        for (index, command) in (1..).zip([Command::Submissions(vec![line]), Command::Merge]) {
+            let effects = state.apply(index, &command);
+            store.apply(index, &state, effects.rows);
+        }
+        let job = store.begin_merge(2, &state, Bytes::from_static(b"raft"));
+        store.finish_merge(job.run().unwrap()).unwrap();
+        let snapshot = store.snapshot().unwrap();
+        assert_eq!(snapshot.files.len(), 1);
+        let SegmentFile { name, len, .. } = &snapshot.files[0];
+        let file = store.segments().open(name, OpenMode::Existing).unwrap();
+        let content = read_part(&*file, 0, *len).unwrap();
+        let offer = Offer {
+            index: snapshot.index,
+            raft: snapshot.raft.clone(),
+            state_bytes: snapshot.state.len() as u64,
+            files: snapshot.files.clone(),
+        };
+        (offer, snapshot.state, content)
+    }
+
+    fn offer(to: &Receiver, from: &str, offer: &Offer) -> Vec<u32> {
+        let wanted = to.offer(from, &offer.encode()).unwrap();
+        wire::decode_wanted(&wanted).unwrap()
+    }
+
+    fn send(
+        to: &Receiver,
+        from: &str,
+        file: Option<u32>,
+        content: &Bytes,
+        range: std::ops::Range<usize>,
+    ) -> Result<Bytes, String> {
+        let chunk = Chunk {
+            file,
+            offset: range.start as u64,
+            bytes: content.slice(range),
+        };
+        to.chunk(from, &chunk.encode())
+    }
+
+    #[test]
+    fn two_senders_do_not_write_into_one_file() {
+        let (snapshot, state, content) = merged();
+        let storage = SimStorage::new(2).as_storage();
+        let receiver = Receiver::new(Arc::clone(&storage));
+        let (half, end) = (content.len() / 2, content.len());
+        for leader in ["old", "new"] {
+            assert_eq!(offer(&receiver, leader, &snapshot), [0_u32]);
+            send(&receiver, leader, None, &state, 0..state.len()).unwrap();
+            send(&receiver, leader, Some(0), &content, 0..half).unwrap();
+        }
+        send(&receiver, "old", Some(0), &content, half..end).unwrap();
+        let received = receiver.finish("old").unwrap();
+        assert_eq!(received.state, state);
+        // The other one begins again, and its file is here.
+        send(&receiver, "new", Some(0), &content, half..end).unwrap_err();
+        assert!(offer(&receiver, "new", &snapshot).is_empty());
+        send(&receiver, "new", None, &state, 0..state.len()).unwrap();
+        receiver.finish("new").unwrap();
+        let name = snapshot.files[0].name.clone();
+        let left = storage.list().unwrap();
+        assert_eq!(left, std::slice::from_ref(&name), "no part is left");
+        let file = storage.open(&name, OpenMode::Existing).unwrap();
+        assert_eq!(read_part(&*file, 0, end as u64).unwrap(), content);
+    }
+
+    #[test]
+    fn what_is_not_what_was_offered_gets_no_name() {
+        let (snapshot, state, content) = merged();
+        let storage = SimStorage::new(2).as_storage();
+        let receiver = Receiver::new(Arc::clone(&storage));
+        for at in [0, content.len() / 2, content.len() - 20] {
+            let mut bad = content.to_vec();
+            bad[at] ^= 1;
+            assert_eq!(offer(&receiver, "a", &snapshot), [0_u32], "byte {at}");
+            send(&receiver, "a", None, &state, 0..state.len()).unwrap();
+            send(&receiver, "a", Some(0), &bad.into(), 0..content.len()).unwrap();
+            receiver.finish("a").unwrap_err();
+            assert!(storage.list().unwrap().is_empty(), "byte {at}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Frames over mutual TLS: one connection for each peer and purpose, dialled when it is needed,
 //! many requests on it at a time. Knows nothing of what the frames mean.
+//!
+//! Invariant: only the member that was meant is asked. Its answers count towards a quorum, so one
+//! disk that is reached under two names would count twice.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,7 +41,7 @@ const LOG_WINDOW: Duration = Duration::from_secs(5);
 /// Asks other nodes over TLS.
 pub(super) struct Transport {
     dialer: Arc<Dialer>,
-    peers: Mutex<HashMap<(String, Purpose), mpsc::Sender<Call>>>,
+    peers: Mutex<HashMap<(Member, Purpose), mpsc::Sender<Call>>>,
     tasks: Tasks,
 }
 
@@ -83,11 +86,10 @@ impl Transport {
 
     fn peer(&self, to: &Member, purpose: Purpose) -> mpsc::Sender<Call> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (to.address.clone(), purpose);
-        let known = peers.entry(key).or_insert_with(|| {
+        let known = peers.entry((to.clone(), purpose)).or_insert_with(|| {
             let (sender, calls) = mpsc::channel(CALLS_MAX);
-            let (dialer, address) = (Arc::clone(&self.dialer), to.address.clone());
-            self.tasks.spawn(run_peer(dialer, address, calls));
+            let dialer = Arc::clone(&self.dialer);
+            self.tasks.spawn(run_peer(dialer, to.clone(), calls));
             sender
         });
         known.clone()
@@ -136,14 +138,15 @@ fn lost(address: &str, why: &str) -> CallError {
 }
 
 /// Owns the connection to one peer for one purpose.
-async fn run_peer(dialer: Arc<Dialer>, address: String, mut calls: mpsc::Receiver<Call>) {
+async fn run_peer(dialer: Arc<Dialer>, to: Member, mut calls: mpsc::Receiver<Call>) {
+    let address = to.address.as_str();
     while let Some(first) = calls.recv().await {
-        match timeout(DIAL_LIMIT, dialer.dial(&address)).await {
-            Ok(Ok(stream)) => talk(&dialer, &address, stream, first, &mut calls).await,
-            Ok(Err(why)) => refuse_all(&dialer, &address, &why, first, &mut calls).await,
+        match timeout(DIAL_LIMIT, dialer.dial(&to)).await {
+            Ok(Ok(stream)) => talk(&dialer, address, stream, first, &mut calls).await,
+            Ok(Err(why)) => refuse_all(&dialer, address, &why, first, &mut calls).await,
             Err(_) => {
                 let why = "no connection within 2 seconds";
-                refuse_all(&dialer, &address, why, first, &mut calls).await;
+                refuse_all(&dialer, address, why, first, &mut calls).await;
             }
         }
     }
@@ -179,10 +182,12 @@ async fn refuse_all(
 }
 
 impl Dialer {
+    /// `to` without a name: whichever node answers at the address, to ask who the members are.
     async fn dial(
         &self,
-        address: &str,
+        to: &Member,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+        let address = to.address.as_str();
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
@@ -200,6 +205,13 @@ impl Dialer {
         let presented = stream.get_ref().1.peer_certificates();
         let identity =
             Identity::of_peer(presented, &self.cluster, Role::Node).map_err(|e| e.to_string())?;
+        if !to.name.is_empty() && identity.id.as_str() != to.name {
+            return Err(format!(
+                "{identity} answers there, not node {:?}: what the one has on disk must not \
+                 count for the other; does the name resolve to another host?",
+                to.name
+            ));
+        }
         match self.revocations.reason(&identity.serial) {
             None => Ok(stream),
             Some(why) => Err(format!("{identity}: its certificate was revoked: {why}")),
@@ -318,4 +330,80 @@ pub(super) async fn write_frame(
     timeout(WRITE_LIMIT, write)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::super::link::Answerer;
+    use super::super::listener::Listener;
+    use super::*;
+    use crate::config::Config;
+    use crate::pki::Pki;
+    use crate::tls::Material;
+
+    /// Answers with what it was asked.
+    struct Echo;
+
+    impl Answerer for Echo {
+        fn answer(
+            &self,
+            _from: &str,
+            _kind: Kind,
+            _incarnation: u64,
+            payload: Bytes,
+        ) -> BoxFuture<'static, Result<Bytes, String>> {
+            Box::pin(async move { Ok(payload) })
+        }
+    }
+
+    fn material(pki: &Pki, name: &str) -> Material {
+        pki.issue(Role::Node, name, &["127.0.0.1".to_owned()], 1)
+            .unwrap();
+        let text = format!(
+            "name = \"{name}\"\ncluster = \"demo\"\ndata_dir = \"d\"\n[listen]\nmqtt = \"h:0\"\n\
+             cluster = \"h:0\"\npostgres = \"h:0\"\nhttp = \"h:0\"\n[tls]\n\
+             cert = \"node-{name}.pem\"\nkey = \"node-{name}.key\"\nnodes_ca = \"nodes-ca.pem\"\n\
+             agents_ca = \"agents-ca.pem\"\nusers_ca = \"users-ca.pem\"\n\
+             revoked = \"revoked.toml\"\n"
+        );
+        let config = Config::parse(&text, &pki.folder().join("node.toml")).unwrap();
+        Material::load(&config).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_the_member_that_was_meant_is_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::init(folder.path(), "demo").unwrap();
+        let (revocations, _reloader) = Revocations::load(&pki.revoked_path()).unwrap();
+        let server = material(&pki, "c").cluster_server().unwrap();
+        let listener = Listener::bind("127.0.0.1:0", "demo", server, revocations.clone())
+            .await
+            .unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let tasks = Tasks::default();
+        let (_stop, stopped) = watch::channel(false);
+        tasks.spawn(listener.run(Arc::new(Echo), stopped));
+        let client = material(&pki, "a").cluster_client().unwrap();
+        let transport = Transport::new("demo", 1, client, revocations, tasks.clone());
+        let ask = |name: &str| {
+            let to = Member {
+                name: name.to_owned(),
+                address: address.clone(),
+            };
+            let (question, limit) = (Bytes::from_static(b"?"), Duration::from_secs(30));
+            transport.call(&to, Purpose::Pulse, Kind::ReadIndex, question, limit)
+        };
+        // The connection to c that is open already does not serve b either.
+        for name in ["c", "", "b", "c"] {
+            match ask(name).await {
+                Ok(answer) if name != "b" => assert_eq!(&answer[..], b"?"),
+                Err(CallError::Unreachable { why, .. }) if name == "b" => {
+                    assert!(why.contains("\"b\"") && why.contains("node/c"), "{why}");
+                }
+                other => panic!("{name:?}: {other:?}"),
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub struct CommandBytes(pub Bytes);
 
 /// Who a node is, as the membership records it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Member {
     /// The name in its certificate.
     pub name: String,

@@ -3,15 +3,17 @@
 use bytes::Bytes;
 use mqtt_protocol_core::mqtt::ArcPayload;
 use mqtt_protocol_core::mqtt::packet::{
-    AssignedClientIdentifier, GenericPacket, MaximumQos, Property, Qos, ReasonString,
-    ReceiveMaximum, RetainAvailable, ServerKeepAlive, SharedSubscriptionAvailable,
-    SubscriptionIdentifierAvailable, UserProperty, WildcardSubscriptionAvailable, v3_1_1, v5_0,
+    AssignedClientIdentifier, GenericPacket, MaximumPacketSize, MaximumQos, Property, Qos,
+    ReasonString, ReceiveMaximum, RetainAvailable, ServerKeepAlive, SharedSubscriptionAvailable,
+    SubscriptionIdentifierAvailable, TopicAliasMaximum, UserProperty,
+    WildcardSubscriptionAvailable, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, PubackReasonCode,
     SubackReasonCode, SubackReturnCode, UnsubackReasonCode,
 };
 use shared::id::{Epoch, Lane, TimeNs};
+use shared::limits::PACKET_BYTES_MAX;
 use shared::verdict::{Position, STREAM_PROPERTY, Verdict, format_stream_position};
 
 use super::metrics::explain;
@@ -22,6 +24,12 @@ use super::session::{
 
 /// A silent client is noticed after this even if it asked for no keep alive.
 const KEEP_ALIVE_SECONDS_MAX: u16 = 600;
+
+/// Of one packet.
+const PACKET_BYTES: u32 = 1 << 20;
+const _: () = assert!(PACKET_BYTES as usize == PACKET_BYTES_MAX);
+/// Topics that a client may give a number: its lanes and its lines, and room.
+const TOPIC_ALIAS_MAX: u16 = 8;
 
 type Wire = GenericPacket<u16>;
 type Built = Result<Wire, MqttError>;
@@ -120,6 +128,8 @@ pub(super) fn accept(version: Version, accept: &Accept, welcome: &Welcome) -> Bu
     }
     let mut properties: Vec<Property> = vec![
         ReceiveMaximum::new(RECEIVE_MAXIMUM)?.into(),
+        MaximumPacketSize::new(PACKET_BYTES)?.into(),
+        TopicAliasMaximum::new(TOPIC_ALIAS_MAX)?.into(),
         MaximumQos::new(1)?.into(),
         RetainAvailable::new(0)?.into(),
         WildcardSubscriptionAvailable::new(0)?.into(),

@@ -14,6 +14,10 @@ use super::catalog::{Catalog, Refusal, SeriesId};
 
 /// A stream is forgotten this long after a hello left its epoch out, in replicated time.
 const FORGET_NS: i64 = 400 * 86_400 * 1_000_000_000;
+/// Epochs an agent may have; the one that was left out first goes.
+const EPOCHS_PER_AGENT_MAX: usize = 4_096;
+/// Local series ids of one epoch; what comes above is not known.
+const LOCAL_SERIES_MAX: usize = 262_144;
 /// Gap rows an agent may have; above, the oldest are folded into one.
 const GAPS_PER_AGENT_MAX: usize = 1_024;
 /// Field lists that a new definition is compared with, to share an equal one.
@@ -22,7 +26,7 @@ const LISTS_COMPARED: usize = 16;
 /// All that is known of one agent.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct AgentState {
-    /// The epoch of the last hello.
+    /// The youngest epoch that said hello.
     pub(super) current: Option<Epoch>,
     pub(super) epochs: BTreeMap<Epoch, EpochState>,
     pub(super) gaps: Arc<Vec<GapEntry>>,
@@ -33,9 +37,21 @@ pub(super) struct AgentState {
 pub(super) struct EpochState {
     /// By `Lane as usize`.
     pub(super) lanes: [LaneState; 3],
-    /// Replicated time at which a hello left this epoch out.
-    pub(super) left_out_at: Option<TimeNs>,
+    pub(super) standing: Standing,
     pub(super) dictionary: Arc<Dictionary>,
+}
+
+/// What the hellos that took effect say of an epoch. They need not come in the order in which the
+/// epochs began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// No younger epoch is known.
+    #[default]
+    Youngest,
+    /// A younger one said that the agent still has batches of it.
+    Held,
+    /// A younger one left it out, or it last moved after that, at this replicated time.
+    LeftOut(TimeNs),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -178,9 +194,40 @@ impl AgentState {
             .unwrap_or_default()
     }
 
-    /// Moves a stream on. Only after [`decide`] said so.
-    pub(super) fn advance(&mut self, header: &Header, to: Position, received: TimeNs) {
-        let epoch = self.epochs.entry(header.epoch).or_default();
+    /// Whether another epoch may begin, or this one is known: without it nothing of the agent can
+    /// go, however many epochs it makes up.
+    pub(super) fn has_room_for(&self, epoch: Epoch) -> bool {
+        self.epochs.len() < EPOCHS_PER_AGENT_MAX
+            || self.epochs.contains_key(&epoch)
+            || self.first_left_out().is_some()
+    }
+
+    fn first_left_out(&self) -> Option<Epoch> {
+        let left_out = self.epochs.iter().filter_map(|(epoch, state)| {
+            let Standing::LeftOut(at) = state.standing else {
+                return None;
+            };
+            Some((at, *epoch))
+        });
+        left_out.min().map(|(_, epoch)| epoch)
+    }
+
+    fn epoch_mut(&mut self, epoch: Epoch) -> &mut EpochState {
+        if self.epochs.len() >= EPOCHS_PER_AGENT_MAX
+            && !self.epochs.contains_key(&epoch)
+            && let Some(oldest) = self.first_left_out()
+        {
+            self.epochs.remove(&oldest);
+        }
+        self.epochs.entry(epoch).or_default()
+    }
+
+    /// Moves a stream on, at replicated time `now`. Only after [`decide`] said so.
+    pub(super) fn advance(&mut self, header: &Header, to: Position, received: TimeNs, now: TimeNs) {
+        let epoch = self.epoch_mut(header.epoch);
+        if let Standing::LeftOut(at) = &mut epoch.standing {
+            *at = now;
+        }
         let lane = &mut epoch.lanes[header.lane as usize];
         assert!(lane.position.last < to.last, "a stream never goes back");
         lane.position = to;
@@ -190,14 +237,34 @@ impl AgentState {
 
     /// Which epochs the agent still holds, and how the last one ended.
     pub(super) fn hello(&mut self, epoch: Epoch, hello: &Hello, now: TimeNs, received: TimeNs) {
-        self.current = Some(epoch);
-        for (known, state) in &mut self.epochs {
-            let held = *known == epoch || hello.older_epochs.contains(known);
-            state.left_out_at = if held {
-                None
-            } else {
-                state.left_out_at.or(Some(now))
-            };
+        let is_youngest = self
+            .epochs
+            .get(&epoch)
+            .is_none_or(|state| state.standing == Standing::Youngest);
+        let held = hello
+            .older_epochs
+            .iter()
+            .map(|held| (*held, Standing::Held));
+        let last = hello.last.map(|last| (last.epoch, Standing::LeftOut(now)));
+        for (older, standing) in held.chain(last) {
+            // It may not have come yet, and its own hello cannot know of this one.
+            if self.has_room_for(older) {
+                let known = &mut self.epoch_mut(older).standing;
+                if *known == Standing::Youngest {
+                    *known = standing;
+                }
+            }
+        }
+        if is_youngest {
+            self.current = Some(epoch);
+            for (known, state) in &mut self.epochs {
+                state.standing = match state.standing {
+                    Standing::Youngest if *known == epoch => Standing::Youngest,
+                    _ if hello.older_epochs.contains(known) => Standing::Held,
+                    Standing::LeftOut(at) => Standing::LeftOut(at),
+                    Standing::Youngest | Standing::Held => Standing::LeftOut(now),
+                };
+            }
         }
         if let Some(last) = hello.last
             && !last.ended_cleanly
@@ -223,10 +290,13 @@ impl AgentState {
         definitions: &[SeriesDefinition],
         catalog: &mut Arc<Catalog>,
     ) {
-        let state = self.epochs.entry(epoch).or_default();
+        let state = self.epoch_mut(epoch);
         let dictionary = Arc::make_mut(&mut state.dictionary);
         for definition in definitions {
-            dictionary.define(definition, catalog);
+            let known = dictionary.series.contains_key(&definition.id.0);
+            if known || dictionary.series.len() < LOCAL_SERIES_MAX {
+                dictionary.define(definition, catalog);
+            }
         }
     }
 
@@ -300,8 +370,7 @@ impl AgentState {
 
 impl EpochState {
     fn is_forgotten(&self, now: TimeNs) -> bool {
-        self.left_out_at
-            .is_some_and(|at| now.0.saturating_sub(at.0) >= FORGET_NS)
+        matches!(self.standing, Standing::LeftOut(at) if now.0.saturating_sub(at.0) >= FORGET_NS)
     }
 }
 
@@ -374,5 +443,100 @@ impl std::fmt::Display for GapWhy {
                 write!(f, "unclean end, up to {max_unsafe_ms} ms may be missing")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared::batch::LastEpoch;
+    use shared::id::Digest;
+
+    const E1: Epoch = Epoch(91);
+    const E2: Epoch = Epoch(7);
+    const DAY: i64 = FORGET_NS / 400;
+
+    fn hello(agent: &mut AgentState, epoch: Epoch, older: &[Epoch], now: i64) {
+        let first = Header {
+            epoch,
+            lane: Lane::Names,
+            number: BatchNumber(1),
+            previous: Digest::ZERO,
+            names_needed: BatchNumber::NONE,
+            sealed_at: TimeNs(1),
+            complete_below: TimeNs(1),
+        };
+        let to = Position {
+            last: BatchNumber(1),
+            digest: Digest([1; 8]),
+        };
+        agent.advance(&first, to, TimeNs(now), TimeNs(now));
+        let hello = Hello {
+            older_epochs: older.to_vec(),
+            last: older.last().map(|epoch| LastEpoch {
+                epoch: *epoch,
+                ended_cleanly: true,
+            }),
+            max_unsafe_ms: 0,
+        };
+        agent.hello(epoch, &hello, TimeNs(now), TimeNs(now));
+    }
+
+    /// An older epoch's hello that came after the younger one's once made the younger one
+    /// forgettable while its agent was still in it.
+    #[test]
+    fn hellos_mean_the_same_in_any_order() {
+        let (mut one, mut other) = (AgentState::default(), AgentState::default());
+        hello(&mut one, E1, &[], 1);
+        hello(&mut one, E2, &[E1], 1);
+        hello(&mut other, E2, &[E1], 1);
+        hello(&mut other, E1, &[], 1);
+        assert_eq!(one, other);
+        assert_eq!(one.current, Some(E2));
+        assert_eq!(one.epochs[&E2].standing, Standing::Youngest);
+        assert_eq!(one.epochs[&E1].standing, Standing::Held);
+        one.forget(TimeNs(1_000 * DAY));
+        assert_eq!(one.epochs.len(), 2);
+        hello(&mut one, Epoch(8), &[], DAY);
+        assert_eq!(one.epochs[&E2].standing, Standing::LeftOut(TimeNs(DAY)));
+        one.forget(TimeNs(400 * DAY));
+        assert_eq!(one.epochs.len(), 3);
+        one.forget(TimeNs(401 * DAY));
+        assert_eq!(one.epochs.len(), 1);
+    }
+
+    #[test]
+    fn a_stream_that_moves_is_not_forgotten() {
+        let mut agent = AgentState::default();
+        hello(&mut agent, E1, &[], 0);
+        hello(&mut agent, E2, &[], 0);
+        let header = Header {
+            epoch: E1,
+            lane: Lane::Live,
+            number: BatchNumber(1),
+            previous: Digest::ZERO,
+            names_needed: BatchNumber(1),
+            sealed_at: TimeNs(1),
+            complete_below: TimeNs(1),
+        };
+        let to = agent.lane(E1, Lane::Names).position;
+        agent.advance(&header, to, TimeNs(0), TimeNs(399 * DAY));
+        agent.forget(TimeNs(401 * DAY));
+        assert!(agent.epochs.contains_key(&E1));
+    }
+
+    #[test]
+    fn an_agent_that_makes_up_epochs_is_bounded() {
+        let mut agent = AgentState::default();
+        for epoch in 0..EPOCHS_PER_AGENT_MAX as u64 + 500 {
+            assert!(agent.has_room_for(Epoch(epoch)));
+            hello(&mut agent, Epoch(epoch), &[], 1 + epoch.cast_signed());
+        }
+        assert_eq!(agent.epochs.len(), EPOCHS_PER_AGENT_MAX);
+        assert!(!agent.epochs.contains_key(&Epoch(499)));
+        for state in agent.epochs.values_mut() {
+            state.standing = Standing::Youngest;
+        }
+        assert!(agent.has_room_for(Epoch(500)) && !agent.has_room_for(Epoch(1 << 40)));
     }
 }

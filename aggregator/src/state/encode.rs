@@ -15,7 +15,7 @@ use super::clock::Clock;
 use super::cow::CowMap;
 use super::dedup::{
     AgentState, Dictionary, EpochState, Folded, GapEntry, GapWhy, LaneState, LocalSeries,
-    LocalTarget, RefusedSeries,
+    LocalTarget, RefusedSeries, Standing,
 };
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
@@ -24,6 +24,8 @@ const MAGIC: &[u8; 8] = b"TRIBSTAT";
 const VERSION: u16 = 1;
 /// No table: stands for "none" where a number is optional.
 const NONE: u8 = 0xff;
+/// In place of the time at which an epoch was left out: it was not.
+const HELD: i64 = i64::MAX;
 
 /// Why bytes are no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -228,14 +230,19 @@ fn encode_agent(agent: &AgentState, out: &mut Writer) {
         epoch,
         EpochState {
             lanes,
-            left_out_at,
+            standing,
             dictionary,
         },
     ) in epochs
     {
         out.u64(epoch.0);
-        out.u8(u8::from(left_out_at.is_some()));
-        out.i64(left_out_at.unwrap_or_default().0);
+        let (is_older, at) = match standing {
+            Standing::Youngest => (0, 0),
+            Standing::Held => (1, HELD),
+            Standing::LeftOut(at) => (1, at.0),
+        };
+        out.u8(is_older);
+        out.i64(at);
         for LaneState {
             position,
             complete_below,
@@ -269,8 +276,11 @@ fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
     let mut epochs = BTreeMap::new();
     for _ in 0..from.count(8 + 9 + 96 + 8)? {
         let epoch = Epoch(from.u64()?);
-        let left_out = from.flag()?;
-        let left_out_at = Some(TimeNs(from.i64()?)).filter(|_| left_out);
+        let standing = match (from.flag()?, from.i64()?) {
+            (false, _) => Standing::Youngest,
+            (true, HELD) => Standing::Held,
+            (true, at) => Standing::LeftOut(TimeNs(at)),
+        };
         let mut lanes = [LaneState::default(); 3];
         for lane in &mut lanes {
             let (last, digest) = (BatchNumber(from.u64()?), Digest(from.digest()?));
@@ -283,7 +293,7 @@ fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
             epoch,
             EpochState {
                 lanes,
-                left_out_at,
+                standing,
                 dictionary,
             },
         );

@@ -284,6 +284,9 @@ impl State {
             Decision::Names => return Outcome::Names(names.position),
             Decision::Fork => return Outcome::Fork(lane.position),
         };
+        if known.is_some_and(|known| !known.has_room_for(header.epoch)) {
+            return unreadable;
+        }
         let now = self.clock.now;
         let digest = match &gap {
             Some(gap) => gap.digest_to,
@@ -294,7 +297,7 @@ impl State {
             digest,
         };
         let known = Arc::make_mut(self.agents.entry_or(agent, Arc::default));
-        known.advance(&header, to, *received);
+        known.advance(&header, to, *received, now);
         if let Some(gap) = gap {
             known.add_gap(GapEntry {
                 epoch: header.epoch,

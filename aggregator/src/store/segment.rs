@@ -159,6 +159,64 @@ impl SegmentWriter {
     }
 }
 
+impl SegmentFile {
+    /// Compares what came from a peer with what it was said to be, before it gets the name.
+    pub(crate) fn check(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
+        self.check_length(content)?;
+        self.read_footer(content)?;
+        self.check_digest(content)
+    }
+
+    fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
+        let len = content.len();
+        let len = len.map_err(|source| StoreError::io(&self.name, source))?;
+        if len != self.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
+            let what = "the file has another length";
+            return Err(StoreError::damaged(&self.name, len, what));
+        }
+        Ok(())
+    }
+
+    /// Where the index is and how long. The length was checked before.
+    fn read_footer(&self, content: &dyn StorageFile) -> Result<(u64, u64), StoreError> {
+        let footer_at = self.len - FOOTER_BYTES as u64;
+        let damaged = |what: &str| StoreError::damaged(&self.name, footer_at, what);
+        let mut footer = [0; FOOTER_BYTES];
+        content
+            .read_at(footer_at, &mut footer)
+            .map_err(|source| StoreError::io(&self.name, source))?;
+        let (index_at, index_len, digest) =
+            read_footer(&footer).map_err(|fault| damaged(&fault.to_string()))?;
+        if digest != self.digest {
+            return Err(damaged("another digest than the manifest says"));
+        }
+        if index_at.checked_add(index_len) != Some(footer_at) {
+            return Err(damaged("the index does not end at the footer"));
+        }
+        Ok((index_at, index_len))
+    }
+
+    /// Reads every byte that the digest covers. The length was checked before.
+    fn check_digest(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
+        let covered = self.len - FOOTER_BYTES as u64;
+        let (mut digest, mut at) = (Digest::ZERO, 0);
+        let mut piece = vec![0; PIECE_BYTES];
+        while at < covered {
+            let len = usize::try_from((covered - at).min(PIECE_BYTES as u64)).expect("a piece");
+            content
+                .read_at(at, &mut piece[..len])
+                .map_err(|source| StoreError::io(&self.name, source))?;
+            digest = shared::batch::digest(digest, &piece[..len]);
+            at += len as u64;
+        }
+        if digest != self.digest {
+            let what = "the digest does not match";
+            return Err(StoreError::damaged(&self.name, 0, what));
+        }
+        Ok(())
+    }
+}
+
 impl SegmentHandle {
     /// Opens a segment that the manifest or a snapshot names and checks all but its blocks.
     pub(super) fn open(
@@ -176,10 +234,7 @@ impl SegmentHandle {
                 io(source)
             }
         })?;
-        let len = open.len().map_err(io)?;
-        if len != file.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
-            return Err(damaged(len, "the file has another length"));
-        }
+        file.check_length(&*open)?;
         let mut header = [0; HEADER_BYTES];
         open.read_at(0, &mut header).map_err(io)?;
         let head = read_header(&header).map_err(|fault| match fault {
@@ -189,18 +244,8 @@ impl SegmentHandle {
             },
             HeaderFault::Fault(fault) => damaged(0, &fault.to_string()),
         })?;
-        let footer_at = len - FOOTER_BYTES as u64;
-        let mut footer = [0; FOOTER_BYTES];
-        open.read_at(footer_at, &mut footer).map_err(io)?;
-        let at_footer = |fault: ReadFault| damaged(footer_at, &fault.to_string());
-        let (index_at, index_len, digest) = read_footer(&footer).map_err(at_footer)?;
-        if digest != file.digest {
-            return Err(damaged(footer_at, "another digest than the manifest says"));
-        }
-        if index_at.checked_add(index_len) != Some(footer_at) {
-            return Err(damaged(footer_at, "the index does not end at the footer"));
-        }
-        let index_bytes = usize::try_from(index_len).map_err(|_| damaged(footer_at, "index"))?;
+        let (index_at, index_len) = file.read_footer(&*open)?;
+        let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
         let mut index = vec![0; index_bytes];
         open.read_at(index_at, &mut index).map_err(io)?;
         let blocks = read_index(&index, index_at);
@@ -241,21 +286,7 @@ impl SegmentHandle {
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
-        let name = &self.file.name;
-        let covered = self.file.len - FOOTER_BYTES as u64;
-        let (mut digest, mut at) = (Digest::ZERO, 0);
-        let mut piece = vec![0; PIECE_BYTES];
-        while at < covered {
-            let len = usize::try_from((covered - at).min(PIECE_BYTES as u64)).expect("a piece");
-            self.open
-                .read_at(at, &mut piece[..len])
-                .map_err(|source| StoreError::io(name, source))?;
-            digest = shared::batch::digest(digest, &piece[..len]);
-            at += len as u64;
-        }
-        if digest != self.file.digest {
-            return Err(StoreError::damaged(name, 0, "the digest does not match"));
-        }
+        self.file.check_digest(&*self.open)?;
         self.blocks
             .iter()
             .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))

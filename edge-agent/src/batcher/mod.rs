@@ -12,7 +12,7 @@ use shared::batch::{Column, Data, Group, SeriesColumns, SeriesDefinition, Values
 use shared::column::{BOOL_PRICE, FLOAT_PRICE, INT_PRICE, TEXT_PRICE, TIME_PRICE};
 use shared::id::LocalSeriesId;
 use shared::limits::{
-    BATCH_BYTES_MAX, BATCH_DECODED_BYTES_MAX, BATCH_ROWS_MAX, BATCH_VALUES_MAX, DEFINITIONS_MAX,
+    BATCH_BYTES_MAX, BATCH_DECODED_BYTES_FREE, BATCH_ROWS_MAX, BATCH_VALUES_MAX, DEFINITIONS_MAX,
     FIELDS_MAX,
 };
 use shared::reading::{FieldType, Reading, Value};
@@ -25,8 +25,6 @@ const VALUE_BYTES: usize = 12;
 const PART_BYTES: usize = 48;
 /// Left for header, counts and checksum.
 const BATCH_BYTES_ROOM: usize = BATCH_BYTES_MAX - 1_024;
-/// Bytes of names in one names batch; one definition is below 400 KiB.
-const NAMES_BYTES_MAX: usize = 512 << 10;
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -391,7 +389,7 @@ impl Cost {
         open.rows + self.rows <= BATCH_ROWS_MAX
             && open.values + self.values <= BATCH_VALUES_MAX
             && open.encoded_bytes + self.encoded_bytes <= BATCH_BYTES_ROOM
-            && open.decoded_bytes + self.decoded_bytes <= BATCH_DECODED_BYTES_MAX
+            && open.decoded_bytes + self.decoded_bytes <= BATCH_DECODED_BYTES_FREE
     }
 }
 
@@ -429,10 +427,10 @@ fn split_names(definitions: Vec<SeriesDefinition>) -> Vec<Vec<SeriesDefinition>>
     let mut batches: Vec<Vec<SeriesDefinition>> = Vec::new();
     let mut bytes = 0;
     for definition in definitions {
-        let own = definition_bytes(&definition);
-        let room = batches
-            .last()
-            .is_some_and(|last| last.len() < DEFINITIONS_MAX && bytes + own <= NAMES_BYTES_MAX);
+        let own = check::definition_bytes(&definition);
+        let room = batches.last().is_some_and(|last| {
+            last.len() < DEFINITIONS_MAX && bytes + own <= BATCH_DECODED_BYTES_FREE
+        });
         if !room {
             batches.push(Vec::new());
             bytes = 0;
@@ -441,18 +439,6 @@ fn split_names(definitions: Vec<SeriesDefinition>) -> Vec<Vec<SeriesDefinition>>
         batches.last_mut().expect("one was pushed").push(definition);
     }
     batches
-}
-
-fn definition_bytes(definition: &SeriesDefinition) -> usize {
-    let tags = definition
-        .tags
-        .iter()
-        .map(|(key, value)| key.len() + value.len() + 4);
-    let fields = definition.fields.iter().map(|(name, _)| name.len() + 3);
-    16 + definition.table.len()
-        + definition.device.len()
-        + tags.sum::<usize>()
-        + fields.sum::<usize>()
 }
 
 #[cfg(test)]

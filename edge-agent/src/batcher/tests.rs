@@ -210,5 +210,6 @@ fn many_definitions_make_several_names_batches() {
         );
     }
     let sizes: Vec<_> = batcher.take().unwrap().names.iter().map(Vec::len).collect();
-    assert_eq!(sizes, [4_096, 904]);
+    assert_eq!(sizes.iter().sum::<usize>(), 5_000);
+    assert_eq!(sizes.len(), 3, "{sizes:?}");
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use journal::writer::Usage;
 use journal::{Append, JournalError, Position as DiskPosition, Reader};
 
 use shared::batch::GapReason;
@@ -18,6 +19,13 @@ use super::{Buffer, Place, Settled};
 
 /// Bytes of one submission.
 const SUBMISSION_BYTES_MAX: usize = 8 << 20;
+/// About what the journal adds to a payload.
+const RECORD_HEAD_BYTES: u64 = 32;
+/// A file that holds less than this part of the bound is emptied whenever files run short.
+const CHEAP_PARTS: u64 = 32;
+/// A fuller one only if at least this part of the bound is waste: batches take at most 70 % of it,
+/// so six bytes are written again at most for each that gets free.
+const WASTE_PARTS: u64 = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
@@ -213,7 +221,7 @@ impl Buffer {
                 let mut told_at = None;
                 for (one, position) in queued.into_iter().zip(positions) {
                     self.disk.newest_file = position.file();
-                    self.disk.written_bytes += position.payload_bytes() as u64 + 32;
+                    self.disk.written_bytes += position.payload_bytes() as u64 + RECORD_HEAD_BYTES;
                     match one {
                         Queued::Entry(place) => self.entry_synced(place, position, &mut settled),
                         Queued::Epoch(told) => {
@@ -305,29 +313,39 @@ impl Buffer {
         Some(first)
     }
 
-    /// When free files run short: what little the oldest file still holds, to be written again at
-    /// the end so that the file can go.
-    pub fn carry(&mut self, bytes_free: u64) -> Option<DiskWork> {
-        let short = self.disk.full || bytes_free < self.options.bytes_max / 4;
+    /// When free files run short: what the oldest file still holds, a part at a time, to be
+    /// written again at the end so that the file can go. Much is written again only if the
+    /// records that nobody needs any more are worth it.
+    pub fn carry(&mut self, usage: Usage) -> Option<DiskWork> {
+        let bytes_max = self.options.bytes_max;
+        let short = self.disk.full || usage.bytes_free < bytes_max / 4;
         if !short || self.disk.failed || self.disk.queued.is_some() {
             return None;
         }
-        let oldest = self.on_disk().map(|(_, position)| position.file()).min();
+        let bytes = |position: DiskPosition| position.payload_bytes() as u64 + RECORD_HEAD_BYTES;
+        let mut all: Vec<_> = self.on_disk().collect();
+        all.sort_unstable_by_key(|(_, position)| *position);
         let told = self.disk.told_at.map(|told| told.file());
-        let oldest = oldest.into_iter().chain(told).min()?;
-        let newest = self.on_disk().map(|(_, position)| position.file()).max();
-        if newest.into_iter().chain(told).max() == Some(oldest) {
+        let files = || all.iter().map(|(_, position)| position.file()).chain(told);
+        let oldest = files().min()?;
+        if files().max() == Some(oldest) {
             return None;
         }
-        let held: Vec<_> = self
-            .on_disk()
-            .filter(|(_, position)| position.file() == oldest)
-            .collect();
-        let bytes: usize = held
-            .iter()
-            .map(|(_, position)| position.payload_bytes())
-            .sum();
-        if bytes > SUBMISSION_BYTES_MAX || bytes as u64 > self.options.bytes_max / 32 {
+        let needed: u64 = all.iter().map(|(_, position)| bytes(*position)).sum();
+        all.retain(|(_, position)| position.file() == oldest);
+        let in_oldest: u64 = all.iter().map(|(_, position)| bytes(*position)).sum();
+        let waste = usage.bytes_used.saturating_sub(needed);
+        if in_oldest > bytes_max / CHEAP_PARTS && waste < bytes_max / WASTE_PARTS {
+            return None;
+        }
+        let mut room = usage.bytes_free.min(SUBMISSION_BYTES_MAX as u64);
+        let held = all.into_iter().take_while(|(_, position)| {
+            let left = room.checked_sub(bytes(*position));
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
+        let held: Vec<_> = held.collect();
+        if in_oldest > 0 && held.is_empty() {
             return None;
         }
         let (mut queued, mut records) = (Vec::new(), Vec::new());

@@ -34,6 +34,7 @@ pub(super) struct Entry {
     /// Of a batch: held; of a gap record: lost.
     pub(super) readings: u64,
     pub(super) gap: Option<GapReason>,
+    /// Of a gap record: when the oldest that it stands for was sealed, or before.
     pub(super) sealed_at: TimeNs,
     /// When its oldest reading came, since the keeper's start.
     pub(super) born: Duration,

@@ -494,6 +494,11 @@ impl Buffer {
         self.held.bytes
     }
 
+    /// Bytes of batches in memory.
+    pub fn ram_bytes(&self) -> u64 {
+        self.held.ram_bytes as u64
+    }
+
     /// Readings that are not acked.
     pub fn readings_pending(&self) -> u64 {
         self.held.readings_pending

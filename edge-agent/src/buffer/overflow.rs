@@ -42,9 +42,13 @@ impl Buffer {
         self.disk.full || self.bounded_bytes() > self.bytes_max() / 100 * REFUSE_PERCENT
     }
 
-    /// Lets the oldest data go until the bound is kept.
+    /// Lets the oldest data go until the bound is kept. Of what a failed disk holds only the copy
+    /// in memory goes, and that first.
     pub fn make_room(&mut self, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
+        if self.disk.failed && self.held.ram_bytes > self.options.ram_bytes_max {
+            self.leave_to_disk();
+        }
         while self.bounded_bytes() > self.bytes_max() {
             let Some(oldest) = self.oldest_data() else {
                 break;
@@ -87,7 +91,6 @@ impl Buffer {
         }
         gap.urgent = gap.disk != OnDisk::No;
         gap.disk = OnDisk::No;
-        gap.sealed_at = wall;
         self.put_gap(place.epoch, place.lane, at, gap, wall);
     }
 
@@ -135,6 +138,16 @@ impl Buffer {
         Settled {
             gap_records: 1,
             ..Settled::default()
+        }
+    }
+
+    /// What is on disk can be read from there.
+    fn leave_to_disk(&mut self) {
+        let lanes = self.epochs.iter_mut().flat_map(|shelf| &mut shelf.lanes);
+        for entry in lanes.flat_map(|lane| &mut lane.entries) {
+            if entry.is_safe() && entry.ram.take().is_some() {
+                self.held.ram_bytes -= entry.size;
+            }
         }
     }
 
@@ -194,7 +207,6 @@ impl Buffer {
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
-            sealed_at: wall,
             size: 0,
             ram: None,
             disk: OnDisk::No,
@@ -213,6 +225,7 @@ impl Buffer {
             gap.from = before.from;
             gap.previous = before.previous;
             gap.born = gap.born.min(before.born);
+            gap.sealed_at = gap.sealed_at.min(before.sealed_at);
             gap.readings += before.readings;
             gap.urgent |= before.disk != OnDisk::No;
         } else {
@@ -227,7 +240,8 @@ impl Buffer {
     }
 
     fn put_gap(&mut self, epoch: Epoch, lane: Lane, at: usize, mut gap: Entry, wall: TimeNs) {
-        let complete_below = self.complete_below(wall);
+        // The loss is not told until this is acked; recovery finds here since when it is missing.
+        let complete_below = self.complete_below(wall).min(gap.sealed_at);
         let header = Header {
             epoch,
             lane,

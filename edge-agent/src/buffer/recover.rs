@@ -108,6 +108,7 @@ impl Recovery {
                 entry.from = gap.from;
                 entry.digest = gap.digest_to;
                 entry.gap = Some(gap.reason);
+                entry.sealed_at = header.sealed_at.min(header.complete_below);
             }
         }
         let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
@@ -120,6 +121,30 @@ impl Recovery {
         }
         lane.insert(entry.to.0, entry);
         Ok(())
+    }
+
+    /// What is held cannot be used: only which epoch was the last is kept of it, and that it did not
+    /// end cleanly. If nothing told of one it is called 0, so that the loss is told all the same.
+    #[must_use]
+    pub fn without_what_is_held(self) -> Recovery {
+        let unknown = EpochRecord {
+            epoch: Epoch(0),
+            order: 0,
+            ended_cleanly: false,
+            acked: [Position::default(); 3],
+        };
+        Recovery {
+            epochs: Vec::new(),
+            last: Some(EpochRecord {
+                ended_cleanly: false,
+                ..self.last.unwrap_or(unknown)
+            }),
+        }
+    }
+
+    /// Whether no epoch was ever begun here.
+    pub fn is_first(&self) -> bool {
+        self.last.is_none()
     }
 
     /// The epoch before, if known, and whether it ended cleanly.

@@ -13,7 +13,7 @@ const CANNOT_FAIL: &str = "writing to a string cannot fail";
 type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 21] = [
+const NUMBERS: [Number<Status>; 22] = [
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -57,7 +57,12 @@ const NUMBERS: [Number<Status>; 21] = [
     (
         "buffer_bytes",
         |status| status.buffer_bytes,
-        "Bytes of the buffer on disk",
+        "Bytes of what the buffer holds, in memory or on disk",
+    ),
+    (
+        "buffer_ram_bytes",
+        |status| status.buffer_ram_bytes,
+        "Bytes of batches in memory",
     ),
     (
         "buffer_bytes_max",

@@ -3,11 +3,10 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use journal::{DiskStorage, Journal, Options, Storage, Writer, WriterHandle};
+use journal::{DiskStorage, Journal, JournalError, Options, Writer, WriterHandle};
 use shared::id::{Epoch, TimeNs};
 
 use super::KeeperError;
@@ -18,6 +17,10 @@ const DEAD_LETTERS_MAX: usize = 1_000;
 const FILE_BYTES_MIN: u64 = 2 << 20;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const FILES_MIN: u64 = 4;
+const JOURNAL: &str = "journal";
+const DAMAGED: &str = "journal-damaged-";
+/// Damaged journals that are set aside; with more, whoever runs the agent has to look first.
+const DAMAGED_MAX: usize = 4;
 
 pub(super) struct Folder {
     path: PathBuf,
@@ -31,6 +34,8 @@ pub(super) struct Opened {
     pub(super) buffer: Buffer,
     pub(super) handle: WriterHandle,
     pub(super) thread: JoinHandle<()>,
+    /// What people should know of how it was found.
+    pub(super) trouble: Option<String>,
 }
 
 /// 64 random bits.
@@ -64,11 +69,13 @@ impl Folder {
         let dead = path.join("dead-letters");
         fs::create_dir_all(&dead).map_err(failed)?;
         let dead_letters = fs::read_dir(&dead).map_err(failed)?.count();
-        let storage = DiskStorage::open(path.join("journal")).map_err(failed)?;
+        let (journal, recovery, trouble) = open_or_set_aside(options, epoch)?;
         let (buffer, writer, handle) =
-            recover(storage, options, epoch, wall).map_err(|error| KeeperError::Buffer {
-                path: path.clone(),
-                error,
+            begin(journal, recovery, options, epoch, wall).map_err(|error| {
+                KeeperError::Buffer {
+                    path: path.clone(),
+                    error,
+                }
             })?;
         let thread = writer.spawn("buffer").map_err(failed)?;
         let folder = Folder {
@@ -81,6 +88,7 @@ impl Folder {
             buffer,
             handle,
             thread,
+            trouble,
         })
     }
 
@@ -105,16 +113,81 @@ impl Folder {
     }
 }
 
-/// Opens the journal, takes what it holds, and puts the new epoch's beginning on disk.
-fn recover(
-    storage: Arc<dyn Storage>,
+/// Opens the journal. One that is damaged is moved aside and a new one begun: an agent that keeps
+/// nothing loses more. Also says what people should know of that.
+fn open_or_set_aside(
+    options: &BufferOptions,
+    epoch: Epoch,
+) -> Result<(Journal, Recovery, Option<String>), KeeperError> {
+    let path = &options.dir;
+    let failed = |source| KeeperError::Folder {
+        path: path.clone(),
+        source,
+    };
+    let damaged = count_damaged(path).map_err(failed)?;
+    let mut recovery = Recovery::default();
+    let error = match open_journal(options, &mut recovery) {
+        Ok(journal) => {
+            // The agent may have been stopped between moving one aside and beginning another.
+            if recovery.is_first() && damaged > 0 {
+                recovery = recovery.without_what_is_held();
+            }
+            return Ok((journal, recovery, None));
+        }
+        Err(KeeperError::Buffer {
+            error: error @ JournalError::Rot { .. },
+            ..
+        }) if damaged < DAMAGED_MAX => error,
+        Err(other) => return Err(other),
+    };
+    let aside = path.join(format!("{DAMAGED}{epoch}"));
+    fs::rename(path.join(JOURNAL), &aside).map_err(failed)?;
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)?;
+    let text = format!(
+        "the buffer is damaged: {error}. Readings in it that were not acknowledged are lost; the \
+         agent begins with an empty one. The damaged one is {}: check the disk, look at its files \
+         with `inspect`, then remove it",
+        aside.display()
+    );
+    tracing::error!("{text}");
+    let journal = open_journal(options, &mut Recovery::default())?;
+    Ok((journal, recovery.without_what_is_held(), Some(text)))
+}
+
+fn count_damaged(path: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        count += usize::from(name.to_string_lossy().starts_with(DAMAGED));
+    }
+    Ok(count)
+}
+
+fn open_journal(options: &BufferOptions, recovery: &mut Recovery) -> Result<Journal, KeeperError> {
+    let path = &options.dir;
+    let storage = DiskStorage::open(path.join(JOURNAL)).map_err(|source| KeeperError::Folder {
+        path: path.clone(),
+        source,
+    })?;
+    let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
+    Journal::open(storage, journal_options(options.bytes_max), &mut visit).map_err(|error| {
+        KeeperError::Buffer {
+            path: path.clone(),
+            error,
+        }
+    })
+}
+
+/// Puts the new epoch's beginning on disk.
+fn begin(
+    mut journal: Journal,
+    recovery: Recovery,
     options: &BufferOptions,
     epoch: Epoch,
     wall: TimeNs,
-) -> Result<(Buffer, Writer, WriterHandle), journal::JournalError> {
-    let mut recovery = Recovery::default();
-    let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
-    let mut journal = Journal::open(storage, journal_options(options.bytes_max), &mut visit)?;
+) -> Result<(Buffer, Writer, WriterHandle), JournalError> {
     let mut buffer = Buffer::new(options.clone(), recovery, epoch, Duration::ZERO, wall);
     if let Some(DiskWork::Append(records)) = buffer.next_sync(Duration::ZERO, false) {
         let append = |one: &journal::Append| journal.append(one.head, &one.payload);
@@ -125,7 +198,7 @@ fn recover(
                 buffer.synced(Ok(positions));
             }
             // The buffer makes room first and tries again.
-            Err(full @ journal::JournalError::Full) => {
+            Err(full @ JournalError::Full) => {
                 buffer.synced(Err(full));
             }
             Err(other) => return Err(other),

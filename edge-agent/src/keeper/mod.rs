@@ -3,6 +3,7 @@
 
 mod account;
 mod folder;
+mod outage;
 mod waiters;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
 use crate::window::{Alarm, Outcome, Window, WindowOptions};
 use account::Account;
 use folder::{Folder, mint_epoch};
+use outage::Outage;
 use waiters::Waiters;
 
 /// At a stop: how long what is held may still be sent.
@@ -79,6 +81,7 @@ pub struct Keeper {
     handovers: Handovers,
     waiters: Waiters,
     account: Account,
+    outage: Outage,
     folder: Folder,
     disk: Disk,
     clock: Clock,
@@ -139,6 +142,10 @@ impl Keeper {
         let clock = Clock::start();
         let epoch = mint_epoch();
         let opened = Folder::open(&options.buffer, epoch, Clock::wall())?;
+        let mut account = Account::default();
+        if let Some(trouble) = opened.trouble {
+            account.trouble(trouble);
+        }
         let (done, synced) = mpsc::channel(4);
         let window = Window::new(options.window);
         let uplink = Uplink::new(UplinkOptions {
@@ -156,7 +163,8 @@ impl Keeper {
             uplink,
             handovers,
             waiters: Waiters::default(),
-            account: Account::default(),
+            account,
+            outage: Outage::default(),
             folder: opened.folder,
             disk: Disk {
                 handle: opened.handle,
@@ -472,6 +480,7 @@ impl Keeper {
             }
             UplinkEvent::Connected(positions) => {
                 tracing::info!(server = self.uplink.server(), "connected");
+                self.outage.over();
                 self.account.connected(self.uplink.server());
                 let outcome = self.window.connected(now, &positions, &mut self.buffer);
                 self.outcome(outcome);
@@ -493,7 +502,14 @@ impl Keeper {
     }
 
     fn session_ended(&mut self, why: &str) {
-        tracing::warn!(why, next_server = self.uplink.server(), "the session ended");
+        if let Some(failures) = self.outage.failed(self.clock.now()) {
+            tracing::warn!(
+                why,
+                failures,
+                next_server = self.uplink.server(),
+                "no session with the cluster: readings stay in the buffer until there is one"
+            );
+        }
         self.window.disconnected();
         self.account.disconnected(why);
         self.give_account();
@@ -572,8 +588,7 @@ impl Keeper {
         {
             tracing::warn!(%error, "files of the buffer are not released");
         }
-        let bytes_free = self.disk.handle.usage().bytes_free;
-        if let Some(work) = self.buffer.carry(bytes_free) {
+        if let Some(work) = self.buffer.carry(self.disk.handle.usage()) {
             self.submit(work);
         }
     }
@@ -599,6 +614,7 @@ impl Keeper {
             });
             status.buffer_bytes = buffer.bytes();
             status.buffer_bytes_max = buffer.bytes_max();
+            status.buffer_ram_bytes = buffer.ram_bytes();
             status.journal_bytes_written_total = buffer.journal_bytes_written();
             status.unsafe_readings = open + buffer.readings_unsafe();
         });
@@ -631,9 +647,9 @@ impl Keeper {
             }
         }
         self.waiters.stop();
+        let error = self.account.last_error();
         self.account.disconnected("stopped");
         self.give_account();
-        let error = self.account.last_error();
         let Disk {
             handle,
             thread,

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use shared::batch::{Body, decode};
+use shared::id::{BatchNumber, Epoch, Lane};
 use shared::reading::{Reading, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -152,4 +154,74 @@ async fn a_full_buffer_refuses_whoever_can_wait_and_loses_nothing() {
         (status.pending_readings, status.readings_lost_total),
         (kept, 0)
     );
+}
+
+/// Changes a byte in the first batch of data that the journal holds.
+fn damage(folder: &Path) {
+    let file = folder.join("journal/0000000000000001.journal");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let starts = bytes.windows(2).enumerate();
+    let mut batches = starts.filter(|(_, window)| *window == b"TB");
+    // After the hello and the names.
+    let (at, _) = batches.nth(2).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..3 {
+        assert_eq!(running.hand_over(10).await, Ok(()));
+    }
+    let last = Epoch(running.stop().await.epoch);
+    damage(&folder.0);
+    let (_intakes, handovers) = channel();
+    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
+    let epoch = keeper.buffer.epoch();
+    let aside = folder.0.join(format!("journal-damaged-{epoch}"));
+    assert!(aside.join("0000000000000001.journal").is_file());
+    let trouble = keeper.account.last_error();
+    assert!(trouble.contains(aside.to_str().unwrap()), "{trouble}");
+    let hello = keeper.read(Place {
+        epoch,
+        lane: Lane::Names,
+        from: BatchNumber(1),
+        to: BatchNumber(1),
+    });
+    let Body::Hello(hello) = decode(&hello.unwrap()).unwrap().body else {
+        panic!("the first batch is the hello");
+    };
+    let ended_cleanly = false;
+    let epoch = last;
+    assert_eq!(
+        hello.last,
+        Some(LastEpoch {
+            epoch,
+            ended_cleanly
+        })
+    );
+    assert_eq!(hello.older_epochs, []);
+    drop(keeper);
+    let running = start(&folder.0, 64 << 20);
+    assert_eq!(running.hand_over(10).await, Ok(()));
+    assert_eq!(running.stop().await.pending_readings, 50);
+}
+
+#[tokio::test]
+async fn what_keeps_being_damaged_is_not_moved_aside_for_ever() {
+    let folder = Scratch::new();
+    for nth in 0..4 {
+        std::fs::create_dir_all(folder.0.join(format!("journal-damaged-{nth}"))).unwrap();
+    }
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..3 {
+        assert_eq!(running.hand_over(10).await, Ok(()));
+    }
+    running.stop().await;
+    damage(&folder.0);
+    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    assert!(matches!(opened.err(), Some(KeeperError::Buffer { .. })));
+    assert!(folder.0.join("journal").is_dir());
 }

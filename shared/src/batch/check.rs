@@ -58,7 +58,7 @@ pub fn check_body(header: &Header, body: &Body) -> Result<(), Unfit> {
 }
 
 /// What decoding this body will allocate at most, in budget prices; `decode` refuses a body above
-/// [`BATCH_DECODED_BYTES_MAX`]. An agent seals before it gets there.
+/// [`crate::limits::decoded_bytes_max`]. An agent seals before it gets there.
 pub fn decoded_bytes(body: &Body) -> usize {
     match body {
         Body::Hello(hello) => hello.older_epochs.len() * EPOCH_PRICE,
@@ -68,7 +68,8 @@ pub fn decoded_bytes(body: &Body) -> usize {
     }
 }
 
-fn definition_bytes(definition: &SeriesDefinition) -> usize {
+/// The part of it that is one definition's.
+pub fn definition_bytes(definition: &SeriesDefinition) -> usize {
     let text = |text: &String| TEXT_PRICE + text.len();
     let tags = definition
         .tags

@@ -6,22 +6,26 @@ use super::check::{
     COLUMN_PRICE, DEFINITION_PRICE, EPOCH_PRICE, GROUP_PRICE, SERIES_PRICE, check_body,
     check_header,
 };
-use super::encode::HAS_PRESENCE;
+use super::encode::{HAS_PRESENCE, LANE_SHIFT, SKIP, TYPE_SHIFT, UNIT_SHIFT, UNITS};
 use super::{
     Batch, Body, Column, Data, Gap, GapReason, Group, Header, Hello, Kind, LastEpoch, MAGIC,
-    SeriesColumns, SeriesDefinition, VERSION,
+    SeriesColumns, SeriesDefinition, VERSION, Values,
 };
-use crate::column::{TEXT_PRICE, TIME_PRICE, decode_bools, decode_times, decode_values};
+use crate::column::{
+    CODEC_BITS, INT_PRICE, TEXT_PRICE, decode_bools, decode_ints, decode_times, take_values,
+};
 use crate::id::{BatchNumber, Digest, Epoch, Lane, LocalSeriesId, TimeNs};
 use crate::limits::{
-    BATCH_BYTES_MAX, BATCH_DECODED_BYTES_MAX, BATCH_ROWS_MAX, BATCH_VALUES_MAX, DEFINITIONS_MAX,
-    FIELDS_MAX, NAME_BYTES_MAX, OLDER_EPOCHS_MAX, TAGS_MAX,
+    BATCH_BYTES_MAX, BATCH_ROWS_MAX, BATCH_VALUES_MAX, DEFINITIONS_MAX, FIELDS_MAX, NAME_BYTES_MAX,
+    OLDER_EPOCHS_MAX, TAGS_MAX, decoded_bytes_max,
 };
 use crate::reading::{FieldType, Unfit};
 use crate::wire::{Budget, Reader, WireError};
 
-/// Magic, version, flags, kind and lane; at the end the checksum.
-const BYTES_MIN: usize = 5 + CHECKSUM_BYTES;
+/// Magic, version and flags; at the end the checksum.
+const BYTES_MIN: usize = 4 + CHECKSUM_BYTES;
+/// The bits of the flags that have a meaning.
+const FLAGS: u8 = 0x3f;
 const CHECKSUM_BYTES: usize = 4;
 
 /// Why bytes are no batch, sorted by who must act.
@@ -64,7 +68,7 @@ impl From<Unfit> for DecodeError {
 /// Decodes a batch and checks all of it.
 pub fn decode(bytes: &[u8]) -> Result<Batch, DecodeError> {
     let (header, kind, mut reader) = open(bytes)?;
-    let mut budget = Budget::new(BATCH_DECODED_BYTES_MAX);
+    let mut budget = Budget::new(decoded_bytes_max(bytes.len()));
     let body = match kind {
         Kind::Hello => Body::Hello(take_hello(&mut reader, &mut budget)?),
         Kind::Names => Body::Names(take_names(&mut reader, &mut budget)?),
@@ -101,32 +105,31 @@ fn open(bytes: &[u8]) -> Result<(Header, Kind, Reader<'_>), DecodeError> {
     if crc32c::crc32c(covered) != u32::from_be_bytes(*checksum) {
         return Err(DecodeError::Damaged("the checksum does not match"));
     }
-    if flags != 0 {
+    if flags & !FLAGS != 0 {
         return Err(DecodeError::Version { version, flags });
     }
     let mut reader = Reader::new(&covered[4..]);
-    let (header, kind) = take_header(&mut reader)?;
-    let body_bytes = reader.varint()?;
-    if usize::try_from(body_bytes) != Ok(reader.remaining()) {
-        return Err(DecodeError::Invalid(
-            "a body of another length than its header says",
-        ));
-    }
+    let (header, kind) = take_header(flags, &mut reader)?;
     check_header(&header, kind)?;
     Ok((header, kind, reader))
 }
 
-fn take_header(reader: &mut Reader<'_>) -> Result<(Header, Kind), DecodeError> {
-    let kind_and_lane = reader.byte()?;
-    let kind = Kind::from_byte(kind_and_lane >> 4).ok_or(DecodeError::Invalid("unknown kind"))?;
-    let lane = Lane::from_byte(kind_and_lane & 0x0f).ok_or(DecodeError::Invalid("unknown lane"))?;
+fn take_header(flags: u8, reader: &mut Reader<'_>) -> Result<(Header, Kind), DecodeError> {
+    let two_bits = |shift: u32| flags >> shift & 3;
+    let kind = Kind::from_byte(two_bits(0)).ok_or(DecodeError::Invalid("unknown kind"))?;
+    let lane = Lane::from_byte(two_bits(LANE_SHIFT));
+    let lane = lane.ok_or(DecodeError::Invalid("unknown lane"))?;
+    let unit = UNITS[usize::from(two_bits(UNIT_SHIFT))];
     let epoch = Epoch(u64::from_be_bytes(reader.array()?));
     let number = BatchNumber(reader.varint()?);
     let previous = Digest(reader.array()?);
     let names_needed = BatchNumber(reader.varint()?);
-    let sealed_at = i64::from_be_bytes(reader.array()?);
-    let complete_below = TimeNs(sealed_at.wrapping_sub(reader.signed()?));
-    let sealed_at = TimeNs(sealed_at);
+    let sealed_at = reader.signed()?;
+    let complete_below = sealed_at.wrapping_sub(reader.signed()?);
+    let time = |count: i64| count.checked_mul(unit).map(TimeNs);
+    let too_far = DecodeError::Invalid("a time outside 64 bits");
+    let sealed_at = time(sealed_at).ok_or(too_far)?;
+    let complete_below = time(complete_below).ok_or(too_far)?;
     let header = Header {
         epoch,
         lane,
@@ -252,63 +255,113 @@ fn take_group(
     let rows = reader.count(BATCH_ROWS_MAX, "rows of a batch")?;
     let count = reader.count(BATCH_ROWS_MAX, "series of a group")?;
     let times = decode_times(reader, rows, header.sealed_at.0, budget)?;
-    budget.charge(count, SERIES_PRICE)?;
+    // The ids are charged as integers.
+    budget.charge(count, SERIES_PRICE - INT_PRICE)?;
     let mut series = Vec::with_capacity(count);
-    let mut before = 0;
-    for _ in 0..count {
-        let id = take_id(reader, &mut before)?;
-        let columns = take_columns(reader, rows, budget)?;
-        series.push(SeriesColumns { id, columns });
+    let mut before = 0_i64;
+    while series.len() < count {
+        let alike = reader.count(count - series.len(), "series of a group")?;
+        let ids = decode_ints(reader, alike, budget)?;
+        let ids = ids.into_iter().map(|id| {
+            let id = before.checked_add(id).and_then(|id| u32::try_from(id).ok());
+            id.ok_or(WireError::Malformed("a series id outside 32 bits"))
+        });
+        let ids = ids.collect::<Result<Vec<u32>, WireError>>()?;
+        let Some(last) = ids.last() else {
+            return Err(DecodeError::Invalid("a run of no series"));
+        };
+        before = i64::from(*last);
+        let first = series.len();
+        series.extend(ids.into_iter().map(|id| SeriesColumns {
+            id: LocalSeriesId(id),
+            columns: Vec::new(),
+        }));
+        take_columns(&mut series[first..], reader, rows, budget)?;
     }
     Ok(Group { times, series })
 }
 
+/// Reads the columns of series that have the same fields.
 fn take_columns(
+    alike: &mut [SeriesColumns],
     reader: &mut Reader<'_>,
     rows: usize,
     budget: &mut Budget,
-) -> Result<Vec<Column>, DecodeError> {
+) -> Result<(), DecodeError> {
     let count = reader.count(FIELDS_MAX, "columns of a series")?;
-    budget.charge(count, COLUMN_PRICE)?;
-    let mut columns = Vec::with_capacity(count);
+    let columns = count.checked_mul(alike.len());
+    budget.charge(columns.ok_or(WireError::Short)?, COLUMN_PRICE)?;
+    for series in &mut *alike {
+        series.columns.reserve_exact(count);
+    }
     let mut next_field = 0;
     for _ in 0..count {
-        let skipped = reader.count(FIELDS_MAX, "fields of a series")?;
-        let field = u16::try_from(next_field + skipped);
+        let mut head = reader.byte()?;
+        let mut field = next_field;
+        if head == SKIP {
+            field += reader.count(FIELDS_MAX, "fields of a series")?;
+            head = reader.byte()?;
+        }
+        next_field = field + 1;
+        let field = u16::try_from(field);
         let field = field.map_err(|_| DecodeError::Limit("fields of a series"))?;
-        next_field = usize::from(field) + 1;
-        columns.push(take_column(field, reader, rows, budget)?);
+        take_column(head, field, alike, reader, rows, budget)?;
     }
-    Ok(columns)
+    Ok(())
 }
 
+/// Reads one field of all the series.
 fn take_column(
+    head: u8,
     field: u16,
+    alike: &mut [SeriesColumns],
     reader: &mut Reader<'_>,
     rows: usize,
     budget: &mut Budget,
-) -> Result<Column, DecodeError> {
-    let type_byte = reader.byte()?;
-    let field_type = take_type(type_byte & !HAS_PRESENCE)?;
-    let (present, count) = if type_byte & HAS_PRESENCE == 0 {
-        (None, rows)
+) -> Result<(), DecodeError> {
+    let field_type = take_type((head & !HAS_PRESENCE) >> TYPE_SHIFT)?;
+    let flags_count = rows.checked_mul(alike.len()).ok_or(WireError::Short)?;
+    let present = if head & HAS_PRESENCE == 0 {
+        None
     } else {
-        let present = decode_bools(reader, rows, budget)?;
-        let count = present.iter().filter(|flag| **flag).count();
-        (Some(present), count)
+        Some(decode_bools(reader, flags_count, budget)?)
     };
+    let present_count = |flags: &[bool]| flags.iter().filter(|flag| **flag).count();
+    let count = present.as_deref().map_or(flags_count, present_count);
     if count > BATCH_VALUES_MAX {
         return Err(DecodeError::Limit("values of a batch"));
     }
-    let values = decode_values(reader, field_type, count, budget)?;
-    Ok(Column {
-        field,
-        present,
-        values,
-    })
+    let mut values = take_values(head & CODEC_BITS, reader, field_type, count, budget)?;
+    if let [series] = alike {
+        series.columns.push(Column {
+            field,
+            present,
+            values,
+        });
+        return Ok(());
+    }
+    // From the last to the first, so that each is the end of what is left.
+    let mut left = count;
+    for (nth, series) in alike.iter_mut().enumerate().rev() {
+        let flags = present
+            .as_ref()
+            .map(|flags| flags[nth * rows..][..rows].to_vec());
+        left -= flags.as_deref().map_or(rows, present_count);
+        series.columns.push(Column {
+            field,
+            present: flags,
+            values: split_off(&mut values, left),
+        });
+    }
+    Ok(())
 }
 
-const _: () = assert!(
-    TIME_PRICE == crate::column::INT_PRICE,
-    "times are decoded as integers"
-);
+/// The values from a place on.
+fn split_off(values: &mut Values, at: usize) -> Values {
+    match values {
+        Values::Float(values) => Values::Float(values.split_off(at)),
+        Values::Int(values) => Values::Int(values.split_off(at)),
+        Values::Bool(values) => Values::Bool(values.split_off(at)),
+        Values::Text(values) => Values::Text(values.split_off(at)),
+    }
+}

@@ -1,51 +1,63 @@
 //! A batch as bytes. Deterministic: the same batch always gives the same bytes. `decode` is the
 //! inverse.
 
-use super::check::{check_body, check_header};
+use super::check::{check_body, check_header, decoded_bytes};
 use super::{
-    Body, Column, Data, EncodeError, Gap, Group, Header, Hello, MAGIC, SeriesDefinition, VERSION,
+    Body, Column, Data, EncodeError, Gap, Group, Header, Hello, Kind, MAGIC, SeriesColumns,
+    SeriesDefinition, VERSION, Values,
 };
-use crate::column::{encode_bools, encode_times, encode_values};
-use crate::limits::BATCH_BYTES_MAX;
+use crate::column::{CODEC_BITS, encode_bools, encode_ints, encode_times, put_values};
+use crate::limits::{BATCH_BYTES_MAX, decoded_bytes_max};
 use crate::wire::{put_signed, put_text, put_varint};
 
-/// Bit of a column's type byte: presence flags follow.
-pub(super) const HAS_PRESENCE: u8 = 0x10;
+/// What stands in a column's head beside its codec: the type, and whether presence flags follow.
+pub(super) const TYPE_SHIFT: u32 = 5;
+pub(super) const HAS_PRESENCE: u8 = 0x80;
+/// In place of a head: how many fields are left out here comes first, then the head.
+pub(super) const SKIP: u8 = CODEC_BITS;
+/// In the flags byte: the kind, the lane, and the place of the unit of the header's times.
+pub(super) const LANE_SHIFT: u32 = 2;
+pub(super) const UNIT_SHIFT: u32 = 4;
+pub(super) const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 
 /// Encodes a batch, checksum included. Its digest is [`super::digest`] of exactly these bytes.
 pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
     check_header(header, body.kind())?;
     check_body(header, body)?;
-    let mut content = Vec::new();
+    let mut out = Vec::new();
+    put_header(header, body.kind(), &mut out);
     match body {
-        Body::Hello(hello) => put_hello(hello, &mut content),
-        Body::Names(definitions) => put_names(definitions, &mut content),
-        Body::Data(data) => put_data(header, data, &mut content),
-        Body::Gap(gap) => put_gap(header, gap, &mut content),
+        Body::Hello(hello) => put_hello(hello, &mut out),
+        Body::Names(definitions) => put_names(definitions, &mut out),
+        Body::Data(data) => put_data(header, data, &mut out),
+        Body::Gap(gap) => put_gap(header, gap, &mut out),
     }
-    let mut out = Vec::with_capacity(content.len() + 64);
-    out.extend_from_slice(&MAGIC);
-    out.push(VERSION);
-    // No flag has a meaning in version 1.
-    out.push(0);
-    out.push((body.kind() as u8) << 4 | header.lane as u8);
-    out.extend_from_slice(&header.epoch.0.to_be_bytes());
-    put_varint(&mut out, header.number.0);
-    out.extend_from_slice(&header.previous.0);
-    put_varint(&mut out, header.names_needed.0);
-    out.extend_from_slice(&header.sealed_at.0.to_be_bytes());
-    put_signed(
-        &mut out,
-        header.sealed_at.0.wrapping_sub(header.complete_below.0),
-    );
-    put_varint(&mut out, content.len() as u64);
-    out.append(&mut content);
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
     if out.len() > BATCH_BYTES_MAX {
         return Err(EncodeError::Limit("bytes of a batch"));
     }
+    if decoded_bytes(body) > decoded_bytes_max(out.len()) {
+        return Err(EncodeError::Limit("bytes after decoding"));
+    }
     Ok(out)
+}
+
+fn put_header(header: &Header, kind: Kind, out: &mut Vec<u8>) {
+    let (sealed_at, complete_below) = (header.sealed_at.0, header.complete_below.0);
+    let fits = |unit: &i64| sealed_at % unit == 0 && complete_below % unit == 0;
+    let unit = UNITS.iter().rposition(fits).unwrap_or(0);
+    let unit_bits = u8::try_from(unit).expect("one of four") << UNIT_SHIFT;
+    out.extend_from_slice(&MAGIC);
+    out.push(VERSION);
+    out.push(kind as u8 | (header.lane as u8) << LANE_SHIFT | unit_bits);
+    out.extend_from_slice(&header.epoch.0.to_be_bytes());
+    put_varint(out, header.number.0);
+    out.extend_from_slice(&header.previous.0);
+    put_varint(out, header.names_needed.0);
+    let (sealed_at, complete_below) = (sealed_at / UNITS[unit], complete_below / UNITS[unit]);
+    put_signed(out, sealed_at);
+    put_signed(out, sealed_at.wrapping_sub(complete_below));
 }
 
 fn put_hello(hello: &Hello, out: &mut Vec<u8>) {
@@ -104,28 +116,63 @@ fn put_group(header: &Header, group: &Group, out: &mut Vec<u8>) {
     put_varint(out, group.series.len() as u64);
     encode_times(&group.times, header.sealed_at.0, out);
     let mut before = 0;
-    for series in &group.series {
-        let id = i64::from(series.id.0);
-        put_signed(out, id - before);
-        before = id;
-        put_varint(out, series.columns.len() as u64);
-        let mut next_field = 0;
-        for column in &series.columns {
-            put_varint(out, u64::from(column.field) - next_field);
-            next_field = u64::from(column.field) + 1;
-            put_column(column, out);
-        }
+    for alike in group.series.chunk_by(have_one_shape) {
+        let ids = alike.iter().map(|series| i64::from(series.id.0) - before);
+        put_varint(out, alike.len() as u64);
+        encode_ints(&ids.collect::<Vec<i64>>(), out);
+        before = alike.last().map_or(before, |series| i64::from(series.id.0));
+        put_columns(alike, out);
     }
 }
 
-fn put_column(column: &Column, out: &mut Vec<u8>) {
-    let field_type = column.values.field_type() as u8;
-    match &column.present {
-        None => out.push(field_type),
-        Some(present) => {
-            out.push(field_type | HAS_PRESENCE);
-            encode_bools(present, out);
+/// Whether the columns of two series can stand in one: the same fields of the same types.
+fn have_one_shape(one: &SeriesColumns, other: &SeriesColumns) -> bool {
+    let shape = |column: &Column| {
+        let field_type = column.values.field_type();
+        (column.field, field_type, column.present.is_some())
+    };
+    let shapes = |series: &'_ SeriesColumns| series.columns.iter().map(shape).collect::<Vec<_>>();
+    one.columns.len() == other.columns.len() && shapes(one) == shapes(other)
+}
+
+/// Each field of all these series as one column, series after series: they pay once for what
+/// they have in common.
+fn put_columns(alike: &[SeriesColumns], out: &mut Vec<u8>) {
+    put_varint(out, alike[0].columns.len() as u64);
+    let mut next_field = 0;
+    for (at, first) in alike[0].columns.iter().enumerate() {
+        if first.field != next_field {
+            out.push(SKIP);
+            put_varint(out, u64::from(first.field - next_field));
+        }
+        next_field = first.field + 1;
+        let head = out.len();
+        out.push((first.values.field_type() as u8) << TYPE_SHIFT);
+        let columns = || alike.iter().map(|series| &series.columns[at]);
+        if first.present.is_some() {
+            out[head] |= HAS_PRESENCE;
+            let flags = columns().flat_map(|column| column.present.iter().flatten());
+            encode_bools(&flags.copied().collect::<Vec<bool>>(), out);
+        }
+        out[head] |= match alike {
+            [_] => put_values(&first.values, out),
+            _ => put_values(&joined(columns().map(|column| &column.values)), out),
+        };
+    }
+}
+
+/// Columns of one type as one.
+fn joined<'a>(mut columns: impl Iterator<Item = &'a Values>) -> Values {
+    let first = columns.next().cloned();
+    let mut all = first.expect("a run of series is not empty");
+    for column in columns {
+        match (&mut all, column) {
+            (Values::Float(all), Values::Float(more)) => all.extend_from_slice(more),
+            (Values::Int(all), Values::Int(more)) => all.extend_from_slice(more),
+            (Values::Bool(all), Values::Bool(more)) => all.extend_from_slice(more),
+            (Values::Text(all), Values::Text(more)) => all.extend_from_slice(more),
+            _ => unreachable!("they have one shape"),
         }
     }
-    encode_values(&column.values, out);
+    all
 }

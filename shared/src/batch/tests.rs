@@ -94,19 +94,41 @@ fn data() -> Data {
     }
 }
 
-/// Columns that between them take every codec there is, in a group for each codec of times.
+/// Columns that between them take every codec there is, in a group for each unit of times.
 fn every_codec() -> Data {
-    let rows = || 0..40_i64;
-    let noise = |i: i64| (i * 7919) % 17;
-    let ints = |value: fn(i64) -> i64| Values::Int(rows().map(value).collect());
-    let floats = |value: fn(i64) -> f64| Values::Float(rows().map(value).collect());
-    let texts = |value: fn(i64) -> String| Values::Text(rows().map(value).collect());
-    let columns = vec![
+    fn scatter(i: i64) -> u64 {
+        let mixed = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+    fn noise(i: i64) -> i64 {
+        scatter(i).cast_signed() >> 57
+    }
+    let group = |rows: i64, unit: i64, columns: Vec<Values>| {
+        let columns = columns.into_iter().enumerate();
+        let columns = columns.map(|(i, values)| column(i as u16, None, values));
+        Group {
+            times: (0..rows).map(|i| (NOON / unit + i * i) * unit).collect(),
+            series: vec![SeriesColumns {
+                id: LocalSeriesId(1),
+                columns: columns.collect(),
+            }],
+        }
+    };
+    let ints = |value: fn(i64) -> i64| Values::Int((0..40).map(value).collect());
+    let floats = |value: fn(i64) -> f64| Values::Float((0..40).map(value).collect());
+    let bools = |value: fn(i64) -> bool| Values::Bool((0..40).map(value).collect());
+    let texts = |value: fn(i64) -> String| Values::Text((0..40).map(value).collect());
+    let short = |values: [i64; 3]| Values::Int(values.to_vec());
+    let of_ints = vec![
         ints(|i| 1000 - 3 * i),
-        ints(|i| if i == 20 { 1 << 40 } else { i % 2 }),
-        ints(|i| 5000 + (i * 7919) % 17),
-        ints(|i| (1 << 50) + i * 1_000_000 + (i * 7919) % 17),
-        floats(|i| f64::from_bits((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        ints(|i| 5000 + noise(i)),
+        ints(|i| if i == 20 { 1 << 40 } else { -(i % 2) }),
+        ints(|i| (1 << 50) + i * 1_000_000 + noise(i)),
+        ints(|i| i + i / 7 - i / 20 * (1 << 40)),
+        ints(|i| i * i * 1000 + noise(i) % 2),
+        ints(|i| 7 + noise(i) * 1_000_000),
+    ];
+    let of_floats = vec![
         floats(|i| i as f64 / 100.0),
         floats(|i| {
             if i == 7 {
@@ -115,51 +137,29 @@ fn every_codec() -> Data {
                 0.5
             }
         }),
-        Values::Bool(vec![false; 40]),
-        Values::Bool(vec![true; 40]),
-        Values::Bool(rows().map(|i| i % 3 == 0).collect()),
+        floats(|i| noise(i) as f64 * 0.1),
+        floats(|i| f64::from(noise(i) as f32 / 100.0)),
+        floats(|i| noise(i) as f64 / 10.0 + 0.2 + 0.1),
+        floats(|i| (1e6 + noise(i) as f64).sqrt()),
+        floats(|i| f64::from(f32::from_bits(scatter(i) as u32 & 0x3fff_ffff))),
+        floats(|i| ((i % 3) as f64).exp() / 3.0),
+        floats(|i| f64::from_bits(scatter(i))),
+    ];
+    let others = vec![
+        bools(|_| false),
+        bools(|_| true),
+        bools(|i| i % 3 == 0),
+        bools(|i| i > 20),
+        bools(|i| i < 20),
         texts(|i| ["run", "idle"][(i % 2) as usize].to_owned()),
         texts(|i| format!("line {i}")),
     ];
-    let columns = columns
-        .into_iter()
-        .enumerate()
-        .map(|(i, v)| column(i as u16, None, v))
-        .collect();
-    let first = SeriesColumns {
-        id: LocalSeriesId(1),
-        columns,
-    };
-    let small = || SeriesColumns {
-        id: LocalSeriesId(2),
-        columns: vec![column(0, None, Values::Bool(vec![true; 40]))],
-    };
-    let even = rows().map(|i| NOON + i * 1_000_000_000).collect();
-    let random = rows().map(|i| NOON + noise(i) * 1_000_000).collect();
-    let counter = rows()
-        .map(|i| NOON + (i * i + noise(i) % 2) * 1_000_000_000)
-        .collect();
-    let wide = rows()
-        .map(|i| if i % 2 == 0 { i64::MIN } else { i64::MAX })
-        .collect();
     Data {
         groups: vec![
-            Group {
-                times: even,
-                series: vec![first],
-            },
-            Group {
-                times: random,
-                series: vec![small()],
-            },
-            Group {
-                times: counter,
-                series: vec![small()],
-            },
-            Group {
-                times: wide,
-                series: vec![small()],
-            },
+            group(40, 1_000_000_000, of_ints),
+            group(40, 1_000_000, of_floats),
+            group(40, 1_000, others),
+            group(3, 1, vec![short([3, -1, 4]), short([1000, 1001, 999])]),
         ],
     }
 }
@@ -241,21 +241,16 @@ fn every_kind_is_read_back() {
 #[test]
 fn the_sample_of_codecs_takes_every_codec() {
     let data = every_codec();
-    let codec_of = |put: &dyn Fn(&mut Vec<u8>)| {
-        let mut out = Vec::new();
-        put(&mut out);
-        out[0]
+    let codecs = |group: usize| -> Vec<u8> {
+        let columns = data.groups[group].series[0].columns.iter();
+        columns
+            .map(|column| crate::column::put_values(&column.values, &mut Vec::new()))
+            .collect()
     };
-    let values = data.groups[0].series[0].columns.iter();
-    let values: Vec<u8> = values
-        .map(|column| codec_of(&|out| crate::column::encode_values(&column.values, out)))
-        .collect();
-    assert_eq!(values, [0, 1, 2, 3, 0x00, 0x12, 0x21, 0, 1, 2, 1, 0]);
-    let times = data.groups.iter();
-    let times: Vec<u8> = times
-        .map(|group| codec_of(&|out| crate::column::encode_times(&group.times, NOON, out)))
-        .collect();
-    assert_eq!(times, [1, 1, 2, 0]);
+    assert_eq!(codecs(0), [0, 3, 4, 5, 6, 7, 0x14]);
+    assert_eq!(codecs(1), [2, 16, 17, 18, 19, 20, 21, 22, 23]);
+    assert_eq!(codecs(2), [0, 1, 2, 3, 4, 1, 0]);
+    assert_eq!(codecs(3), [1, 2]);
 }
 
 #[test]
@@ -456,17 +451,25 @@ fn the_value_and_byte_limits_hold() {
         )
     };
     let half = BATCH_VALUES_MAX / 2;
-    let bytes = batch(vec![Values::Int(vec![0; half]), Values::Int(vec![0; half])]).unwrap();
-    assert!(bytes.len() < 100);
+    let mixed = |count: usize| {
+        let mix = |i: usize| {
+            i64::try_from(i)
+                .unwrap()
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.cast_signed())
+        };
+        Values::Int((0..count).map(|i| mix(i) ^ mix(i) >> 29).collect())
+    };
+    let bytes = batch(vec![mixed(half), mixed(half)]).unwrap();
     assert!(decode(&bytes).is_ok());
-    let over = batch(vec![
-        Values::Int(vec![0; half]),
-        Values::Int(vec![0; half + 1]),
-    ]);
-    assert!(over.is_err());
+    assert!(batch(vec![mixed(half), mixed(half + 1)]).is_err());
     // Few bytes on the wire, far too many in memory.
+    let hollow = EncodeError::Limit("bytes after decoding");
     let bomb = batch(vec![Values::Text(vec!["x".repeat(1000); 9000])]);
-    assert_eq!(bomb, Err(EncodeError::Limit("bytes after decoding")));
+    assert_eq!(bomb, Err(hollow));
+    let constant = batch(vec![Values::Int(vec![0; half]), Values::Int(vec![0; half])]);
+    assert_eq!(constant, Err(hollow));
+    let fits = batch(vec![Values::Int(vec![0; half / 2])]).unwrap();
+    assert!(fits.len() < 100 && decode(&fits).is_ok());
     let noise = |i: usize| format!("{i}").repeat(200);
     let large = batch(vec![Values::Text((10_000..12_000).map(noise).collect())]);
     assert_eq!(large, Err(EncodeError::Limit("bytes of a batch")));
@@ -485,18 +488,16 @@ fn errors_say_who_must_act() {
         decode(&newer),
         Err(DecodeError::Version {
             version: 2,
-            flags: 0
+            flags: newer[3]
         })
     );
     let mut flagged = good.clone();
-    flagged[3] = 1;
+    flagged[3] |= 0x40;
+    let flags = flagged[3];
     let flagged = with_checksum(flagged);
     assert_eq!(
         decode(&flagged),
-        Err(DecodeError::Version {
-            version: 1,
-            flags: 1
-        })
+        Err(DecodeError::Version { version: 1, flags })
     );
     let mut damaged = good.clone();
     damaged[40] ^= 1;

@@ -1,73 +1,92 @@
 //! Numbers of one width, packed without gaps, lowest bit first; the last byte is filled with zero
-//! bits. Neighbours: `integer` and `boolean` pack with it.
+//! bits. Neighbours: `blocks` and `boolean` pack with it.
 
 use crate::wire::{Reader, WireError};
 
+/// Numbers that are unpacked in one go.
+pub const BLOCK: usize = 128;
+/// Room for a block of the greatest width, and to read eight bytes at its last bit.
+const PADDED_BYTES: usize = BLOCK * 8 + 8;
+/// Up to this width a number and what lies before it in its first byte fit eight bytes.
+const NARROW: u8 = 57;
+
 /// Bits needed for this value: 0 to 64.
 pub fn width(value: u64) -> u8 {
-    u8::try_from(64 - value.leading_zeros()).expect("at most 64")
+    // At most 64, so nothing is cut.
+    (64 - value.leading_zeros()).to_le_bytes()[0]
 }
 
-/// Bytes that `count` numbers of this width take; `None` above what a machine can address.
-pub fn packed_bytes(count: usize, width: u8) -> Option<usize> {
-    count
-        .checked_mul(usize::from(width))
-        .map(|bits| bits.div_ceil(8))
+/// Bytes that `count` numbers of this width take, at most [`BLOCK`] of them.
+pub fn packed_bytes(count: usize, width: u8) -> usize {
+    (count * usize::from(width)).div_ceil(8)
 }
 
-/// Appends the numbers; each must fit `width` bits.
-pub fn pack(numbers: impl Iterator<Item = u64>, width: u8, out: &mut Vec<u8>) {
-    let mut pending = 0_u128;
-    let mut pending_bits = 0;
+/// Appends numbers; of each only the lowest `width` bits.
+pub fn pack(numbers: &[u64], width: u8, out: &mut Vec<u8>) {
+    let mask = mask(width);
+    let width = u32::from(width);
+    let (mut pending, mut pending_bits) = (0_u64, 0_u32);
     for number in numbers {
-        debug_assert!(self::width(number) <= width);
-        pending |= u128::from(number) << pending_bits;
-        pending_bits += u32::from(width);
-        while pending_bits >= 8 {
-            out.push((pending & 0xff) as u8);
-            pending >>= 8;
-            pending_bits -= 8;
+        let number = number & mask;
+        pending |= number << pending_bits;
+        pending_bits += width;
+        if pending_bits >= 64 {
+            out.extend_from_slice(&pending.to_le_bytes());
+            pending_bits -= 64;
+            // What did not fit; a shift by 64 is what is left of nothing.
+            pending = number.checked_shr(width - pending_bits).unwrap_or(0);
         }
     }
-    if pending_bits > 0 {
-        out.push((pending & 0xff) as u8);
-    }
+    let rest = pending_bits.div_ceil(8) as usize;
+    out.extend_from_slice(&pending.to_le_bytes()[..rest]);
 }
 
-/// Takes `count` packed numbers; each is at most 64 bits wide.
-pub fn unpack<'a>(
-    reader: &mut Reader<'a>,
-    count: usize,
-    width: u8,
-) -> Result<impl Iterator<Item = u64> + use<'a>, WireError> {
+/// Reads packed numbers until `numbers` is full, at most [`BLOCK`].
+pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [u64]) -> Result<(), WireError> {
     if width > 64 {
         return Err(WireError::Malformed("packed numbers above 64 bits"));
     }
-    let length = packed_bytes(count, width).ok_or(WireError::Short)?;
-    let bytes = reader.take(length)?;
+    let count = numbers.len();
+    let bytes = reader.take(packed_bytes(count, width))?;
     let used_bits = (count * usize::from(width)) % 8;
     if used_bits != 0 && bytes.last().is_some_and(|last| last >> used_bits != 0) {
         return Err(WireError::Malformed("padding that is not zero"));
     }
-    let mask = if width == 64 {
-        u64::MAX
-    } else {
-        (1 << width) - 1
+    if width == 0 {
+        numbers.fill(0);
+        return Ok(());
+    }
+    let mut padded = [0; PADDED_BYTES];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    let (mask, step) = (mask(width), usize::from(width));
+    let eight = |at: usize| {
+        let word = padded[at..].first_chunk().expect("padding behind the last");
+        u64::from_le_bytes(*word)
     };
-    let mut bytes = bytes.iter();
-    let mut pending = 0_u128;
-    let mut pending_bits = 0;
-    Ok((0..count).map(move |_| {
-        while pending_bits < u32::from(width) {
-            let byte = bytes.next().copied().unwrap_or(0);
-            pending |= u128::from(byte) << pending_bits;
-            pending_bits += 8;
+    let mut bit = 0;
+    if width <= NARROW {
+        for number in numbers {
+            *number = eight(bit / 8) >> (bit % 8) & mask;
+            bit += step;
         }
-        let number = u64::try_from(pending & u128::from(mask)).expect("a mask of 64 bits");
-        pending >>= width;
-        pending_bits -= u32::from(width);
-        number
-    }))
+    } else {
+        for number in numbers {
+            let low = eight(bit / 8) >> (bit % 8);
+            let next = u64::from(padded[bit / 8 + 8]);
+            let high = if bit % 8 == 0 {
+                0
+            } else {
+                next << (64 - bit % 8)
+            };
+            *number = (low | high) & mask;
+            bit += step;
+        }
+    }
+    Ok(())
+}
+
+fn mask(width: u8) -> u64 {
+    u64::MAX.checked_shr(64 - u32::from(width)).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -77,32 +96,36 @@ mod tests {
     #[test]
     fn every_width_is_read_back() {
         for bits in 0..=64_u8 {
-            let top = if bits == 0 {
-                0
-            } else {
-                u64::MAX >> (64 - bits)
-            };
-            let numbers = [top, 0, top / 3, 1 & top, top];
-            let mut out = Vec::new();
-            pack(numbers.into_iter(), bits, &mut out);
-            assert_eq!(Some(out.len()), packed_bytes(numbers.len(), bits));
-            let mut reader = Reader::new(&out);
-            let back: Vec<u64> = unpack(&mut reader, numbers.len(), bits).unwrap().collect();
-            assert_eq!(back, numbers, "{bits} bits");
-            assert!(reader.is_empty());
+            for count in [1, 2, 5, 127, BLOCK] {
+                let numbers: Vec<u64> = (0..count as u64)
+                    .map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) & mask(bits))
+                    .collect();
+                let mut out = vec![7];
+                pack(&numbers, bits, &mut out);
+                assert_eq!(out.len(), 1 + packed_bytes(count, bits));
+                let mut reader = Reader::new(&out[1..]);
+                let mut back = vec![9; count];
+                unpack(&mut reader, bits, &mut back).unwrap();
+                assert_eq!(back, numbers, "{bits} bits");
+                assert!(reader.is_empty());
+            }
         }
+    }
+
+    #[test]
+    fn only_the_lowest_bits_are_packed() {
+        let mut out = Vec::new();
+        pack(&[0xff, 0x12], 4, &mut out);
+        assert_eq!(out, [0x2f]);
     }
 
     #[test]
     fn bad_widths_lengths_and_padding_are_refused() {
         let error = |bytes: &[u8], count, width| {
-            unpack(&mut Reader::new(bytes), count, width)
-                .map(drop)
-                .unwrap_err()
+            unpack(&mut Reader::new(bytes), width, &mut vec![0; count]).unwrap_err()
         };
         assert!(matches!(error(&[0; 80], 1, 65), WireError::Malformed(_)));
         assert_eq!(error(&[0; 7], 1, 64), WireError::Short);
-        assert_eq!(error(&[], usize::MAX, 64), WireError::Short);
         assert!(matches!(
             error(&[0b1000_0000], 7, 1),
             WireError::Malformed(_)

@@ -1,21 +1,23 @@
-//! Booleans and presence flags: all alike, or one bit each.
+//! Booleans and presence flags: all alike, runs, or one bit each.
 
-use super::{BOOL_PRICE, bits};
-use crate::wire::{Budget, Reader, WireError};
+use super::{BOOL_PRICE, bits, bits::BLOCK};
+use crate::wire::{Budget, Reader, WireError, put_varint, varint_bytes};
 
 const ALL_FALSE: u8 = 0;
 const ALL_TRUE: u8 = 1;
 const PACKED: u8 = 2;
+/// How many runs there are but for the last, and their lengths. This one begins with false.
+const RUNS_FALSE: u8 = 3;
+const RUNS_TRUE: u8 = 4;
 
 /// Appends the values.
 pub fn encode_bools(values: &[bool], out: &mut Vec<u8>) {
-    let Some(first) = values.first() else { return };
-    if values.iter().all(|value| value == first) {
-        out.push(if *first { ALL_TRUE } else { ALL_FALSE });
+    if values.is_empty() {
         return;
     }
-    out.push(PACKED);
-    bits::pack(values.iter().map(|value| u64::from(*value)), 1, out);
+    let at = out.len();
+    out.push(0);
+    out[at] = put_bools(values, out);
 }
 
 /// Reads `count` values.
@@ -27,13 +29,74 @@ pub fn decode_bools(
     if count == 0 {
         return Ok(Vec::new());
     }
+    let codec = reader.byte()?;
+    take_bools(codec, reader, count, budget)
+}
+
+/// Appends the values without their codec, which it returns.
+pub fn put_bools(values: &[bool], out: &mut Vec<u8>) -> u8 {
+    let Some(&first) = values.first() else {
+        return ALL_FALSE;
+    };
+    let runs = || values.chunk_by(|a, b| a == b).map(<[bool]>::len);
+    let changes = runs().count() - 1;
+    if changes == 0 {
+        return if first { ALL_TRUE } else { ALL_FALSE };
+    }
+    let runs_bytes = || {
+        let lengths = runs().take(changes).map(|run| varint_bytes(run as u64));
+        varint_bytes(changes as u64) + lengths.sum::<usize>()
+    };
+    let packed_bytes = values.len().div_ceil(8);
+    if changes < packed_bytes && runs_bytes() < packed_bytes {
+        put_varint(out, changes as u64);
+        runs()
+            .take(changes)
+            .for_each(|run| put_varint(out, run as u64));
+        return if first { RUNS_TRUE } else { RUNS_FALSE };
+    }
+    let mut block = [0; BLOCK];
+    for flags in values.chunks(BLOCK) {
+        for (place, flag) in block.iter_mut().zip(flags) {
+            *place = u64::from(*flag);
+        }
+        bits::pack(&block[..flags.len()], 1, out);
+    }
+    PACKED
+}
+
+/// Reads `count` values of this codec.
+pub fn take_bools(
+    codec: u8,
+    reader: &mut Reader<'_>,
+    count: usize,
+    budget: &mut Budget,
+) -> Result<Vec<bool>, WireError> {
     budget.charge(count, BOOL_PRICE)?;
-    match reader.byte()? {
+    match codec {
         ALL_FALSE => Ok(vec![false; count]),
         ALL_TRUE => Ok(vec![true; count]),
-        PACKED => Ok(bits::unpack(reader, count, 1)?
-            .map(|bit| bit == 1)
-            .collect()),
+        PACKED => {
+            let mut values = Vec::with_capacity(count);
+            let mut block = [0; BLOCK];
+            while values.len() < count {
+                let flags = &mut block[..(count - values.len()).min(BLOCK)];
+                bits::unpack(reader, 1, flags)?;
+                values.extend(flags.iter().map(|bit| *bit == 1));
+            }
+            Ok(values)
+        }
+        RUNS_FALSE | RUNS_TRUE => {
+            let mut values = Vec::with_capacity(count);
+            let mut value = codec == RUNS_TRUE;
+            for _ in 0..reader.count(count, "runs of booleans")? {
+                let run = reader.count(count - values.len(), "a run past the end of its column")?;
+                values.resize(values.len() + run, value);
+                value = !value;
+            }
+            values.resize(count, value);
+            Ok(values)
+        }
         _ => Err(WireError::Malformed("an unknown codec of booleans")),
     }
 }
@@ -45,19 +108,21 @@ mod tests {
     #[test]
     fn values_are_read_back() {
         let mixed: Vec<bool> = (0..1000).map(|i| i % 7 == 0).collect();
-        let cases: [(&[bool], usize); 6] = [
+        let seldom: Vec<bool> = (0..1000).map(|i| (200..215).contains(&i)).collect();
+        let cases: [(&[bool], usize); 7] = [
             (&[], 0),
             (&[true], 1),
             (&[false], 1),
             (&[true; 1000], 1),
             (&[true, false, true], 2),
             (&mixed, 126),
+            (&seldom, 5),
         ];
         for (values, bytes) in cases {
             let mut out = Vec::new();
             encode_bools(values, &mut out);
             assert_eq!(out.len(), bytes);
-            let mut budget = Budget::new(values.len());
+            let mut budget = Budget::new(values.len() * BOOL_PRICE);
             let back = decode_bools(&mut Reader::new(&out), values.len(), &mut budget);
             assert_eq!(back.as_deref(), Ok(values));
         }
@@ -65,13 +130,18 @@ mod tests {
 
     #[test]
     fn damage_is_refused() {
-        let mut budget = Budget::new(100);
+        let mut budget = Budget::new(1_000);
         let mut read = |bytes: &[u8]| decode_bools(&mut Reader::new(bytes), 9, &mut budget);
-        assert!(matches!(read(&[3]), Err(WireError::Malformed(_))));
+        assert!(matches!(read(&[5]), Err(WireError::Malformed(_))));
         assert!(matches!(
             read(&[PACKED, 0xff, 0x02]),
             Err(WireError::Malformed(_))
         ));
         assert_eq!(read(&[PACKED, 0xff]), Err(WireError::Short));
+        assert!(matches!(read(&[RUNS_TRUE, 10]), Err(WireError::Limit(_))));
+        assert!(matches!(
+            read(&[RUNS_TRUE, 2, 5, 5]),
+            Err(WireError::Limit(_))
+        ));
     }
 }

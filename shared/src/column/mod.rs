@@ -1,12 +1,14 @@
 //! Columns of values as bytes: of a batch on its way and of a block at rest.
 //!
-//! Every encoded column starts with a codec byte, so that encodings can be added; a reader that
-//! meets one it does not know refuses the column. An encoder takes the shortest of what it knows,
-//! by exact cost, and always the same for the same values. A decoder is told how many values to
-//! expect and charges a [`Budget`] before it allocates; what the caller passes as `count` it has
-//! checked. No values are no bytes. Byte by byte in `docs/formats.md`.
+//! Every encoded column has a codec of five bits, so that encodings can be added; a reader that
+//! meets one it does not know refuses the column. It stands in a byte before the column
+//! (`encode_`, `decode_`) or where the caller keeps it (`put_`, `take_`). An encoder takes the
+//! shortest of what it knows, and always the same for the same values. A decoder is told how many
+//! values to expect and charges a [`Budget`] before it allocates; what the caller passes as `count`
+//! it has checked. No values are no bytes. Byte by byte in `docs/formats.md`.
 
 pub mod bits;
+pub mod blocks;
 pub mod integer;
 pub mod timestamp;
 pub mod float;
@@ -21,43 +23,76 @@ pub use integer::{decode_ints, encode_ints};
 pub use text::{decode_texts, encode_texts};
 pub use timestamp::{decode_times, encode_times};
 
+use boolean::{put_bools, take_bools};
+use float::{put_floats, take_floats};
+use integer::{put_ints, take_ints};
+use text::{put_texts, take_texts};
+
 use crate::batch::Values;
 use crate::reading::FieldType;
 use crate::wire::{Budget, Reader, WireError};
 
+/// The bits of a byte that a codec may use.
+pub const CODEC_BITS: u8 = 0x1f;
+
 /// Budget price of one time.
-pub const TIME_PRICE: usize = 8;
-/// Budget price of one integer.
-pub const INT_PRICE: usize = 8;
+pub const TIME_PRICE: usize = INT_PRICE;
+/// Budget price of one integer: itself, and once more while columns are put together or apart.
+pub const INT_PRICE: usize = 16;
 /// Budget price of one float: itself and its decimal mantissa.
 pub const FLOAT_PRICE: usize = 16;
 /// Budget price of one boolean or one presence flag.
-pub const BOOL_PRICE: usize = 1;
+pub const BOOL_PRICE: usize = 2;
 /// Budget price of one text, besides its bytes.
-pub const TEXT_PRICE: usize = 48;
+pub const TEXT_PRICE: usize = 64;
 
-/// Appends the values, without their type and count.
+/// Appends codec and values, without their type and count.
 pub fn encode_values(values: &Values, out: &mut Vec<u8>) {
-    match values {
-        Values::Float(values) => encode_floats(values, out),
-        Values::Int(values) => encode_ints(values, out),
-        Values::Bool(values) => encode_bools(values, out),
-        Values::Text(values) => encode_texts(values, out),
+    if values.is_empty() {
+        return;
     }
+    let at = out.len();
+    out.push(0);
+    out[at] = put_values(values, out);
 }
 
-/// Reads `count` values of one type.
+/// Reads codec and `count` values of one type.
 pub fn decode_values(
     reader: &mut Reader<'_>,
     field_type: FieldType,
     count: usize,
     budget: &mut Budget,
 ) -> Result<Values, WireError> {
+    if count == 0 {
+        return Ok(Values::empty(field_type));
+    }
+    let codec = reader.byte()?;
+    take_values(codec, reader, field_type, count, budget)
+}
+
+/// Appends the values alone and returns their codec.
+pub fn put_values(values: &Values, out: &mut Vec<u8>) -> u8 {
+    match values {
+        Values::Float(values) => put_floats(values, out),
+        Values::Int(values) => put_ints(values, out),
+        Values::Bool(values) => put_bools(values, out),
+        Values::Text(values) => put_texts(values, out),
+    }
+}
+
+/// Reads `count` values of one type and codec.
+pub fn take_values(
+    codec: u8,
+    reader: &mut Reader<'_>,
+    field_type: FieldType,
+    count: usize,
+    budget: &mut Budget,
+) -> Result<Values, WireError> {
     Ok(match field_type {
-        FieldType::Float => Values::Float(decode_floats(reader, count, budget)?),
-        FieldType::Int => Values::Int(decode_ints(reader, count, budget)?),
-        FieldType::Bool => Values::Bool(decode_bools(reader, count, budget)?),
-        FieldType::Text => Values::Text(decode_texts(reader, count, budget)?),
+        FieldType::Float => Values::Float(take_floats(codec, reader, count, budget)?),
+        FieldType::Int => Values::Int(take_ints(codec, reader, count, budget)?),
+        FieldType::Bool => Values::Bool(take_bools(codec, reader, count, budget)?),
+        FieldType::Text => Values::Text(take_texts(codec, reader, count, budget)?),
     })
 }
 

@@ -16,6 +16,26 @@ pub fn encode_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) {
     if values.is_empty() {
         return;
     }
+    let at = out.len();
+    out.push(0);
+    out[at] = put_texts(values, out);
+}
+
+/// Reads `count` values of at most [`TEXT_BYTES_MAX`] bytes each.
+pub fn decode_texts(
+    reader: &mut Reader<'_>,
+    count: usize,
+    budget: &mut Budget,
+) -> Result<Vec<String>, WireError> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let codec = reader.byte()?;
+    take_texts(codec, reader, count, budget)
+}
+
+/// Appends the values without their codec, which it returns.
+pub fn put_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) -> u8 {
     let mut places = HashMap::new();
     let mut dictionary = Vec::new();
     let mut indices = Vec::with_capacity(values.len());
@@ -28,7 +48,6 @@ pub fn encode_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) {
         indices.push(place);
     }
     let start = out.len();
-    out.push(DICTIONARY);
     put_varint(out, dictionary.len() as u64);
     for text in dictionary {
         put_text(out, text);
@@ -36,28 +55,26 @@ pub fn encode_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) {
     encode_ints(&indices, out);
     let plain = |text: &str| varint_bytes(text.len() as u64) + text.len();
     let plain_bytes: usize = values.iter().map(|value| plain(value.as_ref())).sum();
-    if out.len() - start > 1 + plain_bytes {
-        out.truncate(start);
-        out.push(PLAIN);
-        for value in values {
-            put_text(out, value.as_ref());
-        }
+    if out.len() - start <= plain_bytes {
+        return DICTIONARY;
     }
+    out.truncate(start);
+    for value in values {
+        put_text(out, value.as_ref());
+    }
+    PLAIN
 }
 
-/// Reads `count` values of at most [`TEXT_BYTES_MAX`] bytes each.
-pub fn decode_texts(
+/// Reads `count` values of this codec.
+pub fn take_texts(
+    codec: u8,
     reader: &mut Reader<'_>,
     count: usize,
     budget: &mut Budget,
 ) -> Result<Vec<String>, WireError> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
     // `decode_ints` charges the indices; without a dictionary they are charged all the same, so
     // that the price of a text does not hang on its codec.
     budget.charge(count, TEXT_PRICE - INT_PRICE)?;
-    let codec = reader.byte()?;
     if codec == PLAIN {
         budget.charge(count, INT_PRICE)?;
         return (0..count)
@@ -119,7 +136,7 @@ mod tests {
         let states: Vec<&str> = (0..1000)
             .map(|i| ["run", "idle", "fault \u{26a0}"][(i * 7919) % 3])
             .collect();
-        check(&states, 30 + 250);
+        check(&states, 30 + 8 + 250);
         check(&["a", "bb", "ccc", "dddd"], 1 + 2 + 3 + 4 + 5);
     }
 
@@ -140,7 +157,13 @@ mod tests {
         let outside = [DICTIONARY, 1, 1, b'a', 0, 0, 2];
         assert!(matches!(read(&outside, 1000), Err(WireError::Malformed(_))));
         let repeated = [DICTIONARY, 1, 4, b'a', b'b', b'c', b'd', 0, 0, 0];
-        assert_eq!(read(&repeated, 104).unwrap(), ["abcd", "abcd"]);
-        assert!(matches!(read(&repeated, 103), Err(WireError::Limit(_))));
+        assert_eq!(
+            read(&repeated, 2 * TEXT_PRICE + 8).unwrap(),
+            ["abcd", "abcd"]
+        );
+        assert!(matches!(
+            read(&repeated, 2 * TEXT_PRICE + 7),
+            Err(WireError::Limit(_))
+        ));
     }
 }

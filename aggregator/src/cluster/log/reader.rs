@@ -139,12 +139,20 @@ impl RaftLogReader<TypeConfig> for LogReader {
         self.read(start, end, usize::MAX).await
     }
 
+    /// What a follower is sent behind the entry before `start`: from there on, or nothing. A start
+    /// that was purged meanwhile would be a hole in its log.
     async fn limited_get_log_entries(
         &mut self,
         start: u64,
         end: u64,
     ) -> Result<Vec<alias::EntryOf<TypeConfig>>, io::Error> {
-        self.read(start, end, READ_BYTES_MAX).await
+        let entries = self.read(start, end, READ_BYTES_MAX).await?;
+        let first = entries.first().map(|first| first.log_id.index);
+        Ok(if first == Some(start) {
+            entries
+        } else {
+            Vec::new()
+        })
     }
 
     /// Reads on as the stream is drained: a log's whole tail never stands in memory.

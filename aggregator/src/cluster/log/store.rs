@@ -159,6 +159,20 @@ impl Owner {
         self.handle.as_ref().expect("it is there until the drop")
     }
 
+    /// Writes one record; it is durable when this returns.
+    async fn submit_durable(&self, record: Append) -> io::Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        let done = |result: Result<Vec<Position>, JournalError>| {
+            // A caller that went away asked for nothing more.
+            let _ = sender.send(result.map(|_| ()));
+        };
+        self.submit(vec![record], true, Box::new(done))?;
+        receiver
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::from)
+    }
+
     /// Queues records; inline, also writes them. `durable` asks for a sync before `done`.
     fn submit(&self, records: Vec<Append>, durable: bool, done: Done) -> Result<(), JournalError> {
         if durable {
@@ -345,17 +359,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // Set before it is durable: a release that is queued behind it must carry this one, and
         // nobody reads it before this call returns.
         self.index().set_vote(*vote);
-        let (sender, receiver) = oneshot::channel();
-        let records = vec![record(layout::KIND_VOTE, 0, layout::encode_vote(vote))];
-        let done = |result: Result<Vec<Position>, JournalError>| {
-            // A caller that went away asked for nothing more.
-            let _ = sender.send(result.map(|_| ()));
-        };
-        self.owner.submit(records, true, Box::new(done))?;
-        receiver
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::from)
+        let record = record(layout::KIND_VOTE, 0, layout::encode_vote(vote));
+        self.owner.submit_durable(record).await
     }
 
     async fn save_committed(
@@ -426,9 +431,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     ) -> Result<(), io::Error> {
         let first_gone = last_log_id.map_or(0, |id| id.index + 1);
         self.index().truncate(first_gone);
-        // Durable with the entries that follow it: a truncation alone promises nothing.
-        let records = vec![record(layout::KIND_TRUNCATED, first_gone, Vec::new())];
-        Ok(self.owner.submit(records, false, unobserved())?)
+        // Durable before a snapshot is: a tail of another leader, come back behind what was
+        // installed, would keep the node from starting for ever.
+        let record = record(layout::KIND_TRUNCATED, first_gone, Vec::new());
+        self.owner.submit_durable(record).await
     }
 
     async fn purge(&mut self, log_id: alias::LogIdOf<TypeConfig>) -> Result<(), io::Error> {

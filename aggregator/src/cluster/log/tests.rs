@@ -19,6 +19,7 @@ use super::layout::{Entry, LogId, Vote};
 use super::store::{LogError, LogOptions, LogStore, Mode};
 use crate::cluster::types::{CommandBytes, TypeConfig};
 use crate::state::Command;
+use crate::store::{SnapshotFiles, Store};
 
 /// The least that the suite needs beside a log.
 #[derive(Clone, Default)]
@@ -303,7 +304,8 @@ impl Model {
                     purged + 1 + usize::try_from(random.below((end - purged - 1) as u64)).unwrap();
                 let last = log_id(self.now().terms[kept - 1], kept as u64 - 1);
                 self.next(|held| held.terms.truncate(kept));
-                log.truncate_after(Some(last)).await.is_ok()
+                let done = log.truncate_after(Some(last)).await.is_ok();
+                self.settle(done)
             }
             10 if end > 0 => {
                 let committed = Some(log_id(self.now().terms[end - 1], end as u64 - 1));
@@ -360,6 +362,48 @@ async fn what_was_acknowledged_survives_power_cuts_and_reused_files() {
         purges > 400 && checks > 2000,
         "{purges} purges, {checks} checks"
     );
+}
+
+/// A tail that no quorum has, and then the snapshot of another leader in its place.
+#[tokio::test]
+async fn no_power_cut_brings_a_tail_back_behind_a_snapshot() {
+    const CUT: u64 = 4;
+    const SNAPSHOT: u64 = 6;
+    let folder = |sim: &SimStorage, name: &str| sim.as_storage().directory(name).unwrap();
+    let open_log = |sim: &SimStorage| {
+        LogStore::open(folder(sim, "log"), options(8192, 6, Mode::Inline)).unwrap()
+    };
+    let open_store = |sim: &SimStorage| Store::open(&*folder(sim, "store")).unwrap().0;
+    let mut installed = 0;
+    for seed in 0..8 {
+        for nth in 1.. {
+            let sim = SimStorage::new(seed * 1_000 + nth);
+            let (mut log, mut store) = (open_log(&sim), open_store(&sim));
+            let entries = (0..9).map(|index| entry(1, index)).collect();
+            assert!(append(&mut log, entries).await);
+            let before = sim.operations();
+            sim.cut_at(nth);
+            let snapshot = SnapshotFiles::new(SNAPSHOT, Bytes::new(), Bytes::new(), Vec::new());
+            let truncated = log.truncate_after(Some(log_id(1, CUT))).await;
+            if truncated.is_ok() && store.install(snapshot).is_ok() {
+                // It answers before it is durable.
+                let _ = log.purge(log_id(2, SNAPSHOT)).await;
+            }
+            let was_cut = sim.operations() - before == nth;
+            drop((log, store));
+            sim.power_cut();
+            if open_store(&sim).durable_index() == SNAPSHOT {
+                installed += 1;
+                let mut reader = open_log(&sim).reader();
+                let kept = reader.try_get_log_entries(CUT + 1..).await.unwrap();
+                assert!(kept.is_empty(), "seed {seed}, cut at {nth}: {kept:?}");
+            }
+            if !was_cut {
+                break;
+            }
+        }
+    }
+    assert!(installed > 8, "no cut came behind an installation");
 }
 
 #[tokio::test]
@@ -460,6 +504,22 @@ async fn reads_are_bounded_in_bytes_and_lazy() {
     );
     assert_eq!(reader.entries_stream(0..12).await.count().await, 12);
     assert_eq!(reader.try_get_log_entries(2..=4).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_follower_is_sent_no_entries_without_their_start() {
+    let sim = SimStorage::new(1);
+    let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();
+    let entries = (0..9).map(|index| entry(1, index)).collect();
+    assert!(append(&mut log, entries).await);
+    log.purge(log_id(1, 4)).await.unwrap();
+    let mut reader = log.get_log_reader().await;
+    for start in 0..9 {
+        let sent = reader.limited_get_log_entries(start, 9).await.unwrap();
+        let indexes = sent.iter().map(|one| one.log_id.index);
+        let from = if start < 5 { 9 } else { start };
+        assert!(indexes.eq(from..9), "from {start}: {sent:?}");
+    }
 }
 
 #[tokio::test]

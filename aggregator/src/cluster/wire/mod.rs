@@ -337,6 +337,10 @@ pub(in crate::cluster) enum Joined {
     NotLeader {
         address: Option<String>,
     },
+    /// The address is that of the member of this name.
+    AddressTaken {
+        name: String,
+    },
 }
 
 impl JoinRequest {
@@ -377,6 +381,10 @@ impl Joined {
                 out.u8(2);
                 out.text(address.as_deref().unwrap_or_default());
             }
+            Self::AddressTaken { name } => {
+                out.u8(3);
+                out.text(name);
+            }
         }
         out.out.into()
     }
@@ -394,6 +402,9 @@ impl Joined {
                 let address = address.filter(|address| !address.is_empty());
                 Self::NotLeader { address }
             }
+            3 => Self::AddressTaken {
+                name: from.text()?.to_owned(),
+            },
             _ => return Err(WireError::Malformed("an unknown answer to a join")),
         };
         from.end()?;

@@ -63,6 +63,7 @@ fn samples() -> Vec<Sample> {
         address: "h:1".to_owned(),
         joining: 4,
     };
+    let taken = Joined::AddressTaken { name: "a".into() };
     let ask = VoteRequest {
         vote: vote(),
         last_log_id: Some(log_id(1, 1, 1)),
@@ -95,6 +96,7 @@ fn samples() -> Vec<Sample> {
             .encode(),
             |b| Joined::decode(b).is_ok(),
         ),
+        (taken.encode(), |b| Joined::decode(b).is_ok()),
         (offer.encode(), |b| Offer::decode(b).is_ok()),
         (chunk.encode(), |b| Chunk::decode(b).is_ok()),
         (encode_wanted(&[1, 2]), |b| decode_wanted(b).is_ok()),

@@ -32,7 +32,7 @@ use crate::tls::{Identity, Revocations};
 
 /// From the end of the handshake to CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// From the first byte of a packet to its last, while we read.
+/// From the first byte of a packet to its last, while we read or wait for the budget to.
 const PACKET_LIMIT: Duration = Duration::from_secs(60);
 /// For the peer to take what we write.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
@@ -152,11 +152,12 @@ where
             if self.write().await.is_err() || self.inner.closing {
                 break;
             }
-            let reads = charging.is_none() && self.may_read();
+            let charges = charging.is_some();
+            let reads = !charges && self.may_read();
             let deadline = self
                 .inner
                 .clock
-                .next(reads, self.around.account.has_partial_packet());
+                .next(reads || charges, self.around.account.has_partial_packet());
             let woken = {
                 let Self {
                     stream,
@@ -245,7 +246,8 @@ where
                 .refuse(who, "connect_timeout", "", meaning);
             self.inner.closing = true;
         } else if clock.packet.is_some_and(|at| at <= now) {
-            let meaning = "a packet was not complete within 60 seconds; the link is too slow";
+            let meaning = "a packet was not complete within 60 seconds; the link is too slow, or \
+                           limits.in_flight_bytes_max is used up by others";
             self.around
                 .metrics
                 .refuse(who, "packet_timeout", "", meaning);
@@ -535,11 +537,13 @@ impl<U: Upstream> Inner<U> {
 }
 
 impl Clocks {
-    /// The next limit to look at. The limit on a packet runs only while we read.
-    fn next(&mut self, reads: bool, partial: bool) -> Instant {
+    /// The next limit to look at. The limit on a packet runs while we read, and while we wait for
+    /// the budget: what came of it is charged, and those who each hold a part of the budget and
+    /// wait for more would wait for ever.
+    fn next(&mut self, reads_or_charges: bool, partial: bool) -> Instant {
         let now = Instant::now();
         self.packet = match self.packet {
-            _ if !reads || !partial => None,
+            _ if !reads_or_charges || !partial => None,
             running => running.or(Some(now + PACKET_LIMIT)),
         };
         let limits = [self.connect, self.packet, self.keep_alive.map(|(at, _)| at)];

@@ -1,5 +1,6 @@
 //! A connection over a pipe: real packets on one side, a cluster that answers on demand behind.
 
+use futures_util::future::join_all;
 use mqtt_protocol_core::mqtt::packet::{Property, Qos, UserProperty, v3_1_1, v5_0};
 use prometheus_client::registry::Registry;
 use shared::id::Lane;
@@ -37,6 +38,11 @@ fn bench(version: MqttVersion) -> Bench {
 }
 
 fn bench_with(version: MqttVersion, ready: bool) -> Bench {
+    bench_within(version, ready, Budget::new(BUDGET))
+}
+
+/// One of those that share a budget.
+fn bench_within(version: MqttVersion, ready: bool, budget: Budget) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let pki = Pki::init(folder.path(), "demo").unwrap();
     let identity = pki.issue(Role::Agent, "gw1", &[], 1).unwrap().identity;
@@ -44,7 +50,6 @@ fn bench_with(version: MqttVersion, ready: bool) -> Bench {
     let metrics = IngestMetrics::register(&mut Registry::default());
     let (upstream, cluster) = Script::new(ready);
     let (stop, stopped) = watch::channel(false);
-    let budget = Budget::new(BUDGET);
     let around = Surroundings {
         upstream,
         metrics: Arc::clone(&metrics),
@@ -406,4 +411,34 @@ async fn a_slow_cluster_stops_the_reading() {
         "all was swallowed"
     );
     assert!(bench.budget.free() >= BUDGET - (2 << 20) - READ_BYTES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unfinished_packets_give_the_budget_back() {
+    const { assert!(BUDGET == 4 * PACKET_BYTES_MAX) };
+    let budget = Budget::new(BUDGET);
+    let connection = || bench_within(MqttVersion::V5_0, true, budget.clone());
+    let mut good = connection();
+    good.connect(Vec::new()).await;
+    let mut bad: Vec<Bench> = (0..5).map(|_| connection()).collect();
+    for one in &mut bad {
+        one.connect(Vec::new()).await;
+    }
+    // A PUBLISH of nearly the largest size, without its last bytes: five do not fit.
+    let mut unfinished = vec![0x32, 0x80, 0x80, 63];
+    unfinished.resize(63 << 14, 0);
+    let sent = join_all(bad.iter_mut().map(|one| one.pipe.write_all(&unfinished)));
+    assert!(
+        timeout(Duration::from_secs(1), sent).await.is_err(),
+        "all was swallowed"
+    );
+    let began = Instant::now();
+    good.publish(1, LIVE, batch_bytes(Lane::Live, 1)).await;
+    good.answer_next(applied()).await;
+    assert_eq!(good.verdict().await, (1, Some(Verdict::Ok)));
+    assert!(began.elapsed() <= PACKET_LIMIT, "{:?}", began.elapsed());
+    for one in &bad {
+        let label = [("reason", "packet_timeout")];
+        assert_eq!(one.metrics.refused.get_or_create(&label).get(), 1);
+    }
 }

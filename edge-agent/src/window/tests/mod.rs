@@ -1,6 +1,7 @@
 //! Buffer and window against a cluster that keeps the rule of docs/guarantees.md and a network and
 //! a disk that keep nothing.
 
+mod disk;
 mod stories;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use journal::{Journal, JournalError, OpenMode, Options, SimStorage, Writer, WriterHandle};
+use journal::{Journal, JournalError, Options, SimStorage, Writer, WriterHandle};
 use shared::batch::{Body, Values, decode, digest};
 use shared::reading::{Reading, Value};
 
@@ -230,7 +231,7 @@ impl Agent {
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
         }
-        if let Some(work) = self.buffer.carry(self.handle.usage().bytes_free) {
+        if let Some(work) = self.buffer.carry(self.handle.usage()) {
             self.submit(work);
         }
     }
@@ -398,86 +399,4 @@ impl Agent {
             self.hear();
         }
     }
-}
-
-/// An older epoch of `older` batches that the cluster does not take, and behind it more batches of
-/// the current one than the journal has room for, all acked.
-fn stall(disk: &SimStorage, cluster: &mut Cluster, older: i64, rotten: &[i64]) -> Agent {
-    let mut agent = Agent::start(disk, 1);
-    for value in 0..older {
-        agent.seal(value..value + 1, true);
-        agent.sync();
-    }
-    let kept = std::mem::take(&mut agent.kept);
-    drop(agent);
-    disk.power_cut();
-    let mut agent = Agent::start(disk, 2);
-    agent.kept = kept;
-    for number in rotten {
-        agent.rot(disk, BatchNumber(u64::try_from(*number).unwrap()));
-    }
-    agent.connect(cluster);
-    for value in older..older + 6_000 {
-        agent.seal(value..value + 1, true);
-        agent.sync();
-        while agent.send() {
-            let (id, bytes) = agent.wire.pop_front().unwrap();
-            let verdict = if decode(&bytes).unwrap().header.epoch == Epoch(1) {
-                Verdict::Busy { retry_ms: 1 << 20 }
-            } else {
-                cluster.take(&bytes)
-            };
-            agent.answers.push_back((id, verdict));
-            agent.hear();
-        }
-    }
-    let written = agent.buffer.journal_bytes_written();
-    assert!(
-        written > FILES.file_bytes * FILES.files_max as u64,
-        "{written}"
-    );
-    agent
-}
-
-impl Agent {
-    /// Damages a backlog batch of epoch 1 on disk.
-    fn rot(&mut self, disk: &SimStorage, number: BatchNumber) {
-        let place = Place {
-            epoch: Epoch(1),
-            lane: Lane::Backlog,
-            from: number,
-            to: number,
-        };
-        let Some(Source::Disk(position)) = self.buffer.source(place) else {
-            panic!("it is on disk only");
-        };
-        let name = format!("{:016x}.journal", position.file());
-        let payload = self.handle.reader().read(position).unwrap();
-        let file = disk.as_storage().open(&name, OpenMode::Existing).unwrap();
-        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
-        file.read_at(0, &mut bytes).unwrap();
-        let mut windows = bytes.windows(payload.len());
-        let at = windows.position(|window| window == payload).unwrap();
-        assert!(disk.flip_bit(&name, at as u64 * 8));
-        assert!(self.handle.reader().read(position).is_err());
-    }
-}
-
-#[test]
-fn a_damaged_record_costs_its_batch_and_not_the_disk() {
-    let disk = SimStorage::new(17);
-    let mut cluster = Cluster::default();
-    let mut agent = stall(&disk, &mut cluster, 20, &[5, 6, 9]);
-    assert!(!agent.buffer.disk_failed() && !agent.buffer.is_full());
-    assert_eq!(agent.lost, 3);
-    agent.connect(&cluster);
-    agent.now += Duration::from_secs(2_000);
-    agent.talk(&mut cluster);
-    let damaged = |from, to| (GapReason::Damaged, from, to);
-    assert_eq!(cluster.gaps, [damaged(5, 6), damaged(9, 9)]);
-    // The first four went into the live lane.
-    let kept = agent.kept.iter().copied();
-    let kept: HashSet<i64> = kept.filter(|value| ![8, 9, 12].contains(value)).collect();
-    assert_eq!(kept.len(), 6_017);
-    check(&cluster, &kept, 0);
 }

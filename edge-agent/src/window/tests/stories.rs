@@ -78,34 +78,6 @@ fn an_older_epoch_that_was_drained_is_not_held_after_the_next_start() {
 }
 
 #[test]
-fn what_was_acked_does_not_fill_the_journal() {
-    let disk = SimStorage::new(16);
-    let mut cluster = Cluster::default();
-    let mut agent = Agent::start(&disk, 1);
-    agent.connect(&cluster);
-    for value in 0..5_000 {
-        agent.seal(value..value + 1, true);
-        agent.sync();
-        agent.talk(&mut cluster);
-    }
-    assert!(!agent.buffer.is_full());
-    assert_eq!(agent.kept.len(), 5_000);
-    let written = agent.buffer.journal_bytes_written();
-    assert!(
-        written > FILES.file_bytes * FILES.files_max as u64,
-        "{written}: it went round"
-    );
-    drop(agent);
-    disk.power_cut();
-    let mut agent = Agent::start(&disk, 2);
-    agent.connect(&cluster);
-    agent.seal(5_000..5_001, true);
-    agent.talk(&mut cluster);
-    assert_eq!(cluster.rows.len(), 5_001);
-    assert_eq!(cluster.gaps, []);
-}
-
-#[test]
 fn a_restored_cluster_gets_a_gap_record_and_the_names_again() {
     let disk = SimStorage::new(9);
     let mut cluster = Cluster::default();
@@ -200,33 +172,6 @@ fn what_is_refused_for_ever_becomes_a_gap_record() {
 }
 
 #[test]
-fn an_overflow_drops_the_oldest_and_says_so() {
-    let disk = SimStorage::new(12);
-    let mut cluster = Cluster::default();
-    let mut agent = Agent::start_with(&disk, 1, 20_000);
-    for value in 0..300 {
-        agent.now += Duration::from_secs(1);
-        agent.seal(value..value + 1, false);
-        agent.sync();
-        assert!(agent.buffer.bytes() <= agent.buffer.bytes_max());
-    }
-    let lost = agent.lost;
-    assert!(lost > 100, "{lost}");
-    agent.now += Duration::from_secs(10);
-    agent.sync();
-    drop(agent);
-    disk.power_cut();
-    let mut agent = Agent::start_with(&disk, 2, 20_000);
-    agent.connect(&cluster);
-    agent.talk(&mut cluster);
-    let stored = cluster.rows.len() as u64;
-    assert_eq!(stored + lost, 300);
-    let listed: u64 = cluster.gaps.iter().map(|(_, from, to)| to - from + 1).sum();
-    assert_eq!(listed, lost);
-    assert!(cluster.gaps.iter().all(|gap| gap.0 == GapReason::Overflow));
-}
-
-#[test]
 fn what_is_in_flight_is_bounded_and_the_backlog_has_its_share() {
     let disk = SimStorage::new(13);
     let mut cluster = Cluster::default();
@@ -272,29 +217,4 @@ fn an_answer_of_an_older_round_or_session_moves_nothing() {
     assert_eq!(agent.buffer.readings_pending(), 1);
     while agent.send() {}
     assert_eq!(agent.resent, 3);
-}
-
-/// A failed sync once turned what the disk held, and had been told of as kept, into gap records.
-#[test]
-fn a_failed_disk_does_not_cost_what_it_holds() {
-    let disk = SimStorage::new(77);
-    let mut cluster = Cluster::default();
-    let mut agent = Agent::start(&disk, 1);
-    for value in 0..200 {
-        agent.seal(value..value + 1, true);
-        agent.sync();
-        agent.sync();
-    }
-    let told: HashSet<i64> = agent.kept.iter().copied().collect();
-    assert!(told.len() >= 199);
-    disk.fail_sync(1);
-    agent.seal(200..201, true);
-    agent.sync();
-    assert!(agent.buffer.disk_failed());
-    let settled = agent.buffer.make_room(agent.wall());
-    agent.settle(&settled);
-    assert_eq!(agent.lost, 0);
-    agent.connect(&cluster);
-    agent.talk(&mut cluster);
-    check(&cluster, &told, 0);
 }
