@@ -23,7 +23,7 @@ fn virtually<T>(scenario: impl Future<Output = T>) -> T {
 #[test]
 fn traffic_that_stores_nothing_is_merged_away() {
     virtually(async {
-        let mut world = World::new(11);
+        let mut world = World::new(11).with_log_files(20);
         world.found().await;
         let agent = Agent::new("gw1", 2);
         let node = world.cluster(0).expect("it runs");

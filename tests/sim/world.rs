@@ -97,6 +97,14 @@ impl World {
         }
     }
 
+    /// The same with a log of so many files.
+    pub(crate) fn with_log_files(self, files_max: usize) -> World {
+        World {
+            log: log_options(files_max),
+            ..self
+        }
+    }
+
     /// Three empty disks for a small log, and for rows of so many bytes between merges.
     pub(crate) fn with_small_log(seed: u64, merge_bytes: u64) -> World {
         let wishes = Wishes {
@@ -105,8 +113,7 @@ impl World {
         };
         World {
             wishes,
-            log: log_options(16),
-            ..World::new(seed)
+            ..World::new(seed).with_log_files(16)
         }
     }
 
