@@ -255,13 +255,14 @@ fn take_group(
     let rows = reader.count(BATCH_ROWS_MAX, "rows of a batch")?;
     let count = reader.count(BATCH_ROWS_MAX, "series of a group")?;
     let times = decode_times(reader, rows, header.sealed_at.0, budget)?;
-    // The ids are charged as integers.
-    budget.charge(count, SERIES_PRICE - INT_PRICE)?;
+    budget.charge(count, SERIES_PRICE)?;
     let mut series = Vec::with_capacity(count);
     let mut before = 0_i64;
     while series.len() < count {
         let alike = reader.count(count - series.len(), "series of a group")?;
-        let ids = decode_ints(reader, alike, budget)?;
+        // The price of the series covers their ids.
+        let mut paid = Budget::new(alike * INT_PRICE);
+        let ids = decode_ints(reader, alike, &mut paid)?;
         let ids = ids.into_iter().map(|id| {
             let id = before.checked_add(id).and_then(|id| u32::try_from(id).ok());
             id.ok_or(WireError::Malformed("a series id outside 32 bits"))
@@ -359,9 +360,19 @@ fn take_column(
 /// The values from a place on.
 fn split_off(values: &mut Values, at: usize) -> Values {
     match values {
-        Values::Float(values) => Values::Float(values.split_off(at)),
-        Values::Int(values) => Values::Int(values.split_off(at)),
-        Values::Bool(values) => Values::Bool(values.split_off(at)),
-        Values::Text(values) => Values::Text(values.split_off(at)),
+        Values::Float(values) => Values::Float(tail(values, at)),
+        Values::Int(values) => Values::Int(tail(values, at)),
+        Values::Bool(values) => Values::Bool(tail(values, at)),
+        Values::Text(values) => Values::Text(tail(values, at)),
     }
+}
+
+/// What `Vec::split_off` gives, but the last part is what is left and no copy of its room.
+fn tail<T>(values: &mut Vec<T>, at: usize) -> Vec<T> {
+    if at > 0 {
+        return values.split_off(at);
+    }
+    let mut all = std::mem::take(values);
+    all.shrink_to_fit();
+    all
 }

@@ -375,15 +375,17 @@ pub fn take_floats(
             let bits = decode_ints(reader, count, budget)?;
             Ok(bits.into_iter().map(float_of_ordered).collect())
         }
-        SINGLE_BITS => decode_ints(reader, count, budget)?
-            .into_iter()
-            .map(|bits| {
+        SINGLE_BITS => {
+            let bits = decode_ints(reader, count, budget)?;
+            let mut values = Vec::with_capacity(count);
+            for bits in bits {
                 let bits = i32::try_from(bits)
                     .map_err(|_| WireError::Malformed("a single float above 32 bits"))?;
                 let bits = bits ^ ((bits >> 31) & i32::MAX);
-                Ok(f64::from(f32::from_bits(bits.cast_unsigned())))
-            })
-            .collect(),
+                values.push(f64::from(f32::from_bits(bits.cast_unsigned())));
+            }
+            Ok(values)
+        }
         DICTIONARY => take_dictionary(reader, count, budget),
         RAW => {
             budget.charge(count, INT_PRICE)?;
@@ -436,14 +438,14 @@ fn take_dictionary(
     let entries = reader.count(count, "floats of a dictionary")?;
     let bytes = reader.take(entries.checked_mul(8).ok_or(WireError::Short)?)?;
     let (entries, _) = bytes.as_chunks::<8>();
-    let look_up = |index: i64| {
-        let entry = usize::try_from(index).ok().and_then(|at| entries.get(at));
-        entry
-            .map(|bits| f64::from_le_bytes(*bits))
-            .ok_or(WireError::Malformed("an index outside its dictionary"))
-    };
     let indices = decode_ints(reader, count, budget)?;
-    indices.into_iter().map(look_up).collect()
+    let mut values = Vec::with_capacity(count);
+    for index in indices {
+        let entry = usize::try_from(index).ok().and_then(|at| entries.get(at));
+        let bits = entry.ok_or(WireError::Malformed("an index outside its dictionary"))?;
+        values.push(f64::from_le_bytes(*bits));
+    }
+    Ok(values)
 }
 
 /// Walks over the exceptions, which fills no memory, and returns a reader at their start.

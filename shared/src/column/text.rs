@@ -77,9 +77,12 @@ pub fn take_texts(
     budget.charge(count, TEXT_PRICE - INT_PRICE)?;
     if codec == PLAIN {
         budget.charge(count, INT_PRICE)?;
-        return (0..count)
-            .map(|_| copy(take_text(reader)?, budget))
-            .collect();
+        // Collecting results would grow by doubling, which the price does not cover.
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(copy(take_text(reader)?, budget)?);
+        }
+        return Ok(values);
     }
     if codec != DICTIONARY {
         return Err(WireError::Malformed("an unknown codec of texts"));
@@ -89,16 +92,15 @@ pub fn take_texts(
         .map(|_| take_text(reader))
         .collect::<Result<Vec<&str>, WireError>>()?;
     let indices = decode_ints(reader, count, budget)?;
-    let look_up = |index: i64| {
+    let mut values = Vec::with_capacity(count);
+    for index in indices {
         let text = usize::try_from(index)
             .ok()
-            .and_then(|index| dictionary.get(index));
-        copy(
-            text.ok_or(WireError::Malformed("an index outside its dictionary"))?,
-            budget,
-        )
-    };
-    indices.into_iter().map(look_up).collect()
+            .and_then(|index| dictionary.get(index))
+            .ok_or(WireError::Malformed("an index outside its dictionary"))?;
+        values.push(copy(text, budget)?);
+    }
+    Ok(values)
 }
 
 fn take_text<'a>(reader: &mut Reader<'a>) -> Result<&'a str, WireError> {
