@@ -24,8 +24,7 @@ use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 
 const MEASURE: Duration = Duration::from_millis(300);
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
-/// An empty topic and, in the properties, the number that stands for it.
-const TOPIC_BYTES: usize = 0;
+/// In the properties: the number that stands for the topic, which is empty.
 const ALIAS_BYTES: usize = 3;
 const SEGMENT_BYTES: usize = 1_448;
 
@@ -114,7 +113,7 @@ fn sizes(set: &Set) {
 
 /// Bytes on the network of one PUBLISH of QoS 1 and what answers it.
 fn all_layers(payload: usize) -> usize {
-    let variable = 2 + TOPIC_BYTES + 2 + 1 + ALIAS_BYTES + payload;
+    let variable = 2 + 2 + 1 + ALIAS_BYTES + payload;
     let length_bytes = if variable < 128 {
         1
     } else if variable < 16_384 {

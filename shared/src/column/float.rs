@@ -182,14 +182,14 @@ pub fn put_floats(values: &[f64], out: &mut Vec<u8>) -> u8 {
     for form in [Form::Decimal, Form::Scaled] {
         if let Some(exponent) = form.quick_exponent(values)
             && exponent <= QUICK_EXPONENT_MAX
-            && let Some(codec) = put_exact(form, exponent, values, out)
+            && let Some(codec) = put_form(form, exponent, values, 0, out)
         {
             return codec;
         }
     }
-    let sample = sample(values);
+    let (sample, exceptions_max) = (sample(values), values.len() / EXCEPTIONS);
     if let Some(exponent) = Form::Decimal.exponent(&sample)
-        && let Some(codec) = put_form(Form::Decimal, exponent, values, out)
+        && let Some(codec) = put_form(Form::Decimal, exponent, values, exceptions_max, out)
     {
         return codec;
     }
@@ -198,6 +198,7 @@ pub fn put_floats(values: &[f64], out: &mut Vec<u8>) -> u8 {
 
 /// Writes the values in each form that may fit, and keeps the shortest.
 fn put_shortest(values: &[f64], sample: &[f64], out: &mut Vec<u8>) -> u8 {
+    let exceptions_max = values.len() / EXCEPTIONS;
     let mut best = Vec::new();
     let mut codec = put_bits(values, &mut best);
     let mut try_other = |other: Option<(u8, Vec<u8>)>| {
@@ -211,7 +212,7 @@ fn put_shortest(values: &[f64], sample: &[f64], out: &mut Vec<u8>) -> u8 {
         let mut bytes = Vec::new();
         let fits = form
             .exponent(sample)
-            .and_then(|exponent| put_form(form, exponent, values, &mut bytes));
+            .and_then(|exponent| put_form(form, exponent, values, exceptions_max, &mut bytes));
         try_other(fits.map(|codec| (codec, bytes)));
     }
     try_other(dictionary(values).map(|bytes| (DICTIONARY, bytes)));
@@ -225,33 +226,14 @@ fn put_shortest(values: &[f64], sample: &[f64], out: &mut Vec<u8>) -> u8 {
     codec
 }
 
-/// Appends the values in one form; nothing if there is an exception.
-fn put_exact(form: Form, exponent: usize, values: &[f64], out: &mut Vec<u8>) -> Option<u8> {
-    let mut mantissas = Vec::with_capacity(values.len());
-    let mut all_exact = true;
-    mantissas.extend(values.iter().map(|value| {
-        let (mantissa, exact) = form.whole(*value, exponent);
-        all_exact &= exact;
-        mantissa
-    }));
-    if !all_exact {
-        return None;
-    }
-    // The table has sixteen entries.
-    let exponent = u8::try_from(exponent).expect("one of sixteen");
-    let codec = match form {
-        Form::Decimal => exponent,
-        Form::Scaled | Form::Single | Form::Ulps => {
-            out.extend_from_slice(&[exponent, 0]);
-            form.codec()
-        }
-    };
-    encode_ints(&mantissas, out);
-    Some(codec)
-}
-
-/// Appends the values in one form; nothing if there are too many exceptions.
-fn put_form(form: Form, exponent: usize, values: &[f64], out: &mut Vec<u8>) -> Option<u8> {
+/// Appends the values in one form; nothing if there are more exceptions than that.
+fn put_form(
+    form: Form,
+    exponent: usize,
+    values: &[f64],
+    exceptions_max: usize,
+    out: &mut Vec<u8>,
+) -> Option<u8> {
     let mut mantissas = Vec::with_capacity(values.len());
     let mut missed = 0;
     mantissas.extend(values.iter().map(|value| {
@@ -259,7 +241,7 @@ fn put_form(form: Form, exponent: usize, values: &[f64], out: &mut Vec<u8>) -> O
         missed += usize::from(!exact);
         mantissa
     }));
-    if missed * EXCEPTIONS > values.len() {
+    if missed > exceptions_max {
         return None;
     }
     // The table has sixteen entries.
@@ -413,7 +395,6 @@ fn take_form(
     let float = |mantissa: i64| form.float(mantissa as f64, exponent);
     let mut values: Vec<f64> = mantissas.into_iter().map(float).collect();
     if matches!(form, Form::Ulps) {
-        budget.charge(count, 0)?;
         // The mantissas are gone, so this is paid for.
         let mut paid = Budget::new(count * INT_PRICE);
         let above = decode_ints(reader, count, &mut paid)?;
