@@ -33,6 +33,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// All bytes not yet read.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// The next `count` bytes.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], WireError> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(WireError::Short)?;
@@ -52,7 +57,17 @@ impl<'a> Reader<'a> {
     }
 
     /// A LEB128 number in its shortest form.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, WireError> {
+        // Most numbers take one byte.
+        if let [byte @ 0..=0x7f, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -143,8 +158,9 @@ pub fn put_text(out: &mut Vec<u8>, text: &str) {
 
 /// Bytes that [`put_varint`] takes for this value.
 pub fn varint_bytes(value: u64) -> usize {
-    let bits = (64 - value.leading_zeros()).max(1) as usize;
-    bits.div_ceil(7)
+    let bits = (64 - value.leading_zeros()).max(1);
+    // A seventh, rounded up, without a division: the same from 1 to 64.
+    ((bits * 9 + 64) / 64) as usize
 }
 
 /// Bytes that [`put_signed`] takes for this value.
@@ -196,6 +212,16 @@ mod tests {
             assert_eq!(out.len(), varint_bytes(value), "{value}");
             assert_eq!(Reader::new(&out).varint(), Ok(value));
         }
+    }
+
+    #[test]
+    fn every_count_of_bits_takes_its_bytes() {
+        for bits in 1..=64_u32 {
+            let greatest = u64::MAX >> (64 - bits);
+            assert_eq!(varint_bytes(greatest), bits.div_ceil(7) as usize);
+            assert_eq!(varint_bytes(greatest / 2 + 1), bits.div_ceil(7) as usize);
+        }
+        assert_eq!(varint_bytes(0), 1);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Numbers of one width, packed without gaps, lowest bit first; the last byte is filled with zero
-//! bits. Neighbours: `blocks` and `boolean` pack with it.
+//! bits. Its neighbour `blocks` packs with it.
 
 use crate::wire::{Reader, WireError};
 
 /// Numbers that are unpacked in one go.
 pub const BLOCK: usize = 128;
-/// Room for a block of the greatest width, and to read eight bytes at its last bit.
-const PADDED_BYTES: usize = BLOCK * 8 + 8;
+/// What has to stand behind packed numbers, so that eight bytes and one more can be read at each.
+const PADDING_BYTES: usize = 8;
 /// Up to this width a number and what lies before it in its first byte fit eight bytes.
 const NARROW: u8 = 57;
 
@@ -41,12 +41,14 @@ pub fn pack(numbers: &[u64], width: u8, out: &mut Vec<u8>) {
     out.extend_from_slice(&pending.to_le_bytes()[..rest]);
 }
 
-/// Reads packed numbers until `numbers` is full, at most [`BLOCK`].
-pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [u64]) -> Result<(), WireError> {
+/// Reads packed numbers until `numbers` is full, at most [`BLOCK`]; they are unsigned, and stand
+/// where the values that they become will stand.
+pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [i64]) -> Result<(), WireError> {
     if width > 64 {
         return Err(WireError::Malformed("packed numbers above 64 bits"));
     }
     let count = numbers.len();
+    let ahead = reader.rest();
     let bytes = reader.take(packed_bytes(count, width))?;
     let used_bits = (count * usize::from(width)) % 8;
     if used_bits != 0 && bytes.last().is_some_and(|last| last >> used_bits != 0) {
@@ -56,29 +58,36 @@ pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [u64]) -> Result
         numbers.fill(0);
         return Ok(());
     }
-    let mut padded = [0; PADDED_BYTES];
-    padded[..bytes.len()].copy_from_slice(bytes);
+    // Only what ends the bytes needs a copy with room behind it.
+    let mut padded;
+    let source = if ahead.len() >= bytes.len() + PADDING_BYTES {
+        ahead
+    } else {
+        padded = [0; BLOCK * 8 + PADDING_BYTES];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        &padded[..]
+    };
     let (mask, step) = (mask(width), usize::from(width));
     let eight = |at: usize| {
-        let word = padded[at..].first_chunk().expect("padding behind the last");
+        let word = source[at..].first_chunk().expect("padding behind the last");
         u64::from_le_bytes(*word)
     };
     let mut bit = 0;
     if width <= NARROW {
         for number in numbers {
-            *number = eight(bit / 8) >> (bit % 8) & mask;
+            *number = (eight(bit / 8) >> (bit % 8) & mask).cast_signed();
             bit += step;
         }
     } else {
         for number in numbers {
             let low = eight(bit / 8) >> (bit % 8);
-            let next = u64::from(padded[bit / 8 + 8]);
+            let next = u64::from(source[bit / 8 + 8]);
             let high = if bit % 8 == 0 {
                 0
             } else {
                 next << (64 - bit % 8)
             };
-            *number = (low | high) & mask;
+            *number = ((low | high) & mask).cast_signed();
             bit += step;
         }
     }
@@ -102,12 +111,18 @@ mod tests {
                     .collect();
                 let mut out = vec![7];
                 pack(&numbers, bits, &mut out);
-                assert_eq!(out.len(), 1 + packed_bytes(count, bits));
-                let mut reader = Reader::new(&out[1..]);
-                let mut back = vec![9; count];
-                unpack(&mut reader, bits, &mut back).unwrap();
-                assert_eq!(back, numbers, "{bits} bits");
-                assert!(reader.is_empty());
+                let packed = packed_bytes(count, bits);
+                assert_eq!(out.len(), 1 + packed);
+                // What follows makes no difference.
+                for more in [0, 1, 7, 8, 100] {
+                    out.resize(1 + packed + more, 0xff);
+                    let mut reader = Reader::new(&out[1..]);
+                    let mut back = vec![9; count];
+                    unpack(&mut reader, bits, &mut back).unwrap();
+                    let back: Vec<u64> = back.into_iter().map(i64::cast_unsigned).collect();
+                    assert_eq!(back, numbers, "{bits} bits");
+                    assert_eq!(reader.remaining(), more);
+                }
             }
         }
     }

@@ -10,44 +10,135 @@ const HAS_EXCEPTIONS: u8 = 0x80;
 /// Widths are tried down from the greatest until this part of a block would be exceptions.
 const EXCEPTIONS_MAX: usize = 4;
 
+/// Widths of numbers: 0 to 64 bits.
+const WIDTHS: usize = 65;
+/// Counters of one width, used in turn, so that no number waits for the one before to be counted.
+const TURNS: usize = 4;
+
+/// How many numbers of a block have which width.
+#[derive(Debug)]
+pub struct Widths {
+    counts: [[u8; TURNS]; WIDTHS],
+    numbers: usize,
+    /// All widths together.
+    bits: usize,
+    widest: usize,
+}
+
 /// How one block is best written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Plan {
+pub struct Plan {
     width: u8,
-    exceptions: usize,
+    exceptions: u8,
     bytes: usize,
 }
 
-/// Bytes that [`put`] takes for one block of at most 128 numbers.
-pub fn block_bytes(numbers: &[u64]) -> usize {
-    plan(numbers).bytes
+impl Widths {
+    /// Counts the numbers of one block, at most 128.
+    pub fn of(numbers: impl Iterator<Item = u64>) -> Self {
+        let mut counts = [[0; TURNS]; WIDTHS];
+        let (mut count, mut bits, mut all) = (0, 0, 0);
+        for number in numbers {
+            let width = usize::from(bits::width(number));
+            counts[width][count % TURNS] += 1;
+            count += 1;
+            bits += width;
+            all |= number;
+        }
+        Self {
+            counts,
+            numbers: count,
+            bits,
+            widest: usize::from(bits::width(all)),
+        }
+    }
+
+    /// Fewer bytes than this no plan takes: a number above the block's width costs its own width
+    /// and more.
+    pub fn bytes_min(&self) -> usize {
+        1 + self.bits.div_ceil(8)
+    }
+
+    /// The width that makes the block shortest; of equals the greatest.
+    pub fn plan(&self) -> Plan {
+        let mut best = Plan {
+            width: 0,
+            exceptions: 0,
+            bytes: usize::MAX,
+        };
+        let (mut exceptions, mut exception_bytes) = (0, 0);
+        // What lies above takes one byte more every seven bits, so numbers whose widths are equal
+        // modulo seven grow together.
+        let mut growing = [0_usize; 7];
+        for width in (0..=self.widest).rev() {
+            if width < self.widest {
+                let more = self.count(width + 1);
+                let growing = &mut growing[(width + 1) % 7];
+                *growing += more;
+                exceptions += more;
+                // The places of those that join, and a byte for each that grows.
+                exception_bytes += more + *growing;
+                if exceptions * EXCEPTIONS_MAX > self.numbers {
+                    break;
+                }
+            }
+            let mut bytes = 1 + (self.numbers * width).div_ceil(8);
+            if exceptions > 0 {
+                bytes += 1 + exception_bytes;
+            }
+            if bytes < best.bytes {
+                best = Plan {
+                    width: u8::try_from(width).expect("at most 64"),
+                    exceptions: u8::try_from(exceptions).expect("a part of 128"),
+                    bytes,
+                };
+            }
+        }
+        best
+    }
+
+    fn count(&self, width: usize) -> usize {
+        self.counts[width].iter().copied().map(usize::from).sum()
+    }
+}
+
+impl Plan {
+    /// Bytes that [`put_block`] takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// Appends numbers, in blocks.
 pub fn put(numbers: &[u64], out: &mut Vec<u8>) {
     for block in numbers.chunks(BLOCK) {
-        let Plan {
-            width, exceptions, ..
-        } = plan(block);
-        if exceptions == 0 {
-            out.push(width);
-            bits::pack(block, width, out);
-            continue;
-        }
-        out.push(width | HAS_EXCEPTIONS);
-        out.push(u8::try_from(exceptions).expect("a part of 128"));
-        bits::pack(block, width, out);
-        let above = || {
-            let high = block.iter().map(|number| number >> width);
-            (0_u8..).zip(high).filter(|(_, high)| *high != 0)
-        };
-        out.extend(above().map(|(at, _)| at));
-        above().for_each(|(_, high)| put_varint(out, high));
+        let plan = Widths::of(block.iter().copied()).plan();
+        put_block(block, plan, out);
     }
 }
 
-/// Reads numbers until `numbers` is full.
-pub fn take(reader: &mut Reader<'_>, numbers: &mut [u64]) -> Result<(), WireError> {
+/// Appends the one block that was planned.
+pub fn put_block(block: &[u64], plan: Plan, out: &mut Vec<u8>) {
+    let Plan {
+        width, exceptions, ..
+    } = plan;
+    if exceptions == 0 {
+        out.push(width);
+        return bits::pack(block, width, out);
+    }
+    out.push(width | HAS_EXCEPTIONS);
+    out.push(exceptions);
+    bits::pack(block, width, out);
+    let above = || {
+        let high = block.iter().map(|number| number >> width);
+        (0_u8..).zip(high).filter(|(_, high)| *high != 0)
+    };
+    out.extend(above().map(|(at, _)| at));
+    above().for_each(|(_, high)| put_varint(out, high));
+}
+
+/// Reads numbers until `numbers` is full; they are unsigned, as those of [`bits::unpack`].
+pub fn take(reader: &mut Reader<'_>, numbers: &mut [i64]) -> Result<(), WireError> {
     for block in numbers.chunks_mut(BLOCK) {
         let head = reader.byte()?;
         let width = head & !HAS_EXCEPTIONS;
@@ -67,61 +158,73 @@ pub fn take(reader: &mut Reader<'_>, numbers: &mut [u64]) -> Result<(), WireErro
             if bits::width(high) + width > 64 {
                 return Err(WireError::Malformed("an exception above 64 bits"));
             }
-            *number |= high << width;
+            *number |= (high << width).cast_signed();
         }
     }
     Ok(())
 }
 
-fn plan(block: &[u64]) -> Plan {
-    let mut counts = [0_usize; 65];
-    for number in block {
-        counts[usize::from(bits::width(*number))] += 1;
-    }
-    let widest = counts.iter().rposition(|count| *count > 0).unwrap_or(0);
-    let mut best = Plan {
-        width: bits::width(0),
-        exceptions: 0,
-        bytes: usize::MAX,
-    };
-    let mut exceptions = 0;
-    for width in (0..=widest).rev() {
-        let high_bytes = || {
-            let wider = counts[width + 1..=widest].iter().enumerate();
-            wider.map(|(above, count)| count * (1 + (above + 1).div_ceil(7)))
-        };
-        let mut bytes = 1 + (block.len() * width).div_ceil(8);
-        if exceptions > 0 {
-            bytes += 1 + high_bytes().sum::<usize>();
-        }
-        if bytes < best.bytes {
-            best = Plan {
-                width: u8::try_from(width).expect("at most 64"),
-                exceptions,
-                bytes,
-            };
-        }
-        exceptions += counts[width];
-        if exceptions * EXCEPTIONS_MAX > block.len() {
-            break;
-        }
-    }
-    best
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::column::properties::any_int;
+
+    /// The definition: each width from the greatest down, with every byte counted.
+    fn plan_slowly(block: &[u64]) -> Plan {
+        let widest = block.iter().map(|number| bits::width(*number)).max();
+        let mut best: Option<Plan> = None;
+        for width in (0..=widest.unwrap_or(0)).rev() {
+            let above = block.iter().map(|number| number.checked_shr(width.into()));
+            let above: Vec<u64> = above.map(|high| high.unwrap_or(0)).collect();
+            let high = above.iter().filter(|high| **high != 0);
+            let exceptions = high.clone().count();
+            if exceptions * EXCEPTIONS_MAX > block.len() {
+                break;
+            }
+            let varints = high.map(|high| 1 + crate::wire::varint_bytes(*high));
+            let bytes = 1
+                + bits::packed_bytes(block.len(), width)
+                + usize::from(exceptions > 0)
+                + varints.sum::<usize>();
+            if best.is_none_or(|best| bytes < best.bytes) {
+                best = Some(Plan {
+                    width,
+                    exceptions: u8::try_from(exceptions).unwrap(),
+                    bytes,
+                });
+            }
+        }
+        best.unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_is_what_every_width_tried_gives(
+            block in prop::collection::vec((any_int(), 0..64_u32), 0..=BLOCK),
+        ) {
+            let narrow = block.iter().map(|(number, shift)| number.cast_unsigned() >> shift);
+            let wide = block.iter().map(|(number, _)| number.unsigned_abs());
+            for block in [narrow.collect::<Vec<u64>>(), wide.collect()] {
+                let widths = Widths::of(block.iter().copied());
+                prop_assert_eq!(widths.plan(), plan_slowly(&block));
+                prop_assert!(widths.bytes_min() <= widths.plan().bytes());
+            }
+        }
+    }
 
     fn check(numbers: &[u64], bytes_max: usize) {
         let mut out = Vec::new();
         put(numbers, &mut out);
         assert!(out.len() <= bytes_max, "{} > {bytes_max}", out.len());
-        let planned: usize = numbers.chunks(BLOCK).map(block_bytes).sum();
-        assert_eq!(out.len(), planned);
+        let plan = |block: &[u64]| Widths::of(block.iter().copied()).plan();
+        let planned = numbers.chunks(BLOCK).map(|block| plan(block).bytes());
+        assert_eq!(out.len(), planned.sum::<usize>());
         let mut reader = Reader::new(&out);
         let mut back = vec![1; numbers.len()];
         take(&mut reader, &mut back).unwrap();
+        let back: Vec<u64> = back.into_iter().map(i64::cast_unsigned).collect();
         assert_eq!(back, numbers);
         assert!(reader.is_empty());
     }
