@@ -111,7 +111,8 @@ impl<'a> Reader<'a> {
 }
 
 /// Bytes that a decoder may still allocate. Its prices are constants of the format and not sizes
-/// of Rust types, because every node must draw the line at the same place.
+/// of Rust types, because every node must draw the line at the same place; what is held may be up
+/// to half as much again.
 #[derive(Debug)]
 pub struct Budget {
     left: usize,

@@ -6,7 +6,9 @@ use super::{
     Body, Column, Data, EncodeError, Gap, Group, Header, Hello, Kind, MAGIC, SeriesColumns,
     SeriesDefinition, VERSION, Values,
 };
-use crate::column::{CODEC_BITS, encode_bools, encode_ints, encode_times, put_values};
+use crate::column::{
+    CODEC_BITS, Scratch, behind_codec, encode_bools, encode_ints, put_times, put_values,
+};
 use crate::limits::{BATCH_BYTES_MAX, decoded_bytes_max};
 use crate::wire::{put_signed, put_text, put_varint};
 
@@ -19,12 +21,14 @@ pub(super) const SKIP: u8 = CODEC_BITS;
 pub(super) const LANE_SHIFT: u32 = 2;
 pub(super) const UNIT_SHIFT: u32 = 4;
 pub(super) const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
+/// Bytes of a batch with few values.
+const BYTES_EXPECTED: usize = 256;
 
 /// Encodes a batch, checksum included. Its digest is [`super::digest`] of exactly these bytes.
 pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
     check_header(header, body.kind())?;
     check_body(header, body)?;
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(bytes_expected(body));
     put_header(header, body.kind(), &mut out);
     match body {
         Body::Hello(hello) => put_hello(hello, &mut out),
@@ -40,7 +44,17 @@ pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
     if decoded_bytes(body) > decoded_bytes_max(out.len()) {
         return Err(EncodeError::Limit("bytes after decoding"));
     }
+    // Many are held for long, so none keeps room that it does not use.
+    out.shrink_to_fit();
     Ok(out)
+}
+
+/// About what a batch takes, so that its bytes seldom have to move.
+fn bytes_expected(body: &Body) -> usize {
+    match body {
+        Body::Data(data) => BYTES_EXPECTED + data.values(),
+        Body::Hello(_) | Body::Names(_) | Body::Gap(_) => BYTES_EXPECTED,
+    }
 }
 
 fn put_header(header: &Header, kind: Kind, out: &mut Vec<u8>) {
@@ -105,23 +119,29 @@ fn put_gap(header: &Header, gap: &Gap, out: &mut Vec<u8>) {
 }
 
 fn put_data(header: &Header, data: &Data, out: &mut Vec<u8>) {
+    let scratch = &mut Scratch::default();
     put_varint(out, data.groups.len() as u64);
     for group in &data.groups {
-        put_group(header, group, out);
+        put_group(header, group, scratch, out);
     }
 }
 
-fn put_group(header: &Header, group: &Group, out: &mut Vec<u8>) {
-    put_varint(out, group.times.len() as u64);
+fn put_group(header: &Header, group: &Group, scratch: &mut Scratch, out: &mut Vec<u8>) {
+    let rows = group.times.len();
+    put_varint(out, rows as u64);
     put_varint(out, group.series.len() as u64);
-    encode_times(&group.times, header.sealed_at.0, out);
+    behind_codec(rows, out, |out| {
+        put_times(&group.times, header.sealed_at.0, scratch, out)
+    });
     let mut before = 0;
     for alike in group.series.chunk_by(have_one_shape) {
         let ids = alike.iter().map(|series| i64::from(series.id.0) - before);
         put_varint(out, alike.len() as u64);
-        encode_ints(&ids.collect::<Vec<i64>>(), out);
+        scratch.wholes.clear();
+        scratch.wholes.extend(ids);
+        encode_ints(&scratch.wholes, &mut scratch.ints, out);
         before = alike.last().map_or(before, |series| i64::from(series.id.0));
-        put_columns(alike, out);
+        put_columns(alike, scratch, out);
     }
 }
 
@@ -131,13 +151,13 @@ fn have_one_shape(one: &SeriesColumns, other: &SeriesColumns) -> bool {
         let field_type = column.values.field_type();
         (column.field, field_type, column.present.is_some())
     };
-    let shapes = |series: &'_ SeriesColumns| series.columns.iter().map(shape).collect::<Vec<_>>();
-    one.columns.len() == other.columns.len() && shapes(one) == shapes(other)
+    let (one, other) = (one.columns.iter(), other.columns.iter());
+    one.map(shape).eq(other.map(shape))
 }
 
 /// Each field of all these series as one column, series after series: they pay once for what
 /// they have in common.
-fn put_columns(alike: &[SeriesColumns], out: &mut Vec<u8>) {
+fn put_columns(alike: &[SeriesColumns], scratch: &mut Scratch, out: &mut Vec<u8>) {
     put_varint(out, alike[0].columns.len() as u64);
     let mut next_field = 0;
     for (at, first) in alike[0].columns.iter().enumerate() {
@@ -154,10 +174,14 @@ fn put_columns(alike: &[SeriesColumns], out: &mut Vec<u8>) {
             let flags = columns().flat_map(|column| column.present.iter().flatten());
             encode_bools(&flags.copied().collect::<Vec<bool>>(), out);
         }
-        out[head] |= match alike {
-            [_] => put_values(&first.values, out),
-            _ => put_values(&joined(columns().map(|column| &column.values)), out),
+        let codec = match alike {
+            [_] => put_values(&first.values, scratch, out),
+            _ => {
+                let joined = joined(columns().map(|column| &column.values));
+                put_values(&joined, scratch, out)
+            }
         };
+        out[head] |= codec;
     }
 }
 

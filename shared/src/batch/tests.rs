@@ -244,7 +244,10 @@ fn the_sample_of_codecs_takes_every_codec() {
     let codecs = |group: usize| -> Vec<u8> {
         let columns = data.groups[group].series[0].columns.iter();
         columns
-            .map(|column| crate::column::put_values(&column.values, &mut Vec::new()))
+            .map(|column| {
+                let scratch = &mut crate::column::Scratch::default();
+                crate::column::put_values(&column.values, scratch, &mut Vec::new())
+            })
             .collect()
     };
     assert_eq!(codecs(0), [0, 3, 4, 5, 6, 7, 0x14]);

@@ -1,6 +1,6 @@
 //! Booleans and presence flags: all alike, runs, or one bit each.
 
-use super::{BOOL_PRICE, bits, bits::BLOCK};
+use super::{BOOL_PRICE, behind_codec};
 use crate::wire::{Budget, Reader, WireError, put_varint, varint_bytes};
 
 const ALL_FALSE: u8 = 0;
@@ -10,17 +10,12 @@ const PACKED: u8 = 2;
 const RUNS_FALSE: u8 = 3;
 const RUNS_TRUE: u8 = 4;
 
-/// Appends the values.
+/// Appends codec and values.
 pub fn encode_bools(values: &[bool], out: &mut Vec<u8>) {
-    if values.is_empty() {
-        return;
-    }
-    let at = out.len();
-    out.push(0);
-    out[at] = put_bools(values, out);
+    behind_codec(values.len(), out, |out| put_bools(values, out));
 }
 
-/// Reads `count` values.
+/// Reads codec and `count` values.
 pub fn decode_bools(
     reader: &mut Reader<'_>,
     count: usize,
@@ -55,13 +50,11 @@ pub fn put_bools(values: &[bool], out: &mut Vec<u8>) -> u8 {
             .for_each(|run| put_varint(out, run as u64));
         return if first { RUNS_TRUE } else { RUNS_FALSE };
     }
-    let mut block = [0; BLOCK];
-    for flags in values.chunks(BLOCK) {
-        for (place, flag) in block.iter_mut().zip(flags) {
-            *place = u64::from(*flag);
-        }
-        bits::pack(&block[..flags.len()], 1, out);
-    }
+    let byte = |flags: &[bool]| {
+        let push = |byte: u8, flag: &bool| byte << 1 | u8::from(*flag);
+        flags.iter().rev().fold(0, push)
+    };
+    out.extend(values.chunks(8).map(byte));
     PACKED
 }
 
@@ -77,14 +70,13 @@ pub fn take_bools(
         ALL_FALSE => Ok(vec![false; count]),
         ALL_TRUE => Ok(vec![true; count]),
         PACKED => {
-            let mut values = Vec::with_capacity(count);
-            let mut block = [0; BLOCK];
-            while values.len() < count {
-                let flags = &mut block[..(count - values.len()).min(BLOCK)];
-                bits::unpack(reader, 1, flags)?;
-                values.extend(flags.iter().map(|bit| *bit == 1));
+            let bytes = reader.take(count.div_ceil(8))?;
+            let used_bits = count % 8;
+            if used_bits != 0 && bytes.last().is_some_and(|last| last >> used_bits != 0) {
+                return Err(WireError::Malformed("padding that is not zero"));
             }
-            Ok(values)
+            let bit = |at: usize| bytes[at / 8] >> (at % 8) & 1 == 1;
+            Ok((0..count).map(bit).collect())
         }
         RUNS_FALSE | RUNS_TRUE => {
             let mut values = Vec::with_capacity(count);

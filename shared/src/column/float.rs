@@ -1,27 +1,32 @@
 //! Floats as what most of them are: decimal numbers of a few digits, so m / 10^e with one e for
 //! the column and m through `integer` (the idea of decimal front ends: Afroozeh et al., "ALP:
 //! Adaptive Lossless floating-Point Compression", SIGMOD 2024; here exact per value, and m is not
-//! bound to a block). A value is taken only if the way back gives it bit by bit; what does not
-//! (NaN, -0.0, infinities, long fractions) stands beside as an exception. Sensors that compute in
-//! single precision, registers that are multiplied by 0.1 and sums that miss their decimal by an
-//! ulp have forms of their own; what has none is written as its bits.
+//! bound to a block). Sensors that compute in single precision, registers that are multiplied by
+//! 0.1 and sums that miss their decimal by an ulp have forms of their own in `decimal`; what has
+//! none is written as its bits, or as its place among the few values that there are.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 
+use super::decimal::{
+    Decimal, EXCEPTIONS, Form, Scaled, Single, Ulps, all_wholes, exponent, float_of_ordered,
+    ordered_bits, put_form, quick_exponent, take_form, take_wholes,
+};
 use super::integer::{decode_ints, encode_ints};
-use super::{FLOAT_PRICE, INT_PRICE};
+use super::{FLOAT_PRICE, INT_PRICE, Scratch};
 use crate::wire::{Budget, Reader, WireError, put_varint};
 
-/// Up to here the codec is e: mantissas, every value is m / 10^e.
+/// Up to here the codec is e: whole numbers m, every value is m / 10^e.
 const DECIMAL_MAX: u8 = 15;
-/// e, exceptions, mantissas: m / 10^e.
-const DECIMAL: u8 = 16;
-/// e, exceptions, mantissas: m * 10^-e.
-const SCALED: u8 = 17;
-/// e, exceptions, mantissas: m / 10^e rounded to single precision.
-const SINGLE: u8 = 18;
-/// e, exceptions, mantissas, then by how many ulp each value lies above m / 10^e.
-const ULPS: u8 = 19;
+/// e, exceptions, whole numbers: m / 10^e.
+const DECIMAL: u8 = Decimal::CODEC;
+/// e, exceptions, whole numbers: m * 10^-e.
+const SCALED: u8 = Scaled::CODEC;
+/// e, exceptions, whole numbers: m / 10^e rounded to single precision.
+const SINGLE: u8 = Single::CODEC;
+/// e, exceptions, whole numbers, then by how many ulp each value lies above m / 10^e.
+const ULPS: u8 = Ulps::CODEC;
 /// Bits in an order that follows the values' order.
 const BITS: u8 = 20;
 /// The same of values that single precision holds.
@@ -31,301 +36,196 @@ const DICTIONARY: u8 = 22;
 /// Eight bytes a value, little-endian.
 const RAW: u8 = 23;
 
-const POWERS: [f64; 16] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-];
-const SCALES: [f64; 16] = [
-    1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13, 1e-14,
-    1e-15,
-];
-/// Added to a float below [`MANTISSA_MAX`] it leaves no bit for a fraction, so the sum is rounded
-/// and its lowest bits are the whole number.
-const ROUND: f64 = 6_755_399_441_055_744.0;
-const MANTISSA_MAX: f64 = 2_251_799_813_685_248.0;
-/// Values that a form is tried on.
-const SAMPLE: usize = 64;
-/// Values that the exponent of all is guessed from; if it fits all it is taken.
-const QUICK_SAMPLE: usize = 8;
-/// Above this the guess may come from a single value that is unlike the others.
+/// Above this the first values' exponent may come from a single one that is unlike the others.
 const QUICK_EXPONENT_MAX: usize = 6;
-/// What one more digit costs a value, and what an exception costs, in bits.
-const DIGIT_BITS: f64 = 3.32;
-const EXCEPTION_BITS: f64 = 80.0;
-/// One of so many values may be an exception.
-const EXCEPTIONS: usize = 6;
-const ULPS_MAX: i64 = 3;
-
-/// A way between floats and whole numbers.
-#[derive(Debug, Clone, Copy)]
-enum Form {
-    Decimal,
-    Scaled,
-    Single,
-    Ulps,
-}
-
-impl Form {
-    fn of(codec: u8) -> Option<Form> {
-        match codec {
-            DECIMAL => Some(Form::Decimal),
-            SCALED => Some(Form::Scaled),
-            SINGLE => Some(Form::Single),
-            ULPS => Some(Form::Ulps),
-            _ => None,
-        }
-    }
-
-    fn codec(self) -> u8 {
-        match self {
-            Form::Decimal => DECIMAL,
-            Form::Scaled => SCALED,
-            Form::Single => SINGLE,
-            Form::Ulps => ULPS,
-        }
-    }
-
-    /// The float that a whole number stands for.
-    #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "single precision is what it stands for"
-    )]
-    fn float(self, whole: f64, exponent: usize) -> f64 {
-        match self {
-            Form::Decimal | Form::Ulps => whole / POWERS[exponent],
-            Form::Scaled => whole * SCALES[exponent],
-            Form::Single => f64::from((whole / POWERS[exponent]) as f32),
-        }
-    }
-
-    /// The whole number nearest to what the value stands for, and whether it gives the value back.
-    #[inline]
-    fn whole(self, value: f64, exponent: usize) -> (i64, bool) {
-        let sum = value * POWERS[exponent] + ROUND;
-        let whole = sum - ROUND;
-        let mantissa = sum.to_bits().wrapping_sub(ROUND.to_bits()).cast_signed();
-        let back = self.float(whole, exponent);
-        // The comparison is false for NaN, too.
-        let small = whole.abs() < MANTISSA_MAX;
-        let exact = match self {
-            Form::Ulps => ulps(value, back).unsigned_abs() <= ULPS_MAX.unsigned_abs(),
-            Form::Decimal | Form::Scaled | Form::Single => back.to_bits() == value.to_bits(),
-        };
-        (mantissa, small & exact)
-    }
-
-    /// The exponent of the first values, if all agree that it is enough.
-    fn quick_exponent(self, values: &[f64]) -> Option<usize> {
-        let mut most = 0;
-        for value in values.iter().take(QUICK_SAMPLE) {
-            let exact = |exponent: &usize| self.whole(*value, *exponent).1;
-            most = (most..POWERS.len()).find(exact)?;
-        }
-        Some(most)
-    }
-
-    /// The exponent that costs least on these values, if it gives most of them back.
-    fn exponent(self, sample: &[f64]) -> Option<usize> {
-        let mut counts = [0_usize; POWERS.len()];
-        for value in sample {
-            let exact = |exponent: &usize| self.whole(*value, *exponent).1;
-            if let Some(exponent) = (0..POWERS.len()).find(exact) {
-                counts[exponent] += 1;
-            }
-        }
-        let mut exact = 0;
-        let mut best = None;
-        for (exponent, count) in counts.into_iter().enumerate() {
-            exact += count;
-            let missed = sample.len() - exact;
-            if count == 0 || missed * EXCEPTIONS > sample.len() {
-                continue;
-            }
-            let cost =
-                missed as f64 * EXCEPTION_BITS + (sample.len() * exponent) as f64 * DIGIT_BITS;
-            if best.is_none_or(|(least, _)| cost < least) {
-                best = Some((cost, exponent));
-            }
-        }
-        best.map(|(_, exponent)| exponent)
-    }
-}
-
-/// Appends the values.
-pub fn encode_floats(values: &[f64], out: &mut Vec<u8>) {
-    if values.is_empty() {
-        return;
-    }
-    let at = out.len();
-    out.push(0);
-    out[at] = put_floats(values, out);
-}
-
-/// Reads `count` values.
-pub fn decode_floats(
-    reader: &mut Reader<'_>,
-    count: usize,
-    budget: &mut Budget,
-) -> Result<Vec<f64>, WireError> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let codec = reader.byte()?;
-    take_floats(codec, reader, count, budget)
-}
+/// Of a NaN that is not signalling; the processor's own conversion may change other bits.
+const QUIET_NAN: u64 = 0x7ff8_0000_0000_0000;
 
 /// Appends the values without their codec, which it returns.
-pub fn put_floats(values: &[f64], out: &mut Vec<u8>) -> u8 {
+pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
     if values.is_empty() {
         return 0;
     }
-    for form in [Form::Decimal, Form::Scaled] {
-        if let Some(exponent) = form.quick_exponent(values)
-            && exponent <= QUICK_EXPONENT_MAX
-            && let Some(codec) = put_form(form, exponent, values, 0, out)
-        {
-            return codec;
-        }
+    let quick = |exponent: &usize| *exponent <= QUICK_EXPONENT_MAX;
+    if let Some(exponent) = quick_exponent::<Decimal>(values).filter(quick)
+        && all_wholes(Decimal::new(exponent), values, &mut scratch.wholes)
+    {
+        encode_ints(&scratch.wholes, &mut scratch.ints, out);
+        return u8::try_from(exponent).expect("at most six");
     }
-    let (sample, exceptions_max) = (sample(values), values.len() / EXCEPTIONS);
-    if let Some(exponent) = Form::Decimal.exponent(&sample)
-        && let Some(codec) = put_form(Form::Decimal, exponent, values, exceptions_max, out)
+    if let Some(exponent) = quick_exponent::<Scaled>(values).filter(quick)
+        && let Some(codec) = put_form::<Scaled>(exponent, values, 0, scratch, out)
     {
         return codec;
     }
-    put_shortest(values, &sample, out)
+    if let Some(codec) = put_sampled::<Decimal>(values, scratch, out) {
+        return codec;
+    }
+    put_shortest(values, scratch, out)
 }
 
-/// Writes the values in each form that may fit, and keeps the shortest.
-fn put_shortest(values: &[f64], sample: &[f64], out: &mut Vec<u8>) -> u8 {
-    let exceptions_max = values.len() / EXCEPTIONS;
-    let mut best = Vec::new();
-    let mut codec = put_bits(values, &mut best);
-    let mut try_other = |other: Option<(u8, Vec<u8>)>| {
-        if let Some((other, bytes)) = other
-            && bytes.len() < best.len()
-        {
-            (codec, best) = (other, bytes);
-        }
-    };
-    for form in [Form::Scaled, Form::Single, Form::Ulps] {
-        let mut bytes = Vec::new();
-        let fits = form
-            .exponent(sample)
-            .and_then(|exponent| put_form(form, exponent, values, exceptions_max, &mut bytes));
-        try_other(fits.map(|codec| (codec, bytes)));
+/// Appends the values in one form if it fits most of them, by a sample and then by all.
+fn put_sampled<F: Form>(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<u8> {
+    let exponent = exponent::<F>(values)?;
+    put_form::<F>(exponent, values, values.len() / EXCEPTIONS, scratch, out)
+}
+
+/// Writes the values in each form that may fit, and keeps the shortest; of equals the first.
+fn put_shortest(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
+    let start = out.len();
+    let mut codec = put_bits(values, scratch, out);
+    let others = [
+        put_sampled::<Scaled>,
+        put_sampled::<Single>,
+        put_sampled::<Ulps>,
+    ];
+    for put_other in others {
+        let end = out.len();
+        let other = put_other(values, scratch, out);
+        codec = keep_shorter(codec, start..end, other, out);
     }
-    try_other(dictionary(values).map(|bytes| (DICTIONARY, bytes)));
-    let raw = values
-        .iter()
-        .flat_map(|value| value.to_bits().to_le_bytes());
-    if values.len() * 8 < best.len() {
-        (codec, best) = (RAW, raw.collect());
+    let end = out.len();
+    let other = put_dictionary(values, end - start, scratch, out);
+    codec = keep_shorter(codec, start..end, other, out);
+    if values.len() * 8 < out.len() - start {
+        out.truncate(start);
+        let raw = |value: &f64| value.to_bits().to_le_bytes();
+        out.extend(values.iter().flat_map(raw));
+        codec = RAW;
     }
-    out.append(&mut best);
     codec
 }
 
-/// Appends the values in one form; nothing if there are more exceptions than that.
-fn put_form(
-    form: Form,
-    exponent: usize,
-    values: &[f64],
-    exceptions_max: usize,
-    out: &mut Vec<u8>,
-) -> Option<u8> {
-    let mut mantissas = Vec::with_capacity(values.len());
-    let mut missed = 0;
-    mantissas.extend(values.iter().map(|value| {
-        let (mantissa, exact) = form.whole(*value, exponent);
-        missed += usize::from(!exact);
-        mantissa
-    }));
-    if missed > exceptions_max {
-        return None;
-    }
-    // The table has sixteen entries.
-    let exponent_byte = u8::try_from(exponent).expect("one of sixteen");
-    if missed == 0 && matches!(form, Form::Decimal) {
-        encode_ints(&mantissas, out);
-        return Some(exponent_byte);
-    }
-    let exact = |value: f64| form.whole(value, exponent).1;
-    out.push(exponent_byte);
-    put_exceptions(values, missed, exact, out);
-    let mut before = 0;
-    for (mantissa, value) in mantissas.iter_mut().zip(values) {
-        // An exception repeats the mantissa before it, which costs least.
-        if !exact(*value) {
-            *mantissa = before;
+/// Of what stands in this range and what another codec has appended behind it.
+fn keep_shorter(codec: u8, range: Range<usize>, other: Option<u8>, out: &mut Vec<u8>) -> u8 {
+    match other {
+        Some(other) if out.len() - range.end < range.len() => {
+            out.drain(range);
+            other
         }
-        before = *mantissa;
-    }
-    encode_ints(&mantissas, out);
-    if matches!(form, Form::Ulps) {
-        let above = values.iter().zip(&mantissas).map(|(value, mantissa)| {
-            let above = ulps(*value, form.float(*mantissa as f64, exponent));
-            if exact(*value) { above } else { 0 }
-        });
-        encode_ints(&above.collect::<Vec<i64>>(), out);
-    }
-    Some(form.codec())
-}
-
-fn put_exceptions(values: &[f64], count: usize, exact: impl Fn(f64) -> bool, out: &mut Vec<u8>) {
-    put_varint(out, count as u64);
-    let mut next = 0;
-    for (index, value) in values
-        .iter()
-        .enumerate()
-        .filter(|(_, value)| !exact(**value))
-    {
-        put_varint(out, (index - next) as u64);
-        out.extend_from_slice(&value.to_bits().to_le_bytes());
-        next = index + 1;
+        _ => {
+            out.truncate(range.end);
+            codec
+        }
     }
 }
 
+fn put_bits(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
+    let Scratch { wholes, ints, .. } = scratch;
+    let ordered = |bits: u32| {
+        let bits = bits.cast_signed();
+        i64::from(bits ^ ((bits >> 31) & i32::MAX))
+    };
+    wholes.clear();
+    wholes.extend(values.iter().map_while(|value| narrow(*value).map(ordered)));
+    let all_single = wholes.len() == values.len();
+    if !all_single {
+        wholes.clear();
+        wholes.extend(values.iter().map(|value| ordered_bits(*value)));
+    }
+    encode_ints(wholes, ints, out);
+    if all_single { SINGLE_BITS } else { BITS }
+}
+
+/// Bits of the single that gives this value back; the inverse of [`widen`].
 #[expect(
     clippy::cast_possible_truncation,
     reason = "a value that loses something by it is not taken"
 )]
-fn put_bits(values: &[f64], out: &mut Vec<u8>) -> u8 {
-    let single = |value: &f64| f64::from(*value as f32).to_bits() == value.to_bits();
-    if values.iter().all(single) {
-        let ordered = values.iter().map(|value| {
-            let bits = (*value as f32).to_bits().cast_signed();
-            i64::from(bits ^ ((bits >> 31) & i32::MAX))
-        });
-        encode_ints(&ordered.collect::<Vec<i64>>(), out);
-        return SINGLE_BITS;
-    }
-    let ordered = values.iter().map(|value| ordered_bits(*value));
-    encode_ints(&ordered.collect::<Vec<i64>>(), out);
-    BITS
+fn narrow(value: f64) -> Option<u32> {
+    let bits = if value.is_nan() {
+        let high = |shift: u32| (value.to_bits() >> shift) as u32;
+        high(32) & 0x8000_0000 | 0x7f80_0000 | high(29) & 0x007f_ffff
+    } else {
+        (value as f32).to_bits()
+    };
+    (widen(bits).to_bits() == value.to_bits()).then_some(bits)
 }
 
-fn dictionary(values: &[f64]) -> Option<Vec<u8>> {
-    let mut places = HashMap::new();
+/// The value of a single, bit by bit the same on every processor: what the conversion leaves of a
+/// NaN differs among them.
+fn widen(bits: u32) -> f64 {
+    let single = f32::from_bits(bits);
+    if single.is_nan() {
+        let sign = u64::from(bits >> 31) << 63;
+        return f64::from_bits(sign | QUIET_NAN | u64::from(bits & 0x007f_ffff) << 29);
+    }
+    f64::from(single)
+}
+
+/// Appends a dictionary and places in it; nothing if it would not be shorter than so many bytes.
+fn put_dictionary(
+    values: &[f64],
+    shorter_than: usize,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Option<u8> {
+    let Scratch { wholes, ints, .. } = scratch;
+    let distinct_max = values.len() / 2;
+    let mut places = HashMap::with_capacity_and_hasher(distinct_max + 1, BitsSeed::default());
     let mut distinct = Vec::new();
-    let mut indices = Vec::with_capacity(values.len());
+    wholes.clear();
     for value in values {
-        let place = *places.entry(value.to_bits()).or_insert_with(|| {
-            distinct.push(value.to_bits());
+        let bits = value.to_bits();
+        let place = *places.entry(bits).or_insert_with(|| {
+            distinct.push(bits);
             i64::try_from(distinct.len() - 1).expect("they fit the memory")
         });
-        indices.push(place);
-        if distinct.len() * 2 > values.len() {
+        wholes.push(place);
+        if distinct.len() > distinct_max || 1 + 8 * distinct.len() >= shorter_than {
             return None;
         }
     }
-    let mut out = Vec::new();
-    put_varint(&mut out, distinct.len() as u64);
-    distinct
-        .iter()
-        .for_each(|bits| out.extend_from_slice(&bits.to_le_bytes()));
-    encode_ints(&indices, &mut out);
-    Some(out)
+    put_varint(out, distinct.len() as u64);
+    for bits in distinct {
+        out.extend_from_slice(&bits.to_le_bytes());
+    }
+    encode_ints(wholes, ints, out);
+    Some(DICTIONARY)
+}
+
+/// Hashes the bits of floats in one multiplication. Seeded at random, so that no publisher can
+/// choose values that collide; places are only looked up, so the bytes do not depend on it.
+#[derive(Debug, Clone, Copy)]
+struct BitsSeed(u64);
+
+impl Default for BitsSeed {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0_u64))
+    }
+}
+
+impl BuildHasher for BitsSeed {
+    type Hasher = BitsHasher;
+
+    fn build_hasher(&self) -> BitsHasher {
+        BitsHasher(self.0)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BitsHasher(u64);
+
+impl Hasher for BitsHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    /// Both halves of a product of 128 bits, one over the other: each bit depends on all.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the two halves are taken apart"
+    )]
+    fn write_u64(&mut self, bits: u64) {
+        let product = u128::from(self.0 ^ bits) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Reads `count` values of this codec.
@@ -343,31 +243,20 @@ pub fn take_floats(
     }
     // `decode_ints` charges the rest of the price.
     budget.charge(count, FLOAT_PRICE - INT_PRICE)?;
-    if codec <= DECIMAL_MAX {
-        let exponent = usize::from(codec);
-        let mantissas = decode_ints(reader, count, budget)?;
-        let float = |mantissa: i64| Form::Decimal.float(mantissa as f64, exponent);
-        return Ok(mantissas.into_iter().map(float).collect());
-    }
-    if let Some(form) = Form::of(codec) {
-        return take_form(form, reader, count, budget);
-    }
     match codec {
+        0..=DECIMAL_MAX => {
+            let form = Decimal::new(usize::from(codec));
+            take_wholes(form, reader, count, budget)
+        }
+        DECIMAL => take_form::<Decimal>(reader, count, budget),
+        SCALED => take_form::<Scaled>(reader, count, budget),
+        SINGLE => take_form::<Single>(reader, count, budget),
+        ULPS => take_form::<Ulps>(reader, count, budget),
         BITS => {
             let bits = decode_ints(reader, count, budget)?;
             Ok(bits.into_iter().map(float_of_ordered).collect())
         }
-        SINGLE_BITS => {
-            let bits = decode_ints(reader, count, budget)?;
-            let mut values = Vec::with_capacity(count);
-            for bits in bits {
-                let bits = i32::try_from(bits)
-                    .map_err(|_| WireError::Malformed("a single float above 32 bits"))?;
-                let bits = bits ^ ((bits >> 31) & i32::MAX);
-                values.push(f64::from(f32::from_bits(bits.cast_unsigned())));
-            }
-            Ok(values)
-        }
+        SINGLE_BITS => take_single_bits(reader, count, budget),
         DICTIONARY => take_dictionary(reader, count, budget),
         RAW => {
             budget.charge(count, INT_PRICE)?;
@@ -380,33 +269,18 @@ pub fn take_floats(
     }
 }
 
-fn take_form(
-    form: Form,
+fn take_single_bits(
     reader: &mut Reader<'_>,
     count: usize,
     budget: &mut Budget,
 ) -> Result<Vec<f64>, WireError> {
-    let exponent = usize::from(reader.byte()?);
-    if exponent >= POWERS.len() {
-        return Err(WireError::Malformed("an exponent above 15"));
-    }
-    let (mut list, exceptions) = take_exceptions(reader, count)?;
-    let mantissas = decode_ints(reader, count, budget)?;
-    let float = |mantissa: i64| form.float(mantissa as f64, exponent);
-    let mut values: Vec<f64> = mantissas.into_iter().map(float).collect();
-    if matches!(form, Form::Ulps) {
-        // The mantissas are gone, so this is paid for.
-        let mut paid = Budget::new(count * INT_PRICE);
-        let above = decode_ints(reader, count, &mut paid)?;
-        for (value, above) in values.iter_mut().zip(above) {
-            *value = float_of_ordered(ordered_bits(*value).wrapping_add(above));
-        }
-    }
-    let mut next = 0;
-    for _ in 0..exceptions {
-        let (index, value) = take_exception(&mut list, next, count)?;
-        values[index] = value;
-        next = index + 1;
+    let ordered = decode_ints(reader, count, budget)?;
+    let mut values = Vec::with_capacity(count);
+    for ordered in ordered {
+        let ordered = i32::try_from(ordered)
+            .map_err(|_| WireError::Malformed("a single float above 32 bits"))?;
+        let bits = ordered ^ ((ordered >> 31) & i32::MAX);
+        values.push(widen(bits.cast_unsigned()));
     }
     Ok(values)
 }
@@ -429,63 +303,27 @@ fn take_dictionary(
     Ok(values)
 }
 
-/// Walks over the exceptions, which fills no memory, and returns a reader at their start.
-fn take_exceptions<'a>(
-    reader: &mut Reader<'a>,
-    count: usize,
-) -> Result<(Reader<'a>, usize), WireError> {
-    let exceptions = reader.count(count, "exceptions of a float column")?;
-    let list = reader.clone();
-    let mut next = 0;
-    for _ in 0..exceptions {
-        next = take_exception(reader, next, count)?.0 + 1;
-    }
-    Ok((list, exceptions))
-}
-
-fn take_exception(
-    reader: &mut Reader<'_>,
-    next: usize,
-    count: usize,
-) -> Result<(usize, f64), WireError> {
-    let distance = reader.count(count, "an exception past the end of its column")?;
-    let index = next + distance;
-    if index >= count {
-        return Err(WireError::Malformed(
-            "an exception past the end of its column",
-        ));
-    }
-    Ok((index, f64::from_le_bytes(reader.array()?)))
-}
-
-/// Bits whose order as integers is that of the floats (IEEE 754, total order).
-fn ordered_bits(value: f64) -> i64 {
-    let bits = value.to_bits().cast_signed();
-    bits ^ ((bits >> 63) & i64::MAX)
-}
-
-fn float_of_ordered(ordered: i64) -> f64 {
-    f64::from_bits((ordered ^ ((ordered >> 63) & i64::MAX)).cast_unsigned())
-}
-
-/// How many representable floats `value` lies above `other`.
-fn ulps(value: f64, other: f64) -> i64 {
-    ordered_bits(value).wrapping_sub(ordered_bits(other))
-}
-
-/// Values from all over the column.
-fn sample(values: &[f64]) -> Vec<f64> {
-    let step = values.len().div_ceil(SAMPLE);
-    values.iter().copied().step_by(step).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Values;
+    use crate::column::{decode_values, encode_values};
+    use crate::reading::FieldType;
+
+    fn decode_floats(
+        reader: &mut Reader<'_>,
+        count: usize,
+        budget: &mut Budget,
+    ) -> Result<Vec<f64>, WireError> {
+        match decode_values(reader, FieldType::Float, count, budget)? {
+            Values::Float(values) => Ok(values),
+            other => panic!("asked for floats, got {other:?}"),
+        }
+    }
 
     fn check(values: &[f64], bytes_max: usize) -> u8 {
         let mut out = Vec::new();
-        encode_floats(values, &mut out);
+        encode_values(&Values::Float(values.to_vec()), &mut out);
         let codec = out.first().copied().unwrap_or(0);
         assert!(
             out.len() <= bytes_max,
@@ -567,6 +405,37 @@ mod tests {
             check(&[value, 1.5, 3.5, 2.5, 3.5, 4.5, 5.5, 6.5], 22);
         }
         check(&[f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX)], 17);
+    }
+
+    #[test]
+    fn singles_are_widened_bit_by_bit() {
+        let exact = [
+            0,
+            1,
+            0x8000_0000,
+            0x3f80_0001,
+            0x7f7f_ffff,
+            0x7f80_0000,
+            0xff80_0000,
+            0x7fc0_0000,
+            0xffc0_0001,
+        ];
+        for bits in exact {
+            assert_eq!(narrow(widen(bits)), Some(bits), "{bits:#x}");
+        }
+        assert_eq!(widen(0x7fc0_0000).to_bits(), 0x7ff8_0000_0000_0000);
+        assert_eq!(widen(0xffc0_0001).to_bits(), 0xfff8_0000_2000_0000);
+        // A signalling NaN becomes a quiet one; so it cannot be written as a single.
+        assert_eq!(widen(0x7f80_0001).to_bits(), 0x7ff8_0000_2000_0000);
+        let none = [
+            0x7ff0_0000_2000_0000,
+            0x7ff0_0000_0000_0001,
+            0x7ff8_0000_0000_0001,
+            0.1_f64.to_bits(),
+        ];
+        for bits in none {
+            assert_eq!(narrow(f64::from_bits(bits)), None, "{bits:#x}");
+        }
     }
 
     #[test]

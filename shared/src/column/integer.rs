@@ -3,8 +3,11 @@
 //! what they are all multiples of is taken out first. `timestamp`, `float` and `text` put their
 //! numbers through it.
 
+use std::iter;
+
 use super::bits::{self, BLOCK};
-use super::{INT_PRICE, blocks};
+use super::blocks::{self, Plan, Widths};
+use super::{INT_PRICE, behind_codec};
 use crate::wire::{
     Budget, Reader, WireError, put_signed, put_varint, signed_bytes, unzigzag, zigzag,
 };
@@ -33,15 +36,19 @@ const SHORT_MAX: usize = 16;
 /// What is tried on: that many blocks at most.
 const SAMPLES: usize = 3;
 
+/// Memory that encoding uses again.
+#[derive(Debug, Default)]
+pub struct IntScratch {
+    quotients: Vec<i64>,
+    numbers: Vec<u64>,
+}
+
 /// Appends the values. A single value is a bare zigzag varint without a codec byte.
-pub fn encode_ints(values: &[i64], out: &mut Vec<u8>) {
-    let at = out.len();
-    if values.len() > 1 {
-        out.push(0);
-    }
-    let codec = put_ints(values, out);
-    if values.len() > 1 {
-        out[at] = codec;
+pub fn encode_ints(values: &[i64], scratch: &mut IntScratch, out: &mut Vec<u8>) {
+    match values {
+        [] => {}
+        [only] => put_signed(out, *only),
+        _ => behind_codec(values.len(), out, |out| put_ints(values, scratch, out)),
     }
 }
 
@@ -56,7 +63,7 @@ pub fn decode_ints(
 }
 
 /// Appends the values without their codec, which it returns: 0 for fewer than two.
-pub fn put_ints(values: &[i64], out: &mut Vec<u8>) -> u8 {
+pub fn put_ints(values: &[i64], scratch: &mut IntScratch, out: &mut Vec<u8>) -> u8 {
     let Some((&first, rest)) = values.split_first() else {
         return STEP;
     };
@@ -70,17 +77,16 @@ pub fn put_ints(values: &[i64], out: &mut Vec<u8>) -> u8 {
         put_signed(out, step);
         return STEP;
     }
+    let IntScratch { quotients, numbers } = scratch;
     let Some(divisor) = common_divisor(values) else {
-        return put_undivided(values, out);
+        return put_undivided(values, numbers, out);
     };
     let remainder = first.rem_euclid(divisor);
     put_varint(out, divisor.unsigned_abs());
     put_varint(out, remainder.unsigned_abs());
-    let quotients: Vec<i64> = values
-        .iter()
-        .map(|value| value.div_euclid(divisor))
-        .collect();
-    put_undivided(&quotients, out) | DIVIDED
+    quotients.clear();
+    quotients.extend(values.iter().map(|value| value.div_euclid(divisor)));
+    put_undivided(quotients, numbers, out) | DIVIDED
 }
 
 /// Reads `count` values of this codec.
@@ -95,7 +101,11 @@ pub fn take_ints(
         if codec != STEP {
             return Err(WireError::Malformed("a codec for a single integer"));
         }
-        return (0..count).map(|_| reader.signed()).collect();
+        let mut values = Vec::with_capacity(count);
+        if count == 1 {
+            values.push(reader.signed()?);
+        }
+        return Ok(values);
     }
     if codec & DIVIDED == 0 {
         return take_undivided(codec, reader, count);
@@ -112,130 +122,126 @@ pub fn take_ints(
     Ok(values)
 }
 
-fn put_undivided(values: &[i64], out: &mut Vec<u8>) -> u8 {
-    let first = values[0];
-    let codec = choose(values);
+/// Appends three or more values that have no constant step.
+fn put_undivided(values: &[i64], numbers: &mut Vec<u64>, out: &mut Vec<u8>) -> u8 {
+    let (first, step) = (values[0], values[1].wrapping_sub(values[0]));
+    let least = values.iter().copied().min().unwrap_or(0);
+    let least_delta = deltas(values).min().unwrap_or(0);
+    let Choice { codec, plan, .. } = choose(values, least, least_delta);
+    numbers.clear();
     match codec {
-        STEP => {
-            put_signed(out, first);
-            put_signed(out, values[1].wrapping_sub(first));
+        SHORT => {
+            values.iter().for_each(|value| put_signed(out, *value));
+            return codec;
         }
-        SHORT => values.iter().for_each(|value| put_signed(out, *value)),
         SHORT_DELTA => {
             put_signed(out, first);
             deltas(values).for_each(|delta| put_signed(out, delta));
+            return codec;
         }
         ABOVE => {
-            let least = values.iter().copied().min().unwrap_or(0);
             put_signed(out, least);
-            let above = values.iter().map(|value| above(*value, least));
-            blocks::put(&above.collect::<Vec<u64>>(), out);
+            numbers.extend(values.iter().map(|value| above(*value, least)));
         }
-        PLAIN => {
-            let numbers = values.iter().map(|value| zigzag(*value));
-            blocks::put(&numbers.collect::<Vec<u64>>(), out);
-        }
+        PLAIN => numbers.extend(values.iter().map(|value| zigzag(*value))),
         DELTA_ABOVE => {
-            let least = deltas(values).min().unwrap_or(0);
             put_signed(out, first);
-            put_signed(out, least);
-            let above = deltas(values).map(|delta| above(delta, least));
-            blocks::put(&above.collect::<Vec<u64>>(), out);
+            put_signed(out, least_delta);
+            numbers.extend(deltas(values).map(|delta| above(delta, least_delta)));
         }
         DELTA => {
             put_signed(out, first);
-            let numbers = deltas(values).map(zigzag);
-            blocks::put(&numbers.collect::<Vec<u64>>(), out);
+            numbers.extend(deltas(values).map(zigzag));
         }
         _ => {
             put_signed(out, first);
-            put_signed(out, values[1].wrapping_sub(first));
-            let numbers = second_deltas(values).map(zigzag);
-            blocks::put(&numbers.collect::<Vec<u64>>(), out);
+            put_signed(out, step);
+            numbers.extend(second_deltas(values).map(zigzag));
         }
+    }
+    match plan {
+        Some(plan) => blocks::put_block(numbers, plan, out),
+        None => blocks::put(numbers, out),
     }
     codec
 }
 
 fn take_undivided(codec: u8, reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, WireError> {
-    let mut values = Vec::with_capacity(count);
+    // `vec![0; count]` would ask for zeroed memory, which glibc never takes from a thread's cache.
+    let mut values: Vec<i64> = iter::repeat_n(0, count).collect();
     match codec {
         STEP => {
             let mut next = reader.signed()?;
             let step = reader.signed()?;
-            values.extend((0..count).map(|_| {
-                let value = next;
+            for value in &mut values {
+                *value = next;
                 next = next.wrapping_add(step);
-                value
-            }));
+            }
         }
         SHORT => {
-            for _ in 0..count {
-                values.push(reader.signed()?);
+            for value in &mut values {
+                *value = reader.signed()?;
             }
         }
         SHORT_DELTA => {
-            let mut last = 0_i64;
-            for _ in 0..count {
-                last = last.wrapping_add(reader.signed()?);
-                values.push(last);
+            for value in &mut values {
+                *value = reader.signed()?;
             }
+            add_up(&mut values);
         }
         ABOVE => {
             let least = reader.signed()?;
-            take_blocks(reader, count, |number| {
-                values.push(least.wrapping_add(number.cast_signed()));
-            })?;
+            blocks::take(reader, &mut values)?;
+            for value in &mut values {
+                *value = value.wrapping_add(least);
+            }
         }
-        PLAIN => take_blocks(reader, count, |number| values.push(unzigzag(number)))?,
+        PLAIN => {
+            blocks::take(reader, &mut values)?;
+            unfold(&mut values);
+        }
         DELTA_ABOVE => {
-            let mut last = reader.signed()?;
+            values[0] = reader.signed()?;
             let least = reader.signed()?;
-            values.push(last);
-            take_blocks(reader, count - 1, |number| {
-                last = last.wrapping_add(least).wrapping_add(number.cast_signed());
-                values.push(last);
-            })?;
+            blocks::take(reader, &mut values[1..])?;
+            for delta in &mut values[1..] {
+                *delta = delta.wrapping_add(least);
+            }
+            add_up(&mut values);
         }
         DELTA => {
-            let mut last = reader.signed()?;
-            values.push(last);
-            take_blocks(reader, count - 1, |number| {
-                last = last.wrapping_add(unzigzag(number));
-                values.push(last);
-            })?;
+            values[0] = reader.signed()?;
+            blocks::take(reader, &mut values[1..])?;
+            unfold(&mut values[1..]);
+            add_up(&mut values);
         }
         DELTA_DELTA => {
-            let mut last = reader.signed()?;
-            let mut delta = reader.signed()?;
-            values.push(last);
-            last = last.wrapping_add(delta);
-            values.push(last);
-            take_blocks(reader, count - 2, |number| {
-                delta = delta.wrapping_add(unzigzag(number));
-                last = last.wrapping_add(delta);
-                values.push(last);
-            })?;
+            values[0] = reader.signed()?;
+            values[1] = reader.signed()?;
+            blocks::take(reader, &mut values[2..])?;
+            unfold(&mut values[2..]);
+            add_up(&mut values[1..]);
+            add_up(&mut values);
         }
         _ => return Err(WireError::Malformed("an unknown codec of integers")),
     }
     Ok(values)
 }
 
-fn take_blocks(
-    reader: &mut Reader<'_>,
-    count: usize,
-    mut each: impl FnMut(u64),
-) -> Result<(), WireError> {
-    let mut block = [0; BLOCK];
-    let mut left = count;
-    while left > 0 {
-        let numbers = &mut block[..left.min(BLOCK)];
-        blocks::take(reader, numbers)?;
-        numbers.iter().for_each(|number| each(*number));
-        left -= numbers.len();
+/// Zigzag numbers as what they stand for.
+fn unfold(numbers: &mut [i64]) {
+    for number in numbers {
+        *number = unzigzag(number.cast_unsigned());
     }
-    Ok(())
+}
+
+/// Each value as the sum of all up to it: the inverse of [`deltas`].
+fn add_up(values: &mut [i64]) {
+    let mut sum = 0_i64;
+    for value in values {
+        sum = sum.wrapping_add(*value);
+        *value = sum;
+    }
 }
 
 /// Differences of neighbours; they wrap, and adding them wraps back.
@@ -279,46 +285,100 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// The shortest codec for two or more values, by a sample of them; of equals the one that decodes
-/// fastest.
-fn choose(values: &[i64]) -> u8 {
-    let (first, step) = (signed_bytes(values[0]), values[1].wrapping_sub(values[0]));
-    let least = values.iter().copied().min().unwrap_or(0);
-    let least_delta = deltas(values).min().unwrap_or(0);
-    let mut costs = [
-        (signed_bytes(least), ABOVE),
-        (0, PLAIN),
-        (first + signed_bytes(least_delta), DELTA_ABOVE),
-        (first, DELTA),
-        (first + signed_bytes(step), DELTA_DELTA),
-    ];
-    for (cost, codec) in &mut costs {
-        *cost += match *codec {
-            ABOVE => estimate(values, |run| run.iter().map(|value| above(*value, least))),
-            // Only above zero it is never shorter than `ABOVE` by more than that one's head.
-            PLAIN if least >= 0 => usize::MAX / 2,
-            PLAIN => estimate(values, |run| run.iter().map(|value| zigzag(*value))),
-            DELTA_ABOVE => estimate(values, |run| {
-                deltas(run).map(|delta| above(delta, least_delta))
-            }),
-            DELTA if least_delta >= 0 => usize::MAX / 2,
-            DELTA => estimate(values, |run| deltas(run).map(zigzag)),
-            _ if bends_less(values) => estimate(values, |run| second_deltas(run).map(zigzag)),
-            _ => usize::MAX / 2,
-        };
+/// A codec, what it takes by a sample, and how its numbers are packed if they are one block.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    codec: u8,
+    bytes: usize,
+    plan: Option<Plan>,
+}
+
+/// The shortest codec by a sample of the values; of equals the one that decodes fastest, which has
+/// the lowest number.
+fn choose(values: &[i64], least: i64, least_delta: i64) -> Choice {
+    let (first, step) = (values[0], values[1].wrapping_sub(values[0]));
+    let (first, step) = (signed_bytes(first), signed_bytes(step));
+    let mut search = Search::new(values);
+    if values.len() <= SHORT_MAX {
+        let short = values.iter().map(|value| signed_bytes(*value)).sum();
+        let short_delta = first + deltas(values).map(signed_bytes).sum::<usize>();
+        search.offer(SHORT, short, None);
+        search.offer(SHORT_DELTA, short_delta, None);
     }
-    let mut best = (usize::MAX, PLAIN);
-    for cost in costs {
-        if cost.0 < best.0 {
-            best = cost;
+    search.try_blocks(ABOVE, signed_bytes(least), |run| {
+        run.iter().map(|value| above(*value, least))
+    });
+    // Without a negative number it is never shorter than the one before by more than that one's
+    // head. The same goes for the differences.
+    if least < 0 {
+        search.try_blocks(PLAIN, 0, |run| run.iter().map(|value| zigzag(*value)));
+    }
+    search.try_blocks(DELTA_ABOVE, first + signed_bytes(least_delta), |run| {
+        deltas(run).map(|delta| above(delta, least_delta))
+    });
+    if least_delta < 0 {
+        search.try_blocks(DELTA, first, |run| deltas(run).map(zigzag));
+    }
+    if bends_less(values) {
+        search.try_blocks(DELTA_DELTA, first + step, |run| {
+            second_deltas(run).map(zigzag)
+        });
+    }
+    search.best
+}
+
+/// The best codec so far. Codecs are tried in the order of their numbers.
+struct Search<'a> {
+    values: &'a [i64],
+    runs: usize,
+    best: Choice,
+}
+
+impl<'a> Search<'a> {
+    fn new(values: &'a [i64]) -> Self {
+        let best = Choice {
+            codec: PLAIN,
+            bytes: usize::MAX,
+            plan: None,
+        };
+        Self {
+            values,
+            runs: sample(values).count(),
+            best,
         }
     }
-    if values.len() <= SHORT_MAX {
-        let short: usize = values.iter().map(|value| signed_bytes(*value)).sum();
-        let short_delta = first + deltas(values).map(signed_bytes).sum::<usize>();
-        best = best.min((short, SHORT)).min((short_delta, SHORT_DELTA));
+
+    fn offer(&mut self, codec: u8, bytes: usize, plan: Option<Plan>) {
+        if bytes < self.best.bytes {
+            self.best = Choice { codec, bytes, plan };
+        }
     }
-    best.1
+
+    /// Tries a codec that is a head of so many bytes and blocks of these numbers of a run.
+    fn try_blocks<N: Iterator<Item = u64>>(
+        &mut self,
+        codec: u8,
+        head: usize,
+        numbers: impl Fn(&'a [i64]) -> N,
+    ) {
+        let count = self.values.len();
+        let sampled = self.runs * count.min(BLOCK);
+        let all = |sample_bytes: usize| head + sample_bytes * count / sampled;
+        // No block is shorter than a byte. So what cannot win is seen before all is counted.
+        let mut sample_bytes = self.runs;
+        let mut plan = None;
+        for run in sample(self.values) {
+            let widths = Widths::of(numbers(run));
+            sample_bytes -= 1;
+            if all(sample_bytes + widths.bytes_min()) >= self.best.bytes {
+                return;
+            }
+            let planned = widths.plan();
+            sample_bytes += planned.bytes();
+            plan = Some(planned);
+        }
+        self.offer(codec, all(sample_bytes), plan.filter(|_| count <= BLOCK));
+    }
 }
 
 /// Whether the first differences change by less than they are.
@@ -326,25 +386,6 @@ fn bends_less(values: &[i64]) -> bool {
     let run = &values[..values.len().min(BLOCK / 4)];
     let bits = |number: i64| u32::from(bits::width(zigzag(number)));
     second_deltas(run).map(bits).sum::<u32>() < deltas(run).skip(1).map(bits).sum::<u32>()
-}
-
-/// Bytes of blocks of these numbers, from those of a few runs.
-fn estimate<'a, N: Iterator<Item = u64>>(
-    values: &'a [i64],
-    numbers: impl Fn(&'a [i64]) -> N,
-) -> usize {
-    let (mut bytes, mut sampled) = (0, 0);
-    let mut block = [0; BLOCK];
-    for run in sample(values) {
-        let mut count = 0;
-        for (place, number) in block.iter_mut().zip(numbers(run)) {
-            *place = number;
-            count += 1;
-        }
-        bytes += blocks::block_bytes(&block[..count]);
-        sampled += run.len();
-    }
-    bytes * values.len() / sampled.max(1)
 }
 
 /// Up to three runs of a block's length: at the start, in the middle and at the end.
@@ -357,11 +398,78 @@ fn sample(values: &[i64]) -> impl Iterator<Item = &[i64]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::column::properties::{any_int, any_ints};
+
+    /// The definition: every codec is counted to the end, and of the shortest the first is taken.
+    fn choose_slowly(values: &[i64], least: i64, least_delta: i64) -> u8 {
+        let blocks = |numbers: &dyn Fn(&[i64]) -> Vec<u64>| {
+            let (mut bytes, mut sampled) = (0, 0);
+            for run in sample(values) {
+                bytes += Widths::of(numbers(run).into_iter()).plan().bytes();
+                sampled += run.len();
+            }
+            bytes * values.len() / sampled
+        };
+        let first = signed_bytes(values[0]);
+        let above_least = |run: &[i64]| -> Vec<u64> {
+            let above_least = |value: &i64| above(*value, least);
+            run.iter().map(above_least).collect()
+        };
+        let plain = |run: &[i64]| -> Vec<u64> { run.iter().copied().map(zigzag).collect() };
+        let deltas_above = |run: &[i64]| -> Vec<u64> {
+            let above_least = |delta| above(delta, least_delta);
+            deltas(run).map(above_least).collect()
+        };
+        let plain_deltas = |run: &[i64]| -> Vec<u64> { deltas(run).map(zigzag).collect() };
+        let bends = |run: &[i64]| -> Vec<u64> { second_deltas(run).map(zigzag).collect() };
+        let mut costs = vec![
+            (signed_bytes(least) + blocks(&above_least), ABOVE),
+            (
+                first + signed_bytes(least_delta) + blocks(&deltas_above),
+                DELTA_ABOVE,
+            ),
+        ];
+        if least < 0 {
+            costs.push((blocks(&plain), PLAIN));
+        }
+        if least_delta < 0 {
+            costs.push((first + blocks(&plain_deltas), DELTA));
+        }
+        if bends_less(values) {
+            let step = signed_bytes(values[1].wrapping_sub(values[0]));
+            costs.push((first + step + blocks(&bends), DELTA_DELTA));
+        }
+        if values.len() <= SHORT_MAX {
+            let short_deltas: usize = deltas(values).map(signed_bytes).sum();
+            costs.push((values.iter().copied().map(signed_bytes).sum(), SHORT));
+            costs.push((first + short_deltas, SHORT_DELTA));
+        }
+        costs.into_iter().min().unwrap().1
+    }
+
+    proptest! {
+        #[test]
+        fn the_choice_is_what_all_codecs_counted_give(
+            values in prop_oneof![
+                any_ints(),
+                prop::collection::vec(-9..9_i64, 3..20),
+                prop::collection::vec(any_int(), 3..600),
+            ],
+        ) {
+            prop_assume!(values.len() > 2);
+            let least = values.iter().copied().min().unwrap();
+            let least_delta = deltas(&values).min().unwrap();
+            let choice = choose(&values, least, least_delta);
+            prop_assert_eq!(choice.codec, choose_slowly(&values, least, least_delta));
+        }
+    }
 
     fn check(values: &[i64], bytes_max: usize) {
         let mut out = Vec::new();
-        encode_ints(values, &mut out);
+        encode_ints(values, &mut IntScratch::default(), &mut out);
         assert!(
             out.len() <= bytes_max,
             "{} > {bytes_max}: {values:?}",

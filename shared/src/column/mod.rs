@@ -3,7 +3,8 @@
 //! Every encoded column has a codec of five bits, so that encodings can be added; a reader that
 //! meets one it does not know refuses the column. It stands in a byte before the column
 //! (`encode_`, `decode_`) or where the caller keeps it (`put_`, `take_`). An encoder takes the
-//! shortest of what it knows, and always the same for the same values. A decoder is told how many
+//! shortest of what it knows, and always the same for the same values; what it computes on the way
+//! stands in a [`Scratch`] that the columns of a batch share. A decoder is told how many
 //! values to expect and charges a [`Budget`] before it allocates; what the caller passes as `count`
 //! it has checked. No values are no bytes. Byte by byte in `docs/formats.md`.
 
@@ -11,6 +12,7 @@ pub mod bits;
 pub mod blocks;
 pub mod integer;
 pub mod timestamp;
+pub mod decimal;
 pub mod float;
 pub mod boolean;
 pub mod text;
@@ -18,14 +20,12 @@ pub mod text;
 pub(crate) mod properties;
 
 pub use boolean::{decode_bools, encode_bools};
-pub use float::{decode_floats, encode_floats};
 pub use integer::{decode_ints, encode_ints};
-pub use text::{decode_texts, encode_texts};
-pub use timestamp::{decode_times, encode_times};
+pub use timestamp::{decode_times, encode_times, put_times};
 
 use boolean::{put_bools, take_bools};
 use float::{put_floats, take_floats};
-use integer::{put_ints, take_ints};
+use integer::{IntScratch, put_ints, take_ints};
 use text::{put_texts, take_texts};
 
 use crate::batch::Values;
@@ -46,14 +46,31 @@ pub const BOOL_PRICE: usize = 2;
 /// Budget price of one text, besides its bytes.
 pub const TEXT_PRICE: usize = 64;
 
+/// Memory that encoding uses again from column to column. What it holds means nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Whole numbers that stand for the values of a column.
+    pub(crate) wholes: Vec<i64>,
+    /// Which values a form gives back.
+    exact: Vec<bool>,
+    pub(crate) ints: IntScratch,
+}
+
 /// Appends codec and values, without their type and count.
 pub fn encode_values(values: &Values, out: &mut Vec<u8>) {
-    if values.is_empty() {
+    behind_codec(values.len(), out, |out| {
+        put_values(values, &mut Scratch::default(), out)
+    });
+}
+
+/// Appends what `put` appends, behind the codec that it returns; nothing for no values.
+pub(crate) fn behind_codec(count: usize, out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> u8) {
+    if count == 0 {
         return;
     }
     let at = out.len();
     out.push(0);
-    out[at] = put_values(values, out);
+    out[at] = put(out);
 }
 
 /// Reads codec and `count` values of one type.
@@ -71,12 +88,12 @@ pub fn decode_values(
 }
 
 /// Appends the values alone and returns their codec.
-pub fn put_values(values: &Values, out: &mut Vec<u8>) -> u8 {
+pub fn put_values(values: &Values, scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
     match values {
-        Values::Float(values) => put_floats(values, out),
-        Values::Int(values) => put_ints(values, out),
+        Values::Float(values) => put_floats(values, scratch, out),
+        Values::Int(values) => put_ints(values, &mut scratch.ints, out),
         Values::Bool(values) => put_bools(values, out),
-        Values::Text(values) => put_texts(values, out),
+        Values::Text(values) => put_texts(values, scratch, out),
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn any_float() -> impl Strategy<Value = f64> + Clone {
 }
 
 /// Runs of one step with some noise, the usual shape of counters and times.
-fn any_ints() -> impl Strategy<Value = Vec<i64>> {
+pub(crate) fn any_ints() -> impl Strategy<Value = Vec<i64>> {
     let walk = (
         any_int(),
         any_int(),
@@ -73,6 +73,19 @@ proptest! {
         prop_assert_eq!(bits(&back.unwrap()), bits(&values));
         prop_assert!(reader.is_empty());
         prop_assert_eq!(budget.left(), 0);
+    }
+
+    #[test]
+    fn what_was_encoded_before_makes_no_difference(
+        columns in prop::collection::vec(any_values(), 1..5),
+    ) {
+        let mut scratch = Scratch::default();
+        for values in columns {
+            let (mut alone, mut out) = (Vec::new(), Vec::new());
+            let codec = put_values(&values, &mut Scratch::default(), &mut alone);
+            prop_assert_eq!(put_values(&values, &mut scratch, &mut out), codec);
+            prop_assert_eq!(out, alone);
+        }
     }
 
     #[test]

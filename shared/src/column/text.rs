@@ -4,43 +4,21 @@
 use std::collections::HashMap;
 
 use super::integer::{decode_ints, encode_ints};
-use super::{INT_PRICE, TEXT_PRICE};
+use super::{INT_PRICE, Scratch, TEXT_PRICE};
 use crate::limits::TEXT_BYTES_MAX;
 use crate::wire::{Budget, Reader, WireError, put_text, put_varint, varint_bytes};
 
 const PLAIN: u8 = 0;
 const DICTIONARY: u8 = 1;
 
-/// Appends the values.
-pub fn encode_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) {
-    if values.is_empty() {
-        return;
-    }
-    let at = out.len();
-    out.push(0);
-    out[at] = put_texts(values, out);
-}
-
-/// Reads `count` values of at most [`TEXT_BYTES_MAX`] bytes each.
-pub fn decode_texts(
-    reader: &mut Reader<'_>,
-    count: usize,
-    budget: &mut Budget,
-) -> Result<Vec<String>, WireError> {
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let codec = reader.byte()?;
-    take_texts(codec, reader, count, budget)
-}
-
 /// Appends the values without their codec, which it returns.
-pub fn put_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) -> u8 {
+pub fn put_texts(values: &[String], scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
     let mut places = HashMap::new();
     let mut dictionary = Vec::new();
-    let mut indices = Vec::with_capacity(values.len());
+    let indices = &mut scratch.wholes;
+    indices.clear();
     for value in values {
-        let text = value.as_ref();
+        let text = value.as_str();
         let place = *places.entry(text).or_insert_with(|| {
             dictionary.push(text);
             i64::try_from(dictionary.len() - 1).expect("they fit the memory")
@@ -52,20 +30,20 @@ pub fn put_texts<T: AsRef<str>>(values: &[T], out: &mut Vec<u8>) -> u8 {
     for text in dictionary {
         put_text(out, text);
     }
-    encode_ints(&indices, out);
+    encode_ints(indices, &mut scratch.ints, out);
     let plain = |text: &str| varint_bytes(text.len() as u64) + text.len();
-    let plain_bytes: usize = values.iter().map(|value| plain(value.as_ref())).sum();
+    let plain_bytes: usize = values.iter().map(|value| plain(value)).sum();
     if out.len() - start <= plain_bytes {
         return DICTIONARY;
     }
     out.truncate(start);
     for value in values {
-        put_text(out, value.as_ref());
+        put_text(out, value);
     }
     PLAIN
 }
 
-/// Reads `count` values of this codec.
+/// Reads `count` values of this codec, of at most [`TEXT_BYTES_MAX`] bytes each.
 pub fn take_texts(
     codec: u8,
     reader: &mut Reader<'_>,
@@ -77,7 +55,6 @@ pub fn take_texts(
     budget.charge(count, TEXT_PRICE - INT_PRICE)?;
     if codec == PLAIN {
         budget.charge(count, INT_PRICE)?;
-        // Collecting results would grow by doubling, which the price does not cover.
         let mut values = Vec::with_capacity(count);
         for _ in 0..count {
             values.push(copy(take_text(reader)?, budget)?);
@@ -88,9 +65,11 @@ pub fn take_texts(
         return Err(WireError::Malformed("an unknown codec of texts"));
     }
     let entries = reader.count(count, "texts of a dictionary")?;
-    let dictionary = (0..entries)
-        .map(|_| take_text(reader))
-        .collect::<Result<Vec<&str>, WireError>>()?;
+    // Collecting results would grow by doubling, which the price does not cover.
+    let mut dictionary = Vec::with_capacity(entries);
+    for _ in 0..entries {
+        dictionary.push(take_text(reader)?);
+    }
     let indices = decode_ints(reader, count, budget)?;
     let mut values = Vec::with_capacity(count);
     for index in indices {
@@ -115,16 +94,31 @@ fn copy(text: &str, budget: &mut Budget) -> Result<String, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Values;
+    use crate::column::{decode_values, encode_values};
+    use crate::reading::FieldType;
+
+    fn decode_texts(
+        reader: &mut Reader<'_>,
+        count: usize,
+        budget: &mut Budget,
+    ) -> Result<Values, WireError> {
+        decode_values(reader, FieldType::Text, count, budget)
+    }
+
+    fn texts(values: &[&str]) -> Values {
+        Values::Text(values.iter().map(|text| (*text).to_owned()).collect())
+    }
 
     fn check(values: &[&str], bytes_max: usize) {
         let mut out = Vec::new();
-        encode_texts(values, &mut out);
+        encode_values(&texts(values), &mut out);
         assert!(out.len() <= bytes_max, "{} > {bytes_max}", out.len());
         let mut reader = Reader::new(&out);
         let price: usize = values.iter().map(|text| TEXT_PRICE + text.len()).sum();
         let mut budget = Budget::new(price);
         let back = decode_texts(&mut reader, values.len(), &mut budget).unwrap();
-        assert_eq!(back, values);
+        assert_eq!(back, texts(values));
         assert!(reader.is_empty());
         assert_eq!(budget.left(), 0);
     }
@@ -161,7 +155,7 @@ mod tests {
         let repeated = [DICTIONARY, 1, 4, b'a', b'b', b'c', b'd', 0, 0, 0];
         assert_eq!(
             read(&repeated, 2 * TEXT_PRICE + 8).unwrap(),
-            ["abcd", "abcd"]
+            texts(&["abcd", "abcd"])
         );
         assert!(matches!(
             read(&repeated, 2 * TEXT_PRICE + 7),

@@ -2,6 +2,7 @@
 //! fits them all, from a time that the reader knows too; the rest is `integer`'s.
 
 use super::integer::{put_ints, take_ints};
+use super::{Scratch, behind_codec};
 use crate::wire::{Budget, Reader, WireError};
 
 /// Nanoseconds of the units, finest first. A unit's place stands in the codec byte.
@@ -9,22 +10,40 @@ const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 /// Where in the codec byte the unit stands, above the codec of integers.
 const UNIT_SHIFT: u32 = 5;
 
-/// Appends times. `base` is a time near them that the reader knows too, or 0.
+/// Appends codec and times. `base` is a time near them that the reader knows too, or 0.
 pub fn encode_times(times: &[i64], base: i64, out: &mut Vec<u8>) {
-    if times.is_empty() {
-        return;
-    }
-    let fits = |unit: &i64| times.iter().all(|time| time % unit == 0);
-    let unit = UNITS.iter().rposition(fits).unwrap_or(0);
-    let (scale, base) = (UNITS[unit], base.div_euclid(UNITS[unit]));
-    let counts = times.iter().map(|time| (time / scale).wrapping_sub(base));
-    let at = out.len();
-    out.push(0);
-    let codec = put_ints(&counts.collect::<Vec<i64>>(), out);
-    out[at] = codec | u8::try_from(unit << UNIT_SHIFT).expect("one of four");
+    behind_codec(times.len(), out, |out| {
+        put_times(times, base, &mut Scratch::default(), out)
+    });
 }
 
-/// Reads `count` times that were written with the same `base`.
+/// Appends times without their codec, which it returns: it has all eight bits.
+pub fn put_times(times: &[i64], base: i64, scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
+    let counts = &mut scratch.wholes;
+    let unit: u8 = if count_in::<{ UNITS[3] }>(times, base, counts) {
+        3
+    } else if count_in::<{ UNITS[2] }>(times, base, counts) {
+        2
+    } else if count_in::<{ UNITS[1] }>(times, base, counts) {
+        1
+    } else {
+        count_in::<{ UNITS[0] }>(times, base, counts);
+        0
+    };
+    put_ints(counts, &mut scratch.ints, out) | unit << UNIT_SHIFT
+}
+
+/// Counts the times from the base in a unit, if it fits them all. A constant each, so that there
+/// is nothing to divide by.
+fn count_in<const UNIT: i64>(times: &[i64], base: i64, counts: &mut Vec<i64>) -> bool {
+    let base = base.div_euclid(UNIT);
+    let count = |time: &i64| (time % UNIT == 0).then(|| (time / UNIT).wrapping_sub(base));
+    counts.clear();
+    counts.extend(times.iter().map_while(count));
+    counts.len() == times.len()
+}
+
+/// Reads codec and `count` times that were written with the same `base`.
 pub fn decode_times(
     reader: &mut Reader<'_>,
     count: usize,
