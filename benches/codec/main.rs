@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release -p benches --bin codec [FOLDER]` prints bytes a value at 100, 1,000 and
 //! 10,000 values a batch (payload, and with every layer of MQTT 5, TLS 1.3, TCP and IPv4 including
-//! the acknowledgement), then million values a second on one core. FOLDER holds the public data
-//! sets, by default `$TRIBUTARY_DATA`.
+//! the acknowledgement), then million values a second on one core, without and with zstd around
+//! the batch. FOLDER holds the public data sets, by default `$TRIBUTARY_DATA`.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -21,12 +21,14 @@ use std::time::{Duration, Instant};
 use data::{START, Set};
 use shared::batch::{self, Body, Data, Header};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
+use zstd::bulk::{Compressor, Decompressor};
 
 const MEASURE: Duration = Duration::from_millis(300);
 const SIZES: [usize; 3] = [100, 1_000, 10_000];
 /// In the properties: the number that stands for the topic, which is empty.
 const ALIAS_BYTES: usize = 3;
 const SEGMENT_BYTES: usize = 1_448;
+const ZSTD_LEVEL: i32 = 1;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args()
@@ -35,7 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!(
         "conditions: one core; sizes in bytes a value, payload and (all layers: MQTT 5 QoS 1 with a \
          topic alias, a TLS 1.3 record of 22 B, 52 B a segment of {SEGMENT_BYTES} B, PUBACK in a record and \
-         segment of its own, its ACK); gzip level 6"
+         segment of its own, its ACK); gzip level 6; zstd level {ZSTD_LEVEL} over the whole batch, where \
+         that is shorter"
     );
     let head = SIZES.map(|size| format!("{size} values")).join("   ");
     println!("{:<14} {:<22} {head}", "set", "encoding");
@@ -44,8 +47,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         sizes(set);
     }
     println!(
-        "\n{:<14} {:>8} {:>20} {:>20}",
-        "set", "values", "encode M values/s", "decode M values/s"
+        "\nspeed: M values/s, the batch alone; with zstd level {ZSTD_LEVEL} whether it pays or not"
+    );
+    println!(
+        "{:<14} {:>8} {:>8} {:>8} {:>12} {:>12}",
+        "set", "values", "encode", "decode", "encode+zstd", "zstd+decode"
     );
     for set in &sets {
         for size in SIZES {
@@ -100,6 +106,9 @@ fn sizes(set: &Set) {
         println!("{:<14} {name:<22} {}", set.name, cells.join("  "));
     };
     row("tributary", &|data| encode(data).len());
+    row("tributary + zstd", &|data| {
+        rivals::zstd(&encode(data), ZSTD_LEVEL)
+    });
     row("line protocol", &|data| rivals::line_protocol(data).len());
     row("line protocol + gzip", &|data| {
         rivals::gzip(&rivals::line_protocol(data))
@@ -159,5 +168,19 @@ fn speed(set: &Set, size: usize) {
     };
     let encode = rate(&mut || drop(black_box(batch::encode(&header, black_box(&body)))));
     let decode = rate(&mut || drop(black_box(batch::decode(black_box(&bytes)))));
-    println!("{:<14} {values:>8} {encode:>20.0} {decode:>20.0}", set.name);
+    let mut compressor = Compressor::new(ZSTD_LEVEL).expect("zstd has this level");
+    let mut decompressor = Decompressor::new().expect("memory takes it");
+    let compressed = compressor.compress(&bytes).expect("memory takes it");
+    let encode_zstd = rate(&mut || {
+        let bytes = batch::encode(&header, black_box(&body)).expect("it was written before");
+        drop(black_box(compressor.compress(&bytes)));
+    });
+    let decode_zstd = rate(&mut || {
+        let whole = decompressor.decompress(black_box(&compressed), bytes.len());
+        drop(black_box(batch::decode(&whole.expect("it was compressed"))));
+    });
+    println!(
+        "{:<14} {values:>8} {encode:>8.0} {decode:>8.0} {encode_zstd:>12.0} {decode_zstd:>12.0}",
+        set.name
+    );
 }

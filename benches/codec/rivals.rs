@@ -1,5 +1,5 @@
 //! The same readings as others write them: line protocol, JSON, and protobuf in the manner of
-//! Sparkplug B, each also through gzip.
+//! Sparkplug B, each also through gzip; and zstd, which could stand around ours.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -13,6 +13,12 @@ pub(crate) fn gzip(bytes: &[u8]) -> usize {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
     encoder.write_all(bytes).expect("memory takes it");
     encoder.finish().expect("memory takes it").len()
+}
+
+/// Bytes that are left of it at a level of zstd, or all where that does not pay.
+pub(crate) fn zstd(bytes: &[u8], level: i32) -> usize {
+    let compressed = zstd::bulk::compress(bytes, level).expect("memory takes it");
+    compressed.len().min(bytes.len())
 }
 
 fn each_row(data: &Data, mut row: impl FnMut(i64, usize, &SeriesColumns)) {
