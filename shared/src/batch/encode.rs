@@ -21,7 +21,7 @@ pub(super) const SKIP: u8 = CODEC_BITS;
 pub(super) const LANE_SHIFT: u32 = 2;
 pub(super) const UNIT_SHIFT: u32 = 4;
 pub(super) const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
-/// Bytes of a batch with few values.
+/// Bytes of a batch, besides one a value.
 const BYTES_EXPECTED: usize = 256;
 
 /// Encodes a batch, checksum included. Its digest is [`super::digest`] of exactly these bytes.
@@ -51,10 +51,12 @@ pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
 
 /// About what a batch takes, so that its bytes seldom have to move.
 fn bytes_expected(body: &Body) -> usize {
-    match body {
-        Body::Data(data) => BYTES_EXPECTED + data.values(),
-        Body::Hello(_) | Body::Names(_) | Body::Gap(_) => BYTES_EXPECTED,
-    }
+    let values = if let Body::Data(data) = body {
+        data.values()
+    } else {
+        0
+    };
+    BYTES_EXPECTED + values
 }
 
 fn put_header(header: &Header, kind: Kind, out: &mut Vec<u8>) {

@@ -490,7 +490,7 @@ mod tests {
         let column = (wholes, 0..POWERS.len()).prop_map(|(wholes, exponent)| {
             let form = Decimal::new(exponent);
             let value = |(whole, stray): (f64, Option<f64>)| stray.unwrap_or(form.float(whole));
-            wholes.into_iter().map(value).collect()
+            wholes.into_iter().map(value).collect::<Vec<f64>>()
         });
         prop_oneof![column, prop::collection::vec(any_near(), 1..150)]
     }
