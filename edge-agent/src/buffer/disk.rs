@@ -11,9 +11,9 @@ use journal::{Append, JournalError, Position as DiskPosition, Reader};
 use shared::batch::GapReason;
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 
-use super::lane::{LaneShelf, OnDisk};
+use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{
-    EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
+    BatchRecord, EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
 };
 use super::{Buffer, Place, Settled};
 
@@ -258,6 +258,8 @@ impl Buffer {
             return;
         };
         let was_safe = entry.is_safe();
+        let in_class = entry.is_data() && entry.form != Form::Leaving;
+        let class = (in_class && !was_safe).then_some(entry.class);
         entry.disk = OnDisk::At(position);
         entry.urgent = false;
         settled.kept.append(&mut entry.waiters);
@@ -268,6 +270,9 @@ impl Buffer {
         }
         if !was_safe {
             self.held.bytes_unsafe -= held_bytes;
+        }
+        if let Some(class) = class {
+            self.held.now_safe(class, held_bytes);
         }
         if !was_safe && place.to > acked {
             self.held.readings_unsafe -= pending;
@@ -367,7 +372,7 @@ impl Buffer {
         match entry.and_then(|entry| Some((entry, entry.ram.as_ref()?))) {
             Some((entry, bytes)) => Carried::InMemory(Append {
                 head: batch_head(place.lane, place.to),
-                payload: encode_batch(entry.readings, bytes),
+                payload: encode_batch(&record_of(entry), bytes),
             }),
             None => Carried::OnDisk(place, position),
         }
@@ -423,6 +428,16 @@ impl Buffer {
     }
 }
 
+/// What a restart has to know of an entry besides its bytes. A batch whose thinning is not over is
+/// whole.
+fn record_of(entry: &Entry) -> BatchRecord {
+    BatchRecord {
+        readings: entry.readings,
+        class: entry.class,
+        thin: entry.form == Form::Thin,
+    }
+}
+
 type Out<'a> = (&'a mut Vec<Queued>, &'a mut Vec<Append>, &'a mut usize);
 
 /// Queues the entries of a lane before `end` that are not on disk, in order; `false` if the
@@ -458,7 +473,7 @@ fn take_lane(
         }));
         records.push(Append {
             head: batch_head(lane, entry.to),
-            payload: encode_batch(entry.readings, bytes),
+            payload: encode_batch(&record_of(entry), bytes),
         });
     }
     true

@@ -12,7 +12,7 @@ use shared::id::{BatchNumber, Epoch, Lane};
 use shared::verdict::Position;
 
 use super::EpochShelf;
-use super::lane::{Entry, LaneShelf, OnDisk};
+use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
 
 /// Collects records in journal order.
@@ -83,7 +83,7 @@ impl Recovery {
     }
 
     fn batch(&mut self, position: DiskPosition, payload: &[u8]) -> Result<(), String> {
-        let (readings, at) = decode_batch(payload).map_err(|error| error.to_string())?;
+        let (record, at) = decode_batch(payload).map_err(|error| error.to_string())?;
         let bytes = &payload[at..];
         let (header, kind) = read_header(bytes).map_err(|error| error.to_string())?;
         let mut entry = Entry {
@@ -92,8 +92,10 @@ impl Recovery {
             previous: header.previous,
             digest: digest(header.previous, bytes),
             names_needed: header.names_needed,
-            readings,
+            readings: record.readings,
             gap: None,
+            class: record.class,
+            form: if record.thin { Form::Thin } else { Form::Whole },
             sealed_at: header.sealed_at,
             born: Duration::ZERO,
             size: bytes.len(),

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::buffer::Classes;
 use crate::handed::{Intakes, channel};
 
 /// A folder of its own, removed at the end.
@@ -47,6 +48,7 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
             bytes_max,
             ram_bytes_max: 1 << 20,
             max_unsafe: Duration::from_secs(10),
+            classes: Classes::default(),
         },
         window: WindowOptions {
             batches_max: 16,
@@ -99,6 +101,7 @@ impl Running {
         let (kept, told) = oneshot::channel();
         let handed = Handed {
             readings: (b'A'..b'A' + 50).map(reading).collect(),
+            kind: Kind::default(),
             kept: Some(kept),
         };
         self.intakes.hand_over(handed).await.unwrap();
