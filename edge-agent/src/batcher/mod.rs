@@ -85,6 +85,15 @@ struct Known {
     fields: Vec<(String, FieldType)>,
 }
 
+/// Which fields a new definition has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fields {
+    /// Those of the reading and those that its series had before: most will come again.
+    Widened,
+    /// Those of the reading: what comes later shall not have room for them.
+    Own,
+}
+
 impl Batcher {
     pub fn new(options: BatchOptions) -> Self {
         Batcher {
@@ -137,7 +146,7 @@ impl Batcher {
     pub fn push(&mut self, now: Duration, reading: Reading, kind: Kind, waiter: Option<WaiterId>) {
         let cost = Cost::of(&reading);
         let time = reading.time.0;
-        let (id, places, width, fields) = self.resolve(reading);
+        let (id, places, width, fields) = self.resolve(reading, Fields::Widened);
         let open = self.of_kind_mut(kind);
         open.begin(now, waiter);
         open.add(id, &cost, time, width, places.into_iter().zip(fields));
@@ -147,6 +156,7 @@ impl Batcher {
     fn resolve(
         &mut self,
         reading: Reading,
+        new: Fields,
     ) -> (LocalSeriesId, Vec<usize>, usize, Vec<(String, Value)>) {
         let Reading {
             table,
@@ -162,6 +172,7 @@ impl Batcher {
             return (known.id, known.places(&fields), known.fields.len(), fields);
         }
         let before = known.and_then(|all| all.last());
+        let before = before.filter(|_| new == Fields::Widened);
         let id = LocalSeriesId(u32::try_from(self.series_count).expect("below SERIES_MAX"));
         let made = Known {
             id,
@@ -228,7 +239,7 @@ impl Batcher {
                 batches.extend(open.collect(kind));
             }
             let time = reading.time.0;
-            let (id, places, width, fields) = self.resolve(reading);
+            let (id, places, width, fields) = self.resolve(reading, Fields::Own);
             open.begin(now, None);
             open.add(id, &cost, time, width, places.into_iter().zip(fields));
         }

@@ -225,13 +225,14 @@ impl Buffer {
         let giving = classes
             .least_first(class)
             .filter(|class| classes.overflow(*class) != Overflow::Reject);
-        // Gap records of neighbours are one; readings of another class may stand between.
-        let held = self.held.classes.iter();
-        let alone = held.filter(|held| held.all.batches > 0).count() <= 1;
-        let gaps_most = if alone {
-            self.epochs.len() as u64 * 2
-        } else {
+        // Gap records of neighbours are one, but for what stands between: readings of another
+        // class, or what thinning left.
+        let held = || self.held.classes.iter();
+        let gaps_most = if held().filter(|held| held.all.batches > 0).count() > 1 {
             u64::MAX
+        } else {
+            let thin = held().map(|held| held.all.batches - held.whole.batches);
+            2 * (self.epochs.len() as u64 + thin.sum::<u64>())
         };
         let freed = giving.map(|class| {
             let held = &self.held.classes[usize::from(class.0)];

@@ -38,8 +38,8 @@ pub use disk::{DiskWork, Unreadable, payload_to_batch};
 use lane::{Entry, Form, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;
-pub use thinning::ThinPlan;
 use thinning::Thinning;
+pub use thinning::{Rest, ThinPlan};
 
 /// Where the buffer is, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -576,3 +576,6 @@ fn forget(held: &mut Held, entry: &Entry) {
         held.ram_bytes -= entry.size;
     }
 }
+
+#[cfg(test)]
+mod tests;

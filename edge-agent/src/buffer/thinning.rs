@@ -4,12 +4,15 @@
 //!
 //! The keeper reads and sums up in between ([`super::thin`]). One thinning is under way at a time.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use shared::batch::{EncodeError, GapReason};
+use shared::batch::{Body, EncodeError, GapReason};
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
+use shared::reading::Reading;
 
 use super::lane::{Entry, Form};
+use super::thin::Sums;
 use super::{Buffer, Place, Settled};
 use crate::batcher::Collected;
 use crate::handed::Class;
@@ -31,11 +34,56 @@ pub struct ThinPlan {
     pub names: Vec<Place>,
 }
 
+/// What is left of the batches of a plan.
+#[derive(Debug)]
+pub struct Rest {
+    /// Rows for the sums of minutes; `None`: it is not worth it, or a definition is missing.
+    pub readings: Option<Vec<Reading>>,
+    /// Of which it is.
+    pub summed: Vec<Place>,
+    /// What could not be read.
+    pub unreadable: Vec<Place>,
+}
+
 /// A thinning whose result is not safe yet.
 #[derive(Debug)]
 pub(super) struct Thinning {
     sealed: Vec<Place>,
     replaced: Vec<Place>,
+}
+
+impl ThinPlan {
+    /// Sums up what is read; `read` gives what a batch holds, `None` if it cannot.
+    pub fn sum_up(&self, read: impl Fn(Place) -> Option<Body>) -> Rest {
+        let mut sums = Sums::default();
+        let (mut summed, mut unreadable) = (Vec::new(), Vec::new());
+        for place in &self.batches {
+            if sums.is_full() {
+                break;
+            }
+            if let Some(Body::Data(data)) = read(*place) {
+                sums.add(&data);
+                summed.push(*place);
+            } else {
+                unreadable.push(*place);
+            }
+        }
+        let mut definitions = HashMap::new();
+        if sums.pays() && !summed.is_empty() {
+            for place in &self.names {
+                if let Some(Body::Names(names)) = read(*place) {
+                    let needed = names.into_iter().filter(|one| sums.needs(one.id));
+                    definitions.extend(needed.map(|one| (one.id, one)));
+                }
+            }
+        }
+        let readings = sums.into_readings(&definitions);
+        Rest {
+            readings: readings.filter(|readings| !readings.is_empty()),
+            summed,
+            unreadable,
+        }
+    }
 }
 
 impl Buffer {
@@ -89,6 +137,7 @@ impl Buffer {
         now: Duration,
         wall: TimeNs,
     ) -> Result<u64, EncodeError> {
+        assert!(self.thinning.is_none(), "one thinning at a time");
         let entries = replaced.iter().filter_map(|place| self.entry(*place));
         let since = entries.map(|entry| entry.born).min().unwrap_or(now);
         let epoch = self.epoch();

@@ -376,14 +376,7 @@ impl Keeper {
                 self.waiters.lost(&waiting, NotKept::TooLarge);
             }
         }
-        let settled = self.buffer.make_room(Clock::wall());
-        if settled.readings_lost > 0 {
-            tracing::warn!(
-                readings = settled.readings_lost,
-                "the buffer is full: the oldest readings go"
-            );
-        }
-        self.settle(&settled);
+        self.make_room();
     }
 
     fn begin_epoch(&mut self) {

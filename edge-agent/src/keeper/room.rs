@@ -1,15 +1,12 @@
 //! What the keeper does where the buffer has little room: it thins what may be thinned, and gives up
 //! what cannot be sealed within the bound. The buffer decides; this reads, sums up and seals.
 
-use std::collections::HashMap;
-
-use shared::batch::{Body, SeriesDefinition, decode};
-use shared::id::LocalSeriesId;
+use shared::batch::decode;
+use shared::reading::Reading;
 
 use super::{Clock, Keeper};
-use crate::buffer::thin::Sums;
-use crate::buffer::{Place, ThinPlan};
-use crate::handed::{Kind, NotKept, Stamp};
+use crate::buffer::Place;
+use crate::handed::{Class, Kind, NotKept, Stamp};
 
 impl Keeper {
     /// There is no room for what is open of a kind, and nothing may go for it.
@@ -29,6 +26,18 @@ impl Keeper {
         self.waiters.lost(&waiting, NotKept::BufferFull);
     }
 
+    /// Lets go of what there is no room for.
+    pub(super) fn make_room(&mut self) {
+        let settled = self.buffer.make_room(Clock::wall());
+        if settled.readings_lost > 0 {
+            tracing::warn!(
+                readings = settled.readings_lost,
+                "the buffer is full: the oldest readings go"
+            );
+        }
+        self.settle(&settled);
+    }
+
     /// Ends a thinning whose result is safe, and begins another where there is still little room.
     pub(super) fn thin(&mut self) {
         let settled = self.buffer.finish_thinning(Clock::wall());
@@ -36,40 +45,29 @@ impl Keeper {
         let Some(plan) = self.buffer.plan_thinning() else {
             return;
         };
-        let mut sums = Sums::default();
-        let (mut summed, mut unreadable) = (Vec::new(), Vec::new());
-        for place in &plan.batches {
-            if sums.is_full() {
-                break;
-            }
-            if let Some(Body::Data(data)) = self.body(*place) {
-                sums.add(&data);
-                summed.push(*place);
-            } else {
-                unreadable.push(*place);
-            }
+        let rest = plan.sum_up(|place| {
+            let bytes = self.read(place)?;
+            decode(&bytes).ok().map(|batch| batch.body)
+        });
+        self.buffer.keep_whole(&rest.unreadable);
+        if !self.seal_rest(plan.class, rest.readings, &rest.summed) {
+            self.buffer.keep_whole(&rest.summed);
         }
-        self.buffer.keep_whole(&unreadable);
-        if !self.seal_rest(&plan, sums, &summed) {
-            self.buffer.keep_whole(&summed);
-        }
+        self.make_room();
     }
 
-    /// Seals the rest of these batches; `false` if there is none that is worth it.
-    fn seal_rest(&mut self, plan: &ThinPlan, sums: Sums, summed: &[Place]) -> bool {
-        if summed.is_empty() || !sums.pays() {
-            return false;
-        }
-        let definitions = self.definitions(&plan.names, &sums);
-        let Some(readings) = sums.into_readings(&definitions) else {
-            return false;
-        };
+    /// Seals what is left of these batches; `false` if that is nothing.
+    fn seal_rest(
+        &mut self,
+        class: Class,
+        readings: Option<Vec<Reading>>,
+        summed: &[Place],
+    ) -> bool {
+        let stamp = Stamp::Wall;
         let now = self.clock.now();
-        let kind = Kind {
-            class: plan.class,
-            stamp: Stamp::Wall,
-        };
-        let Some(collected) = self.batcher.collect(now, kind, readings) else {
+        let collected =
+            readings.and_then(|rows| self.batcher.collect(now, Kind { class, stamp }, rows));
+        let Some(collected) = collected else {
             return false;
         };
         let replaced = summed.to_vec();
@@ -86,26 +84,5 @@ impl Keeper {
                 false
             }
         }
-    }
-
-    /// The definitions that sums need.
-    fn definitions(
-        &self,
-        names: &[Place],
-        sums: &Sums,
-    ) -> HashMap<LocalSeriesId, SeriesDefinition> {
-        let mut needed = HashMap::new();
-        for place in names {
-            if let Some(Body::Names(definitions)) = self.body(*place) {
-                let wanted = definitions.into_iter().filter(|one| sums.needs(one.id));
-                needed.extend(wanted.map(|one| (one.id, one)));
-            }
-        }
-        needed
-    }
-
-    fn body(&self, place: Place) -> Option<Body> {
-        let bytes = self.read(place)?;
-        decode(&bytes).ok().map(|batch| batch.body)
     }
 }
