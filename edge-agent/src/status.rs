@@ -21,6 +21,8 @@ pub struct Status {
     pub readings_acked_total: u64,
     pub buffer_bytes: u64,
     pub buffer_bytes_max: u64,
+    /// What stands on the disk for it already.
+    pub buffer_bytes_reserved: u64,
     pub buffer_ram_bytes: u64,
     pub journal_bytes_written_total: u64,
     /// Neither on disk nor acked: lost if the power goes now.

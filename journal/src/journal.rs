@@ -52,6 +52,8 @@ pub struct Journal {
     spares: Spares,
     /// How many files are to be ready before they are needed.
     ahead: usize,
+    /// All files that there may be are to be there.
+    reserving: bool,
     current: Option<Current>,
     opens: u64,
     opens_durable: bool,
@@ -187,6 +189,7 @@ impl Journal {
         let mut journal = Journal {
             spares: Spares::new(Arc::clone(&storage), options.file_bytes),
             ahead: 0,
+            reserving: false,
             storage,
             options,
             files,
@@ -404,7 +407,7 @@ impl Journal {
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
         let mut synced = self.current.as_mut().map_or(Ok(()), Current::sync);
-        if synced.is_ok() && self.ahead > 0 && self.spares.retry_due() {
+        if synced.is_ok() && (self.ahead > 0 || self.reserving) && self.spares.retry_due() {
             synced = self.make_spare().map(|_| ());
         }
         self.latch(synced)
@@ -416,6 +419,19 @@ impl Journal {
         self.usable()?;
         self.ahead = files;
         let made = self.make_ahead();
+        self.latch(made)
+    }
+
+    /// Makes one of the files that there may be: space that is the journal's from then on, however
+    /// full the disk gets. `false`: all are there, or the disk is full; then it is tried again with
+    /// a later sync.
+    pub fn reserve_one(&mut self) -> Result<bool, JournalError> {
+        self.usable()?;
+        self.reserving = true;
+        if self.spares.disk_full() {
+            return Ok(false);
+        }
+        let made = self.make_spare();
         self.latch(made)
     }
 
@@ -544,6 +560,17 @@ impl Journal {
 
     pub fn bytes_max(&self) -> u64 {
         self.options.file_bytes * self.options.files_max as u64
+    }
+
+    /// Of them, those that stand on the disk already.
+    pub fn bytes_reserved(&self) -> u64 {
+        let files = self.files_live() + self.files_ready();
+        (files as u64 * self.options.file_bytes).min(self.bytes_max())
+    }
+
+    /// There was no room for another file when one was last made.
+    pub fn disk_full(&self) -> bool {
+        self.spares.disk_full()
     }
 
     /// Bytes that can be appended before `Full`, less what the ends of files waste. While the disk

@@ -43,6 +43,8 @@ pub(super) struct DiskState {
     pub(super) failed: bool,
     /// Nothing was free: tried again once something was let go.
     pub(super) full: bool,
+    /// While the disk is full: bytes of the journal's files that stand on it.
+    pub(super) bytes_there: Option<u64>,
     /// The file of the latest record.
     newest_file: u64,
     /// The first file that is still needed.
@@ -411,6 +413,14 @@ impl Buffer {
                     })
             })
         })
+    }
+
+    /// What room the journal has. While the disk is too full for all of it, batches may take less.
+    /// `true` says that this began.
+    pub fn see_space(&mut self, usage: Usage) -> bool {
+        let was_short = self.disk.bytes_there.is_some();
+        self.disk.bytes_there = usage.disk_full.then_some(usage.bytes_reserved);
+        usage.disk_full && !was_short
     }
 
     /// Whether a submission is on its way.

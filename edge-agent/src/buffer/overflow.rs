@@ -25,7 +25,9 @@ impl Buffer {
         if self.disk.failed {
             self.options.ram_bytes_max as u64
         } else {
-            self.options.bytes_max / 100 * SHARE_PERCENT
+            let bytes_max = self.options.bytes_max;
+            let there = self.disk.bytes_there.unwrap_or(bytes_max);
+            there.min(bytes_max) / 100 * SHARE_PERCENT
         }
     }
 

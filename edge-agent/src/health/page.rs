@@ -14,7 +14,7 @@ const CANNOT_FAIL: &str = "writing to a string cannot fail";
 type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 23] = [
+const NUMBERS: [Number<Status>; 24] = [
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -69,6 +69,11 @@ const NUMBERS: [Number<Status>; 23] = [
         "buffer_bytes_max",
         |status| status.buffer_bytes_max,
         "Bytes that the buffer may take",
+    ),
+    (
+        "buffer_bytes_reserved",
+        |status| status.buffer_bytes_reserved,
+        "Bytes that stand on the disk for the buffer, used or not",
     ),
     (
         "journal_bytes_written_total",

@@ -45,7 +45,7 @@ pub(super) fn mint_epoch() -> Epoch {
 
 /// A few files that together keep the bound; each holds at least one batch of any size.
 fn journal_options(bytes_max: u64) -> Options {
-    let file_bytes = (bytes_max / 16).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
+    let file_bytes = (bytes_max / 32).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
     let files = (bytes_max / file_bytes).max(FILES_MIN);
     Options {
         file_bytes,
@@ -205,7 +205,7 @@ fn begin(
         }
     }
     let (writer, handle) = Writer::new(journal);
-    Ok((buffer, writer, handle))
+    Ok((buffer, writer.reserving(), handle))
 }
 
 fn lock(path: &Path) -> Result<File, KeeperError> {

@@ -594,6 +594,7 @@ impl Keeper {
 
     /// Files of the journal that nothing needs any more.
     fn let_go(&mut self) {
+        self.see_space();
         if let Some(before) = self.buffer.release()
             && let Err(error) = self.disk.handle.release(before)
         {
@@ -614,6 +615,7 @@ impl Keeper {
         let now = self.clock.now();
         let (buffer, window) = (&self.buffer, &self.window);
         let open = self.batcher.readings();
+        let reserved = self.disk.handle.usage().bytes_reserved;
         self.account.give(|status| {
             status.epoch = buffer.epoch().0;
             status.pending_readings = open + buffer.readings_pending();
@@ -625,6 +627,7 @@ impl Keeper {
             });
             status.buffer_bytes = buffer.bytes();
             status.buffer_bytes_max = buffer.bytes_max();
+            status.buffer_bytes_reserved = reserved;
             status.buffer_ram_bytes = buffer.ram_bytes();
             status.journal_bytes_written_total = buffer.journal_bytes_written();
             status.unsafe_readings = open + buffer.readings_unsafe();

@@ -38,6 +38,23 @@ impl Keeper {
         self.settle(&settled);
     }
 
+    /// Looks what room the disk has; where it is less than the buffer shall have, people are told.
+    pub(super) fn see_space(&mut self) {
+        let usage = self.disk.handle.usage();
+        if self.buffer.see_space(usage) {
+            let text = format!(
+                "the disk has room for {} of the {} bytes of buffer.bytes_max: the buffer holds \
+                 less until it has more. Free some space, or give the agent a smaller buffer",
+                usage.bytes_reserved, usage.bytes_max
+            );
+            tracing::error!("{text}");
+            self.account.trouble(text);
+        }
+        if usage.disk_full {
+            self.make_room();
+        }
+    }
+
     /// Ends a thinning whose result is safe, and begins another where there is still little room.
     pub(super) fn thin(&mut self) {
         let settled = self.buffer.finish_thinning(Clock::wall());

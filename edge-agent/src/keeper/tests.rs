@@ -206,7 +206,8 @@ async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
         })
     );
     assert_eq!(hello.older_epochs, []);
-    drop(keeper);
+    let (_stop, stopped) = watch::channel(true);
+    keeper.run(stopped).await.unwrap();
     let running = start(&folder.0, 64 << 20);
     assert_eq!(running.hand_over(10).await, Ok(()));
     assert_eq!(running.stop().await.pending_readings, 50);
