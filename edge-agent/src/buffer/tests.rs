@@ -343,6 +343,35 @@ fn run(agent: &mut Agent, minutes: u64, class_count: u64, dice: &mut Dice) {
     }
 }
 
+/// Every second a batch, acknowledged five seconds later: after the start nothing comes to disk.
+#[test]
+fn an_hour_of_steady_state_writes_nothing() {
+    let disk = SimStorage::new(4);
+    let mut agent = Agent::start(&disk, 1, &[Overflow::DropOldest]);
+    let mut dice = Dice(4);
+    agent.sync();
+    let before = agent.buffer.journal_bytes_written();
+    assert!(before < 1_000, "{before}: the epoch and its hello");
+    let operations = disk.operations();
+    let mut sent: Vec<[(Lane, Position); 3]> = Vec::new();
+    for second in 0..3_600 {
+        agent.now += Duration::from_secs(1);
+        agent.take(0, 50, &mut dice);
+        sent.push(Lane::ALL.map(|lane| (lane, agent.buffer.sealed(Epoch(1), lane))));
+        if second >= 5 {
+            for (lane, position) in sent[second - 5] {
+                let settled = agent.buffer.advance(Epoch(1), lane, position);
+                agent.settled.add(settled);
+            }
+        }
+        agent.sync();
+    }
+    assert_eq!(agent.buffer.journal_bytes_written(), before);
+    assert_eq!(disk.operations(), operations, "neither bytes nor names");
+    assert_eq!(agent.buffer.readings_pending(), 5 * 50);
+    assert_eq!(agent.settled.readings_lost, 0);
+}
+
 #[test]
 fn the_least_class_goes_first_and_loss_is_what_gap_records_tell() {
     let disk = SimStorage::new(1);
