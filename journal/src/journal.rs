@@ -17,7 +17,7 @@ use crate::record::{
     self, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, PAYLOAD_BYTES_MAX,
     RecordHead,
 };
-use crate::recover::{self, Scanned};
+use crate::recover::{self, Scanned, Skipped};
 use crate::spare::{Spare, Spares};
 use crate::storage::{OpenMode, Storage};
 
@@ -179,6 +179,30 @@ impl Journal {
         options: Options,
         visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
     ) -> Result<Journal, JournalError> {
+        Self::open_with(storage, options, None, visit)
+    }
+
+    /// As [`Journal::open`], for records that stand for themselves: damaged ones are passed over,
+    /// and told.
+    ///
+    /// # Errors
+    /// `Rot` if whole files or too many records are damaged or missing; whatever `visit` returns.
+    pub fn open_skipping(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<(Journal, Vec<Skipped>), JournalError> {
+        let mut skipped = Vec::new();
+        let journal = Self::open_with(storage, options, Some(&mut skipped), visit)?;
+        Ok((journal, skipped))
+    }
+
+    fn open_with(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        skipped: Option<&mut Vec<Skipped>>,
+        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<Journal, JournalError> {
         if !(FILE_BYTES_MIN..=FILE_BYTES_MAX).contains(&options.file_bytes) || options.files_max < 2
         {
             return Err(JournalError::Misuse {
@@ -199,7 +223,7 @@ impl Journal {
             opens_durable: false,
             latched: false,
         };
-        if let Some((generation, scanned)) = journal.scan_all(visit)? {
+        if let Some((generation, scanned)) = journal.scan_all(skipped, visit)? {
             journal.settle(generation, scanned)?;
         }
         let synced = journal.storage.sync_directory();
@@ -221,6 +245,7 @@ impl Journal {
     /// Scans all files. Returns the newest and what it holds.
     fn scan_all(
         &mut self,
+        mut skipped: Option<&mut Vec<Skipped>>,
         visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
     ) -> Result<Option<(u64, Scanned)>, JournalError> {
         let names = self
@@ -240,17 +265,19 @@ impl Journal {
                 .open(&file_name(generation), OpenMode::Existing);
             let file = file.map_err(JournalError::io("open a file"))?;
             let chain = before.map(|(_, scanned)| scanned.chain);
-            let mut scanned = recover::scan(file.as_ref(), generation, chain, &mut |seen| {
-                let position = Position {
-                    generation,
-                    offset: seen.offset,
-                    length: seen.header.length,
-                };
-                if seen.header.head.kind >= KIND_OWN_MIN {
-                    return Ok(());
-                }
-                visit(position, seen.header.head, seen.payload)
-            })?;
+            let skipped = skipped.as_deref_mut();
+            let mut scanned =
+                recover::scan(file.as_ref(), generation, chain, skipped, &mut |seen| {
+                    let position = Position {
+                        generation,
+                        offset: seen.offset,
+                        length: seen.header.length,
+                    };
+                    if seen.header.head.kind >= KIND_OWN_MIN {
+                        return Ok(());
+                    }
+                    visit(position, seen.header.head, seen.payload)
+                })?;
             let last = nth + 1 == generations.len();
             if !scanned.begun && !(last && (before.is_some() || generation == 1)) {
                 return Err(rot(generation, "its first record is missing"));

@@ -179,6 +179,10 @@ impl Buffer {
                     entry.class = buffer.options.classes.known(entry.class);
                     buffer.held.bytes += entry.held_bytes();
                     buffer.held.count(entry);
+                    if !entry.is_safe() {
+                        buffer.held.bytes_unsafe += entry.held_bytes();
+                        buffer.held.ram_bytes += entry.size;
+                    }
                 }
                 for entry in lane.unacked() {
                     buffer.held.readings_pending += entry.pending();

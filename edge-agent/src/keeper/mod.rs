@@ -4,6 +4,7 @@
 mod account;
 mod folder;
 mod outage;
+mod quarantine;
 mod room;
 mod waiters;
 
@@ -415,6 +416,9 @@ impl Keeper {
         );
         tracing::error!("{text}");
         self.account.trouble(text);
+        for place in &unreadable.places {
+            self.set_aside(*place);
+        }
         let settled = self.buffer.not_carried(&unreadable.places, Clock::wall());
         self.settle(&settled);
     }
@@ -472,6 +476,7 @@ impl Keeper {
     }
 
     fn damaged(&mut self, id: u64, place: Place, now: Duration) {
+        self.set_aside(place);
         let wall = Clock::wall();
         self.window
             .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
