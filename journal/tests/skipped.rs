@@ -52,7 +52,7 @@ fn damaged_records_are_passed_over_and_told_each_time() {
     assert!(matches!(strict, Err(JournalError::Rot { .. })));
     for _ in 0..2 {
         let (numbers, skipped) = open(&disk);
-        let good = (0..300).filter(|number| ![5, 6, 200].contains(number));
+        let good = (0..300_u64).filter(|number| ![5, 6, 200].contains(number));
         assert!(numbers.into_iter().eq(good));
         let lengths: Vec<u64> = skipped.iter().map(|one| one.length).collect();
         assert_eq!(lengths, [2 * RECORD_BYTES, RECORD_BYTES]);

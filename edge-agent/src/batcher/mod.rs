@@ -228,7 +228,7 @@ impl Batcher {
         kind: Kind,
         readings: Vec<Reading>,
     ) -> Option<Vec<Collected>> {
-        let mut batches = Vec::new();
+        let mut batches: Vec<Collected> = Vec::new();
         let mut open = Open::default();
         for reading in readings {
             let cost = Cost::of(&reading);
