@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::batcher::BatchOptions;
 use crate::buffer::BufferOptions;
 use crate::config::Config;
-use crate::handed::{self, Intakes};
+use crate::handed::{self, Class, Intakes};
 use crate::health::{Health, HealthError, Told};
 use crate::intake::line::{BindError, LineIntake};
 use crate::intake::{Account, Entry, host, replay};
@@ -151,18 +151,19 @@ impl Sources {
     fn start(&mut self, config: &Config, lines: Vec<LineIntake>) {
         let agent = &config.agent;
         if let Some(options) = &config.host {
-            let entry = self.entry("host");
+            let entry = self.entry("host", options.class);
             let (options, stop) = (options.clone(), self.stop.clone());
             self.tasks
                 .spawn(host::run(options, agent.clone(), entry, stop));
         }
         for (intake, options) in lines.into_iter().zip(&config.lines) {
-            let entry = self.entry(&options.listen.to_string());
+            let entry = self.entry(&options.listen.to_string(), options.class);
             tracing::info!("line protocol is taken on {}", options.listen);
             self.tasks.spawn(intake.run(entry, self.stop.clone()));
         }
         for options in &config.replays {
-            let entry = self.entry(&format!("replay {}", options.file.display()));
+            let name = format!("replay {}", options.file.display());
+            let entry = self.entry(&name, options.class);
             let (options, data_dir) = (options.clone(), config.data_dir.clone());
             let stop = self.stop.clone();
             self.tasks
@@ -175,10 +176,10 @@ impl Sources {
         self.tasks
     }
 
-    fn entry(&mut self, name: &str) -> Entry {
+    fn entry(&mut self, name: &str, class: Class) -> Entry {
         let account = Account::new(name);
         self.accounts.push(account.clone());
-        Entry::new(account, self.ways_in.clone(), self.ledger.clone())
+        Entry::new(account, self.ways_in.clone(), self.ledger.clone()).with_class(class)
     }
 }
 
@@ -212,6 +213,7 @@ fn keeper_options(config: &Config, tls: Arc<ClientConfig>) -> KeeperOptions {
             bytes_max: config.buffer.bytes_max,
             ram_bytes_max: config.buffer.ram_bytes_max,
             max_unsafe: config.buffer.max_unsafe,
+            classes: config.classes.clone(),
         },
         window: WindowOptions {
             batches_max: config.window.batches_max,

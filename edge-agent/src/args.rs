@@ -17,14 +17,16 @@ FILE is a TOML file with these tables (paths in it start at its own folder):
   [uplink]          servers = [\"host:8883\", ...], ca, cert, key, keep_alive_seconds
   [batch]           rows_max, bytes_max, linger_ms
   [buffer]          bytes_max, ram_bytes_max, max_unsafe_ms
+  [[class]]         name, overflow = \"drop_oldest\", \"thin\" or \"reject\": whose readings go
+                    when the buffer is full, most worth keeping first
   [window]          batches_max, bytes_max, backlog_share_percent
   [health]          listen = \"127.0.0.1:9100\": /status (JSON), /metrics (Prometheus)
   [ledger]          file: every kept reading as line protocol
-  [intake.host]     enabled, interval_ms: this machine
+  [intake.host]     enabled, interval_ms, class: this machine
   [[intake.line]]   listen = \"tcp://host:port\", \"unix://path\" or \"stdin\", ack, precision,
-                    device_key, connections_max, line_bytes_max: Influx line protocol
+                    device_key, connections_max, line_bytes_max, class: Influx line protocol
   [[intake.replay]] file, format, speed, precision, device_key, table, time_column,
-                    device_column, tags, texts: a CSV or line protocol file
+                    device_column, tags, texts, class: a CSV or line protocol file
 
 Options:
   -h, --help      print this

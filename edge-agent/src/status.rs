@@ -1,5 +1,7 @@
 //! The keeper's account of itself: numbers for `/status` and `/metrics`.
 
+use crate::buffer::ClassAccount;
+
 /// What the keeper holds and has done since it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
@@ -19,12 +21,16 @@ pub struct Status {
     pub readings_acked_total: u64,
     pub buffer_bytes: u64,
     pub buffer_bytes_max: u64,
+    /// What stands on the disk for it already.
+    pub buffer_bytes_reserved: u64,
     pub buffer_ram_bytes: u64,
     pub journal_bytes_written_total: u64,
     /// Neither on disk nor acked: lost if the power goes now.
     pub unsafe_readings: u64,
     pub gap_records_total: u64,
     pub readings_lost_total: u64,
+    /// Only the sums of their minutes stay.
+    pub readings_thinned_total: u64,
     /// Readings refused: their source was told, or they could not wait.
     pub not_kept_total: u64,
     pub dead_letters_total: u64,
@@ -36,4 +42,6 @@ pub struct Status {
     /// Bytes of batches handed to the connection.
     pub wire_bytes_total: u64,
     pub last_error: Option<String>,
+    /// In the order of the configuration.
+    pub classes: Vec<ClassAccount>,
 }

@@ -239,6 +239,9 @@ key = "{pki}/agent-{name}.key"
 [batch]
 linger_ms = {linger_ms}
 
+[buffer]
+bytes_max = 33554432
+
 [health]
 listen = "{}"
 "#,

@@ -439,6 +439,7 @@ impl std::fmt::Display for GapWhy {
             Self::Record(GapReason::Crash) => f.write_str("crash"),
             Self::Record(GapReason::Refused) => f.write_str("refused"),
             Self::Record(GapReason::Restored) => f.write_str("restored"),
+            Self::Record(GapReason::Thinned) => f.write_str("thinned"),
             Self::UncleanEnd { max_unsafe_ms } => {
                 write!(f, "unclean end, up to {max_unsafe_ms} ms may be missing")
             }

@@ -13,7 +13,10 @@
 mod lane;
 mod record;
 mod recover;
+mod class;
 mod overflow;
+pub mod thin;
+mod thinning;
 mod disk;
 
 use std::collections::BTreeMap;
@@ -28,10 +31,15 @@ use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use crate::batcher::{Collected, WaiterId};
+use crate::handed::{CLASSES_MAX, Class, Stamp};
+pub use class::{ClassAccount, ClassRule, Classes, Overflow};
+use class::{ClassCounts, ClassHeld};
 pub use disk::{DiskWork, Unreadable, payload_to_batch};
-use lane::{Entry, LaneShelf, OnDisk};
+use lane::{Entry, Form, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;
+use thinning::Thinning;
+pub use thinning::{Rest, ThinPlan};
 
 /// Where the buffer is, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +51,7 @@ pub struct BufferOptions {
     pub ram_bytes_max: usize,
     /// How long a reading that nobody waits for may be neither acked nor on disk.
     pub max_unsafe: Duration,
+    pub classes: Classes,
 }
 
 /// Names an entry: what the window sends and the answer is about.
@@ -82,6 +91,8 @@ pub struct Settled {
     pub batches_acked: u64,
     pub readings_acked: u64,
     pub readings_lost: u64,
+    /// Only the sums of their minutes stay.
+    pub readings_thinned: u64,
     pub gap_records: u64,
 }
 
@@ -104,6 +115,7 @@ struct Held {
     ram_bytes: usize,
     readings_pending: u64,
     readings_unsafe: u64,
+    classes: [ClassHeld; CLASSES_MAX],
 }
 
 #[derive(Debug)]
@@ -115,6 +127,9 @@ pub struct Buffer {
     /// Sealing times of what is not acked, counted.
     unacked_since: BTreeMap<TimeNs, usize>,
     disk: disk::DiskState,
+    /// By class.
+    counts: [ClassCounts; CLASSES_MAX],
+    thinning: Option<Thinning>,
 }
 
 impl EpochShelf {
@@ -155,11 +170,19 @@ impl Buffer {
             epochs: recovery.into_shelves(),
             held: Held::default(),
             unacked_since: BTreeMap::new(),
+            counts: Default::default(),
+            thinning: None,
         };
-        for shelf in &buffer.epochs {
-            for lane in &shelf.lanes {
-                for entry in &lane.entries {
+        for shelf in &mut buffer.epochs {
+            for lane in &mut shelf.lanes {
+                for entry in &mut lane.entries {
+                    entry.class = buffer.options.classes.known(entry.class);
                     buffer.held.bytes += entry.held_bytes();
+                    buffer.held.count(entry);
+                    if !entry.is_safe() {
+                        buffer.held.bytes_unsafe += entry.held_bytes();
+                        buffer.held.ram_bytes += entry.size;
+                    }
                 }
                 for entry in lane.unacked() {
                     buffer.held.readings_pending += entry.pending();
@@ -221,19 +244,42 @@ impl Buffer {
         since: Duration,
         wall: TimeNs,
     ) -> Result<u64, EncodeError> {
+        let live = self.current().lane(Lane::Live);
+        let room = !live.forked && live.unacked().count() < live_max;
+        let lane = if room { Lane::Live } else { Lane::Backlog };
+        let form = match collected.kind.stamp {
+            Stamp::Wall => Form::Whole,
+            // Its minutes are not yet those of the day.
+            Stamp::Boot => Form::Thin,
+        };
+        self.seal_into(lane, form, collected, now, since, wall)
+    }
+
+    fn seal_into(
+        &mut self,
+        lane: Lane,
+        form: Form,
+        collected: Collected,
+        now: Duration,
+        since: Duration,
+        wall: TimeNs,
+    ) -> Result<u64, EncodeError> {
         let mut batches = 1;
         for definitions in collected.names {
             self.stamp(Lane::Names, &Body::Names(definitions), now, wall, 0)?;
             batches += 1;
         }
-        let live = self.current().lane(Lane::Live);
-        let room = !live.forked && live.unacked().count() < live_max;
-        let lane = if room { Lane::Live } else { Lane::Backlog };
-        let waited_for = !collected.waiters.is_empty();
         let readings = collected.readings;
-        let entry = self.stamp(lane, &Body::Data(collected.data), since, wall, readings)?;
-        entry.urgent = waited_for;
+        self.stamp(lane, &Body::Data(collected.data), since, wall, readings)?;
+        let shelf = self.epochs.last_mut();
+        let shelf = shelf.expect("there is always a current epoch");
+        let entry = shelf.lanes[lane as usize].entries.back_mut();
+        let entry = entry.expect("just stamped");
+        entry.urgent = !collected.waiters.is_empty();
         entry.waiters = collected.waiters;
+        entry.class = collected.kind.class;
+        entry.form = form;
+        self.held.count(entry);
         self.held.readings_pending += readings;
         self.held.readings_unsafe += readings;
         Ok(batches)
@@ -288,6 +334,8 @@ impl Buffer {
             names_needed,
             readings,
             gap: None,
+            class: Class::default(),
+            form: Form::Whole,
             sealed_at: wall,
             born,
             size: bytes.len(),
@@ -523,6 +571,7 @@ impl Buffer {
 }
 
 fn forget(held: &mut Held, entry: &Entry) {
+    held.uncount(entry);
     held.bytes -= entry.held_bytes();
     if !entry.is_safe() {
         held.bytes_unsafe -= entry.held_bytes();
@@ -531,3 +580,6 @@ fn forget(held: &mut Held, entry: &Entry) {
         held.ram_bytes -= entry.size;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use shared::id::AgentId;
 use shared::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 
+use super::classes::{self, ClassTable};
 use super::intakes::IntakeTables;
 use super::{Batch, Buffer, Config, Uplink, Window};
 
@@ -20,6 +21,8 @@ pub(super) struct ConfigFile {
     batch: BatchTable,
     #[serde(default)]
     buffer: BufferTable,
+    #[serde(default)]
+    class: Vec<ClassTable>,
     #[serde(default)]
     window: WindowTable,
     health: Option<HealthTable>,
@@ -100,8 +103,8 @@ fn keep_alive_seconds() -> u64 {
 impl Default for BatchTable {
     fn default() -> Self {
         Self {
-            rows_max: 5_000,
-            bytes_max: 256 << 10,
+            rows_max: 4_000,
+            bytes_max: 16 << 10,
             linger_ms: 1_000,
         }
     }
@@ -110,9 +113,9 @@ impl Default for BatchTable {
 impl Default for BufferTable {
     fn default() -> Self {
         Self {
-            bytes_max: 1 << 30,
+            bytes_max: 64 << 20,
             ram_bytes_max: 8 << 20,
-            max_unsafe_ms: 1_000,
+            max_unsafe_ms: 10_000,
         }
     }
 }
@@ -122,7 +125,7 @@ impl Default for WindowTable {
         Self {
             batches_max: 16,
             bytes_max: 2 << 20,
-            backlog_share_percent: 50,
+            backlog_share_percent: 20,
         }
     }
 }
@@ -151,13 +154,15 @@ impl ConfigFile {
             );
             return Err(bad("batch", "bytes_max", batch.bytes_max, allowed));
         }
-        let (host, lines, replays) = self.intake.resolve(folder)?;
+        let classes = classes::resolve(self.class)?;
+        let (host, lines, replays) = self.intake.resolve(folder, &classes)?;
         Ok(Config {
             agent,
             data_dir: folder.join(self.agent.data_dir),
             uplink: self.uplink.resolve(folder)?,
             batch,
             buffer,
+            classes,
             window: self.window.resolve()?,
             health,
             ledger: self.ledger.map(|table| folder.join(table.file)),

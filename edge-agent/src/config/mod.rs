@@ -1,10 +1,11 @@
 //! The configuration of one agent: read once, checked as a whole, then trusted.
 //!
-//! `file.rs` is the TOML as the operator writes it, `intakes.rs` its part about sources; this is
-//! what the stages get: paths resolved against the folder of the file, durations with their type,
+//! `file.rs` is the TOML as the operator writes it, `classes.rs` and `intakes.rs` its parts about
+//! priorities and sources; this is what the stages get: paths resolved against the folder of the file, durations with their type,
 //! relations checked.
 
 mod file;
+mod classes;
 mod intakes;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use std::time::Duration;
 use shared::id::AgentId;
 use shared::payload::line::Precision;
 
+use crate::buffer::Classes;
+use crate::handed::Class;
 use file::{ConfigFile, Located};
 
 /// Everything one agent is told by its operator.
@@ -25,6 +28,8 @@ pub struct Config {
     pub uplink: Uplink,
     pub batch: Batch,
     pub buffer: Buffer,
+    /// Whose readings go first when the buffer is full.
+    pub classes: Classes,
     pub window: Window,
     /// `host:port` of a loopback address for `/status` and `/metrics`; none if absent.
     pub health: Option<String>,
@@ -79,6 +84,7 @@ pub struct Window {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     pub interval: Duration,
+    pub class: Class,
 }
 
 /// Influx line protocol.
@@ -94,6 +100,7 @@ pub struct Line {
     pub connections_max: usize,
     /// A longer line is refused.
     pub line_bytes_max: usize,
+    pub class: Class,
 }
 
 /// Where lines come from.
@@ -116,6 +123,7 @@ pub struct Replay {
     pub speed: f64,
     /// The unit of its times.
     pub precision: Precision,
+    pub class: Class,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

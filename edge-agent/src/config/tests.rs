@@ -1,4 +1,5 @@
 use super::*;
+use crate::buffer::{ClassRule, Overflow};
 
 const SMALL: &str = r#"
 [agent]
@@ -81,6 +82,47 @@ file = "recorded.lp"
 }
 
 #[test]
+fn classes_are_read_in_order_and_intakes_name_theirs() {
+    let more = r#"
+[[class]]
+name = "alarms"
+overflow = "reject"
+[[class]]
+name = "trend"
+overflow = "thin"
+[[class]]
+name = "debug"
+[intake.host]
+class = "debug"
+[[intake.line]]
+listen = "stdin"
+[[intake.replay]]
+file = "trucks.csv"
+class = "trend"
+"#;
+    let config = check(more).unwrap();
+    let rule = |name: &str, overflow| ClassRule {
+        name: name.to_owned(),
+        overflow,
+    };
+    let rules = vec![
+        rule("alarms", Overflow::Reject),
+        rule("trend", Overflow::Thin),
+        rule("debug", Overflow::DropOldest),
+    ];
+    assert_eq!(Some(config.classes), Classes::new(rules));
+    assert_eq!(config.host.unwrap().class, Class(2));
+    assert_eq!(config.lines[0].class, Class(0), "the first one by default");
+    assert_eq!(config.replays[0].class, Class(1));
+    assert_eq!(check("").unwrap().classes, Classes::default());
+    let nine: String = (0..9)
+        .map(|nth| format!("[[class]]\nname = \"c{nth}\"\n"))
+        .collect();
+    let error = check(&nine).unwrap_err();
+    assert!(error.contains("may be 8 classes"), "{error}");
+}
+
+#[test]
 fn a_disabled_host_intake_is_none() {
     let config = check("[intake.host]\nenabled = false\ninterval_ms = 1000\n").unwrap();
     assert_eq!(config.host, None);
@@ -108,6 +150,21 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
             "127.0.0.1:9100",
         ),
         ("[batch]\nrows_max = 0\n", ":12: `batch.rows_max`", "1 to"),
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"b\"\noverflow = \"keep\"\n",
+            ":15: `class.overflow`",
+            "\"reject\"",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"a\"\n",
+            ":14: `class.name`",
+            "already",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[intake.host]\nclass = \"c\"\n",
+            ":14: `intake.host.class`",
+            "there are: a",
+        ),
         (
             "[buffer]\n\nbytes_max = 7\n",
             ":13: `buffer.bytes_max`",

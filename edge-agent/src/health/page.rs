@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use super::Told;
+use crate::buffer::ClassAccount;
 use crate::intake::Counters;
 use crate::status::Status;
 
@@ -13,7 +14,7 @@ const CANNOT_FAIL: &str = "writing to a string cannot fail";
 type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 22] = [
+const NUMBERS: [Number<Status>; 24] = [
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -70,6 +71,11 @@ const NUMBERS: [Number<Status>; 22] = [
         "Bytes that the buffer may take",
     ),
     (
+        "buffer_bytes_reserved",
+        |status| status.buffer_bytes_reserved,
+        "Bytes that stand on the disk for the buffer, used or not",
+    ),
+    (
         "journal_bytes_written_total",
         |status| status.journal_bytes_written_total,
         "Bytes written to the buffer",
@@ -88,6 +94,11 @@ const NUMBERS: [Number<Status>; 22] = [
         "readings_lost_total",
         |status| status.readings_lost_total,
         "Readings lost",
+    ),
+    (
+        "readings_thinned_total",
+        |status| status.readings_thinned_total,
+        "Readings of which only the sums of their minutes stayed",
     ),
     (
         "not_kept_total",
@@ -155,6 +166,30 @@ const INTAKE_NUMBERS: [Number<Counters>; 5] = [
     ),
 ];
 
+/// Of one class.
+const CLASS_NUMBERS: [Number<ClassAccount>; 4] = [
+    (
+        "buffer_bytes",
+        |class| class.bytes,
+        "Bytes of batches of a class in the buffer",
+    ),
+    (
+        "dropped_total",
+        |class| class.readings_dropped,
+        "Readings of a class that went because there was no room",
+    ),
+    (
+        "thinned_total",
+        |class| class.readings_thinned,
+        "Readings of a class of which only the sums of their minutes stayed",
+    ),
+    (
+        "refused_total",
+        |class| class.readings_refused,
+        "Readings of a class that were not taken because there was no room",
+    ),
+];
+
 /// The whole HTTP answer to a request that begins with this line.
 pub(super) fn answer(request_line: &str, told: &Told) -> String {
     let mut words = request_line.split(' ');
@@ -205,6 +240,15 @@ fn status(told: &Told) -> String {
         }
         json.push('}');
     }
+    json.push_str("],\"classes\":[");
+    for (at, class) in status.classes.iter().enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        write!(json, "{comma}{{\"name\":{}", quoted(&class.name)).expect(CANNOT_FAIL);
+        for (name, value, _) in CLASS_NUMBERS {
+            write!(json, ",\"{name}\":{}", value(class)).expect(CANNOT_FAIL);
+        }
+        json.push('}');
+    }
     json.push_str("]}\n");
     json
 }
@@ -230,6 +274,15 @@ fn metrics(told: &Told) -> String {
                 "tributary_agent_{name}{{intake=\"{intake}\"}} {value}"
             )
             .expect(CANNOT_FAIL);
+        }
+    }
+    for (name, value, help) in CLASS_NUMBERS {
+        let name = format!("class_{name}");
+        head(&mut text, &name, help);
+        for class in &status.classes {
+            let (label, value) = (label(&class.name), value(class));
+            writeln!(text, "tributary_agent_{name}{{class=\"{label}\"}} {value}")
+                .expect(CANNOT_FAIL);
         }
     }
     text
@@ -283,6 +336,13 @@ mod tests {
             server: "10.0.0.1:8883".to_owned(),
             pending_readings: 7,
             last_error: Some("a \"bad\"\nday".to_owned()),
+            classes: vec![ClassAccount {
+                name: "alarms".to_owned(),
+                bytes: 5,
+                readings_dropped: 0,
+                readings_thinned: 0,
+                readings_refused: 2,
+            }],
             ..Status::default()
         };
         let account = Account::new("tcp://127.0.0.1:8094");
@@ -312,7 +372,9 @@ mod tests {
         ] {
             assert!(body.contains(part), "{part} in {body}");
         }
-        assert!(body.ends_with("\"connections\":0}]}\n"), "{body}");
+        let end = "\"connections\":0}],\"classes\":[{\"name\":\"alarms\",\"buffer_bytes\":5,\
+                   \"dropped_total\":0,\"thinned_total\":0,\"refused_total\":2}]}\n";
+        assert!(body.ends_with(end), "{body}");
     }
 
     #[test]
@@ -323,6 +385,7 @@ mod tests {
             "# TYPE tributary_agent_readings_total counter\ntributary_agent_readings_total 0\n",
             "# TYPE tributary_agent_pending_readings gauge\ntributary_agent_pending_readings 7\n",
             "tributary_agent_intake_refused_total{intake=\"tcp://127.0.0.1:8094\"} 3\n",
+            "tributary_agent_class_refused_total{class=\"alarms\"} 2\n",
         ] {
             assert!(body.contains(part), "{part} in {body}");
         }

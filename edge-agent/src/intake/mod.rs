@@ -18,7 +18,7 @@ use shared::reading::Reading;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::handed::{Handed, Intakes, NotKept, Stopped};
+use crate::handed::{Class, Handed, Intakes, Kind, NotKept, Stamp, Stopped};
 use crate::ledger::Ledger;
 
 /// One line of the log per intake, kind and so long, at most: a mad device must not fill a disk.
@@ -56,6 +56,7 @@ pub struct Entry {
     account: Account,
     intakes: Intakes,
     ledger: Option<Ledger>,
+    class: Class,
 }
 
 /// Decides which complaints of one kind are worth a line in the log. Shared by the connections of
@@ -83,6 +84,20 @@ impl Entry {
             account,
             intakes,
             ledger,
+            class: Class::default(),
+        }
+    }
+
+    /// The same way in for readings of this class.
+    #[must_use]
+    pub fn with_class(self, class: Class) -> Entry {
+        Entry { class, ..self }
+    }
+
+    fn kind(&self) -> Kind {
+        Kind {
+            class: self.class,
+            stamp: Stamp::Wall,
         }
     }
 
@@ -109,7 +124,13 @@ impl Entry {
             Some(ledger) => Some(ledger.expect(&readings, teller).await?),
             None => teller,
         };
-        self.intakes.hand_over(Handed { readings, kept }).await?;
+        let kind = self.kind();
+        let handed = Handed {
+            readings,
+            kind,
+            kept,
+        };
+        self.intakes.hand_over(handed).await?;
         self.counters().readings.fetch_add(count, Ordering::Relaxed);
         Ok(outcome)
     }
@@ -123,9 +144,13 @@ impl Entry {
             None => Ok(None),
         }
         .is_ok_and(|kept| {
-            self.intakes
-                .try_hand_over(Handed { readings, kept })
-                .is_ok()
+            let kind = self.kind();
+            let handed = Handed {
+                readings,
+                kind,
+                kept,
+            };
+            self.intakes.try_hand_over(handed).is_ok()
         });
         let counter = if taken {
             &self.counters().readings

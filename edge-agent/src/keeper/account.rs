@@ -71,6 +71,7 @@ impl Account {
         self.status.batches_acked_total += settled.batches_acked;
         self.status.readings_acked_total += settled.readings_acked;
         self.status.readings_lost_total += settled.readings_lost;
+        self.status.readings_thinned_total += settled.readings_thinned;
         self.status.gap_records_total += settled.gap_records;
     }
 

@@ -1,4 +1,5 @@
-//! The buffer's folder on disk: its lock, its journal, and batches that were refused for ever.
+//! The buffer's folder on disk: its lock, its journal, what was damaged in it, and batches that were
+//! refused for ever.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -6,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use journal::{DiskStorage, Journal, JournalError, Options, Writer, WriterHandle};
+use journal::{DiskStorage, Journal, JournalError, Options, Skipped, Writer, WriterHandle};
 use shared::id::{Epoch, TimeNs};
 
 use super::KeeperError;
+use super::quarantine::Quarantine;
 use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Recovery};
 
 /// Refused batches that are set aside; more are counted only.
@@ -25,6 +27,7 @@ const DAMAGED_MAX: usize = 4;
 pub(super) struct Folder {
     path: PathBuf,
     dead_letters: usize,
+    pub(super) quarantine: Quarantine,
     /// Held as long as the folder is used.
     _lock: File,
 }
@@ -45,7 +48,7 @@ pub(super) fn mint_epoch() -> Epoch {
 
 /// A few files that together keep the bound; each holds at least one batch of any size.
 fn journal_options(bytes_max: u64) -> Options {
-    let file_bytes = (bytes_max / 16).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
+    let file_bytes = (bytes_max / 32).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
     let files = (bytes_max / file_bytes).max(FILES_MIN);
     Options {
         file_bytes,
@@ -69,7 +72,8 @@ impl Folder {
         let dead = path.join("dead-letters");
         fs::create_dir_all(&dead).map_err(failed)?;
         let dead_letters = fs::read_dir(&dead).map_err(failed)?.count();
-        let (journal, recovery, trouble) = open_or_set_aside(options, epoch)?;
+        let mut quarantine = Quarantine::open(&path).map_err(failed)?;
+        let (journal, recovery, trouble) = open_or_set_aside(options, epoch, &mut quarantine)?;
         let (buffer, writer, handle) =
             begin(journal, recovery, options, epoch, wall).map_err(|error| {
                 KeeperError::Buffer {
@@ -81,6 +85,7 @@ impl Folder {
         let folder = Folder {
             path: path.clone(),
             dead_letters,
+            quarantine,
             _lock: lock,
         };
         Ok(Opened {
@@ -113,11 +118,13 @@ impl Folder {
     }
 }
 
-/// Opens the journal. One that is damaged is moved aside and a new one begun: an agent that keeps
-/// nothing loses more. Also says what people should know of that.
+/// Opens the journal. Damaged records are put aside; one that cannot be read as a whole is moved
+/// aside and a new one begun: an agent that keeps nothing loses more. Also says what people should
+/// know of that.
 fn open_or_set_aside(
     options: &BufferOptions,
     epoch: Epoch,
+    quarantine: &mut Quarantine,
 ) -> Result<(Journal, Recovery, Option<String>), KeeperError> {
     let path = &options.dir;
     let failed = |source| KeeperError::Folder {
@@ -127,7 +134,12 @@ fn open_or_set_aside(
     let damaged = count_damaged(path).map_err(failed)?;
     let mut recovery = Recovery::default();
     let error = match open_journal(options, &mut recovery) {
-        Ok(journal) => {
+        Ok((journal, skipped)) => {
+            if !skipped.is_empty() {
+                recovery.damaged();
+                let text = put_aside(&skipped, quarantine);
+                return Ok((journal, recovery, Some(text)));
+            }
             // The agent may have been stopped between moving one aside and beginning another.
             if recovery.is_first() && damaged > 0 {
                 recovery = recovery.without_what_is_held();
@@ -152,8 +164,26 @@ fn open_or_set_aside(
         aside.display()
     );
     tracing::error!("{text}");
-    let journal = open_journal(options, &mut Recovery::default())?;
+    let (journal, _) = open_journal(options, &mut Recovery::default())?;
     Ok((journal, recovery.without_what_is_held(), Some(text)))
+}
+
+/// Copies what was passed over; the text tells people.
+fn put_aside(skipped: &[Skipped], quarantine: &mut Quarantine) -> String {
+    let mut bytes = 0;
+    for one in skipped {
+        let name = format!("{}-{}", one.file, one.offset);
+        quarantine.put(&name, &one.bytes);
+        bytes += one.length;
+    }
+    let text = format!(
+        "the buffer is damaged in {} places, {bytes} bytes together: readings in them that were not \
+         acknowledged are lost, and the cluster is told. What stood there is in {}: check the disk",
+        skipped.len(),
+        quarantine.path().display()
+    );
+    tracing::error!("{text}");
+    text
 }
 
 fn count_damaged(path: &Path) -> io::Result<usize> {
@@ -165,18 +195,21 @@ fn count_damaged(path: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-fn open_journal(options: &BufferOptions, recovery: &mut Recovery) -> Result<Journal, KeeperError> {
+fn open_journal(
+    options: &BufferOptions,
+    recovery: &mut Recovery,
+) -> Result<(Journal, Vec<Skipped>), KeeperError> {
     let path = &options.dir;
     let storage = DiskStorage::open(path.join(JOURNAL)).map_err(|source| KeeperError::Folder {
         path: path.clone(),
         source,
     })?;
     let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
-    Journal::open(storage, journal_options(options.bytes_max), &mut visit).map_err(|error| {
-        KeeperError::Buffer {
-            path: path.clone(),
-            error,
-        }
+    let bounds = journal_options(options.bytes_max);
+    let opened = Journal::open_skipping(storage, bounds, &mut visit);
+    opened.map_err(|error| KeeperError::Buffer {
+        path: path.clone(),
+        error,
     })
 }
 
@@ -205,7 +238,7 @@ fn begin(
         }
     }
     let (writer, handle) = Writer::new(journal);
-    Ok((buffer, writer, handle))
+    Ok((buffer, writer.reserving(), handle))
 }
 
 fn lock(path: &Path) -> Result<File, KeeperError> {

@@ -4,6 +4,8 @@
 mod account;
 mod folder;
 mod outage;
+mod quarantine;
+mod room;
 mod waiters;
 
 use std::path::PathBuf;
@@ -23,7 +25,7 @@ use crate::batcher::{BatchOptions, Batcher, Fit};
 use crate::buffer::{
     Buffer, BufferOptions, DiskWork, Place, Settled, Source, Unreadable, payload_to_batch,
 };
-use crate::handed::{Handed, Handovers, NotKept};
+use crate::handed::{Handed, Handovers, Kind, NotKept};
 use crate::status::Status;
 use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
 use crate::window::{Alarm, Outcome, Window, WindowOptions};
@@ -205,7 +207,7 @@ impl Keeper {
                     while let Some(handed) = self.handovers.try_receive() {
                         self.take(handed);
                     }
-                    self.seal();
+                    self.seal_all();
                     open = false;
                     stopping = Some(self.clock.now() + STOP_DRAIN);
                 }
@@ -271,9 +273,11 @@ impl Keeper {
     /// Everything that is due: seal, sync, send, tell.
     fn work(&mut self) {
         let now = self.clock.now();
-        if self.batcher.is_due(now) {
-            self.seal();
+        let due: Vec<Kind> = self.batcher.due_kinds(now).collect();
+        for kind in due {
+            self.seal(kind);
         }
+        self.thin();
         if let Some(work) = self.buffer.next_sync(now, false) {
             self.submit(work);
         }
@@ -295,10 +299,15 @@ impl Keeper {
 
     /// Takes readings over; whoever waits is told at once if they cannot be kept.
     fn take(&mut self, handed: Handed) {
-        let Handed { readings, kept } = handed;
+        let Handed {
+            readings,
+            kind,
+            kept,
+        } = handed;
         let count = readings.len() as u64;
-        let fits = |reading| self.batcher.fit(reading) != Fit::Never;
-        let refusal = if kept.is_some() && self.buffer.is_full() {
+        let fits = |reading| self.batcher.fit(reading, kind) != Fit::Never;
+        let refusal = if self.buffer.refuses(kind.class, kept.is_some()) {
+            self.buffer.count_refused(kind.class, count);
             Some(NotKept::BufferFull)
         } else if kept.is_some() && !readings.iter().all(fits) {
             Some(NotKept::TooLarge)
@@ -316,14 +325,14 @@ impl Keeper {
         let waiter = kept.map(|kept| self.waiters.add(kept));
         for reading in readings {
             loop {
-                match self.batcher.fit(&reading) {
+                match self.batcher.fit(&reading, kind) {
                     Fit::Yes => {
                         let now = self.clock.now();
                         self.account.readings += 1;
-                        self.batcher.push(now, reading, waiter);
+                        self.batcher.push(now, reading, kind, waiter);
                         break;
                     }
-                    Fit::AfterSeal => self.seal(),
+                    Fit::AfterSeal => self.seal(kind),
                     Fit::AfterEpoch => self.begin_epoch(),
                     Fit::Never => {
                         self.account.not_kept += 1;
@@ -337,12 +346,22 @@ impl Keeper {
         }
     }
 
-    fn seal(&mut self) {
-        let now = self.clock.now();
-        let since = self.batcher.since().unwrap_or(now);
-        let Some(collected) = self.batcher.take() else {
+    fn seal_all(&mut self) {
+        let open: Vec<Kind> = self.batcher.open_kinds().collect();
+        for kind in open {
+            self.seal(kind);
+        }
+    }
+
+    fn seal(&mut self, kind: Kind) {
+        let bytes = self.batcher.sealed_bytes_most(kind);
+        if !self.buffer.has_room_for(kind.class, bytes) {
+            return self.give_up_open(kind);
+        }
+        let Some(collected) = self.batcher.take(kind) else {
             return;
         };
+        let (now, since) = (self.clock.now(), collected.since);
         let waiting = collected.waiters.clone();
         let readings = collected.readings;
         self.waiters.sealed(&waiting);
@@ -358,18 +377,11 @@ impl Keeper {
                 self.waiters.lost(&waiting, NotKept::TooLarge);
             }
         }
-        let settled = self.buffer.make_room(Clock::wall());
-        if settled.readings_lost > 0 {
-            tracing::warn!(
-                readings = settled.readings_lost,
-                "the buffer is full: the oldest readings go"
-            );
-        }
-        self.settle(&settled);
+        self.make_room();
     }
 
     fn begin_epoch(&mut self) {
-        self.seal();
+        self.seal_all();
         let last = LastEpoch {
             epoch: self.buffer.epoch(),
             ended_cleanly: true,
@@ -404,6 +416,9 @@ impl Keeper {
         );
         tracing::error!("{text}");
         self.account.trouble(text);
+        for place in &unreadable.places {
+            self.set_aside(*place);
+        }
         let settled = self.buffer.not_carried(&unreadable.places, Clock::wall());
         self.settle(&settled);
     }
@@ -461,6 +476,7 @@ impl Keeper {
     }
 
     fn damaged(&mut self, id: u64, place: Place, now: Duration) {
+        self.set_aside(place);
         let wall = Clock::wall();
         self.window
             .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
@@ -583,6 +599,7 @@ impl Keeper {
 
     /// Files of the journal that nothing needs any more.
     fn let_go(&mut self) {
+        self.see_space();
         if let Some(before) = self.buffer.release()
             && let Err(error) = self.disk.handle.release(before)
         {
@@ -603,6 +620,7 @@ impl Keeper {
         let now = self.clock.now();
         let (buffer, window) = (&self.buffer, &self.window);
         let open = self.batcher.readings();
+        let reserved = self.disk.handle.usage().bytes_reserved;
         self.account.give(|status| {
             status.epoch = buffer.epoch().0;
             status.pending_readings = open + buffer.readings_pending();
@@ -614,9 +632,11 @@ impl Keeper {
             });
             status.buffer_bytes = buffer.bytes();
             status.buffer_bytes_max = buffer.bytes_max();
+            status.buffer_bytes_reserved = reserved;
             status.buffer_ram_bytes = buffer.ram_bytes();
             status.journal_bytes_written_total = buffer.journal_bytes_written();
             status.unsafe_readings = open + buffer.readings_unsafe();
+            status.classes = buffer.classes().collect();
         });
     }
 

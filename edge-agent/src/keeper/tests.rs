@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::buffer::Classes;
 use crate::handed::{Intakes, channel};
 
 /// A folder of its own, removed at the end.
@@ -47,6 +48,7 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
             bytes_max,
             ram_bytes_max: 1 << 20,
             max_unsafe: Duration::from_secs(10),
+            classes: Classes::default(),
         },
         window: WindowOptions {
             batches_max: 16,
@@ -99,6 +101,7 @@ impl Running {
         let (kept, told) = oneshot::channel();
         let handed = Handed {
             readings: (b'A'..b'A' + 50).map(reading).collect(),
+            kind: Kind::default(),
             kept: Some(kept),
         };
         self.intakes.hand_over(handed).await.unwrap();
@@ -168,24 +171,16 @@ fn damage(folder: &Path) {
     std::fs::write(&file, bytes).unwrap();
 }
 
-#[tokio::test]
-async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
-    let folder = Scratch::new();
-    let running = start(&folder.0, 64 << 20);
-    for _ in 0..3 {
-        assert_eq!(running.hand_over(10).await, Ok(()));
-    }
-    let last = Epoch(running.stop().await.epoch);
-    damage(&folder.0);
-    let (_intakes, handovers) = channel();
-    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
-    let epoch = keeper.buffer.epoch();
-    let aside = folder.0.join(format!("journal-damaged-{epoch}"));
-    assert!(aside.join("0000000000000001.journal").is_file());
-    let trouble = keeper.account.last_error();
-    assert!(trouble.contains(aside.to_str().unwrap()), "{trouble}");
+/// Leaves a journal of which a whole file is missing.
+fn damage_beyond_use(folder: &Path) {
+    let journal = folder.join("journal");
+    let name = |generation: u64| journal.join(format!("{generation:016x}.journal"));
+    std::fs::rename(name(1), name(3)).unwrap();
+}
+
+fn hello(keeper: &Keeper) -> shared::batch::Hello {
     let hello = keeper.read(Place {
-        epoch,
+        epoch: keeper.buffer.epoch(),
         lane: Lane::Names,
         from: BatchNumber(1),
         to: BatchNumber(1),
@@ -193,17 +188,72 @@ async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
     let Body::Hello(hello) = decode(&hello.unwrap()).unwrap().body else {
         panic!("the first batch is the hello");
     };
-    let ended_cleanly = false;
-    let epoch = last;
-    assert_eq!(
-        hello.last,
-        Some(LastEpoch {
-            epoch,
-            ended_cleanly
-        })
-    );
-    assert_eq!(hello.older_epochs, []);
-    drop(keeper);
+    hello
+}
+
+async fn end(keeper: Keeper) {
+    let (_stop, stopped) = watch::channel(true);
+    keeper.run(stopped).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..3 {
+        assert_eq!(running.hand_over(10).await, Ok(()));
+    }
+    let last = Epoch(running.stop().await.epoch);
+    damage(&folder.0);
+    let mut put_aside = Vec::new();
+    for _ in 0..2 {
+        let (_intakes, handovers) = channel();
+        let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
+        assert!(folder.0.join("journal").is_dir());
+        assert_eq!(keeper.buffer.readings_pending(), 100, "one batch of three");
+        let trouble = keeper.account.last_error();
+        assert!(trouble.contains("damaged in 1 places"), "{trouble}");
+        let told = hello(&keeper);
+        assert!(told.older_epochs.contains(&last));
+        assert!(!told.last.unwrap().ended_cleanly);
+        let gaps: Vec<_> = [1, 2, 3, 4]
+            .into_iter()
+            .filter_map(|number| {
+                let held = keeper
+                    .buffer
+                    .sendable(last, Lane::Live, BatchNumber(number))?;
+                let batch = decode(&keeper.read(held.place)?).unwrap();
+                matches!(batch.body, Body::Gap(_)).then_some(number)
+            })
+            .collect();
+        assert_eq!(gaps, [1], "the first batch of data");
+        let files = std::fs::read_dir(folder.0.join("damaged")).unwrap();
+        put_aside.push(files.count());
+        end(keeper).await;
+    }
+    assert_eq!(put_aside, [1, 1], "once");
+}
+
+#[tokio::test]
+async fn a_buffer_beyond_use_is_moved_aside_and_the_cluster_is_told() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..3 {
+        assert_eq!(running.hand_over(10).await, Ok(()));
+    }
+    running.stop().await;
+    damage_beyond_use(&folder.0);
+    let (_intakes, handovers) = channel();
+    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
+    let epoch = keeper.buffer.epoch();
+    let aside = folder.0.join(format!("journal-damaged-{epoch}"));
+    assert!(aside.join("0000000000000003.journal").is_file());
+    let trouble = keeper.account.last_error();
+    assert!(trouble.contains(aside.to_str().unwrap()), "{trouble}");
+    let told = hello(&keeper);
+    assert!(!told.last.unwrap().ended_cleanly);
+    assert_eq!(told.older_epochs, []);
+    end(keeper).await;
     let running = start(&folder.0, 64 << 20);
     assert_eq!(running.hand_over(10).await, Ok(()));
     assert_eq!(running.stop().await.pending_readings, 50);
@@ -220,7 +270,7 @@ async fn what_keeps_being_damaged_is_not_moved_aside_for_ever() {
         assert_eq!(running.hand_over(10).await, Ok(()));
     }
     running.stop().await;
-    damage(&folder.0);
+    damage_beyond_use(&folder.0);
     let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1);
     assert!(matches!(opened.err(), Some(KeeperError::Buffer { .. })));
     assert!(folder.0.join("journal").is_dir());

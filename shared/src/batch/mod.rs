@@ -177,6 +177,8 @@ pub enum GapReason {
     Refused = 3,
     /// Acked once, then lost by a cluster restored from an older backup.
     Restored = 4,
+    /// There was no room for all of them: the sums of their minutes come in another batch.
+    Thinned = 5,
 }
 
 /// The next link of a stream's digest chain: xxh3-64 of a batch's bytes, seeded with the link
@@ -225,12 +227,13 @@ impl Kind {
 }
 
 impl GapReason {
-    pub const ALL: [GapReason; 5] = [
+    pub const ALL: [GapReason; 6] = [
         Self::Overflow,
         Self::Damaged,
         Self::Crash,
         Self::Refused,
         Self::Restored,
+        Self::Thinned,
     ];
 
     pub fn from_byte(byte: u8) -> Option<Self> {
@@ -245,6 +248,7 @@ impl GapReason {
             Self::Crash => "crash",
             Self::Refused => "refused",
             Self::Restored => "restored",
+            Self::Thinned => "thinned",
         }
     }
 }

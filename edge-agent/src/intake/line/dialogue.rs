@@ -176,6 +176,7 @@ impl Answers {
 mod tests {
     use super::*;
     use crate::config::Listen;
+    use crate::handed::Class;
     use shared::payload::line::Precision;
 
     fn options() -> Line {
@@ -186,6 +187,7 @@ mod tests {
             device_key: "device".to_owned(),
             connections_max: 1,
             line_bytes_max: 100,
+            class: Class::default(),
         }
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::handed::{self, Handed, Handovers, NotKept};
+use crate::handed::{self, Class, Handed, Handovers, NotKept};
 use crate::intake::Account;
 use shared::payload::line::Precision;
 use std::pin::Pin;
@@ -25,6 +25,7 @@ fn options(listen: Listen) -> Line {
         device_key: "device".to_owned(),
         connections_max: 2,
         line_bytes_max: 1_000,
+        class: Class::default(),
     }
 }
 

@@ -15,7 +15,8 @@ use shared::reading::{Reading, Value};
 
 use super::*;
 use crate::batcher::{BatchOptions, Batcher, WaiterId};
-use crate::buffer::{BufferOptions, DiskWork, Recovery, Source, payload_to_batch};
+use crate::buffer::{BufferOptions, Classes, DiskWork, Recovery, Source, payload_to_batch};
+use crate::handed::Kind;
 
 const WALL: TimeNs = TimeNs(1_000_000);
 const FILES: Options = Options {
@@ -144,6 +145,7 @@ impl Agent {
             bytes_max,
             ram_bytes_max: 4 << 10,
             max_unsafe: Duration::from_secs(10),
+            classes: Classes::default(),
         };
         let now = Duration::ZERO;
         let mut agent = Agent {
@@ -176,9 +178,10 @@ impl Agent {
                 fields: vec![("v".to_owned(), Value::Int(value))],
             };
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
-            self.batcher.push(self.now, reading, waiter);
+            self.batcher
+                .push(self.now, reading, Kind::default(), waiter);
         }
-        let collected = self.batcher.take().unwrap();
+        let collected = self.batcher.take(Kind::default()).unwrap();
         let sealed = self.buffer.seal(
             collected,
             WINDOW.batches_max,
