@@ -465,6 +465,7 @@ mod tests {
             names_needed: BatchNumber::NONE,
             sealed_at: TimeNs(1),
             complete_below: TimeNs(1),
+            boot_relative: false,
         };
         let to = Position {
             last: BatchNumber(1),
@@ -518,6 +519,7 @@ mod tests {
             names_needed: BatchNumber(1),
             sealed_at: TimeNs(1),
             complete_below: TimeNs(1),
+            boot_relative: false,
         };
         let to = agent.lane(E1, Lane::Names).position;
         agent.advance(&header, to, TimeNs(0), TimeNs(399 * DAY));

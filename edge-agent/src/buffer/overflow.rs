@@ -250,6 +250,7 @@ impl Buffer {
             names_needed: BatchNumber::NONE,
             sealed_at: wall,
             complete_below,
+            boot_relative: false,
         };
         let body = Body::Gap(Gap {
             from: gap.from,

@@ -90,6 +90,7 @@ impl Agent {
             names_needed: BatchNumber(names_needed),
             sealed_at: TimeNs(5),
             complete_below: TimeNs(4),
+            boot_relative: false,
         }
     }
 
