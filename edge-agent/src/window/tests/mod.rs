@@ -83,7 +83,7 @@ impl Cluster {
         let mut next = digest(header.previous, bytes);
         match batch.body {
             Body::Hello(hello) => self.hellos.push(hello),
-            Body::Names(_) => {}
+            Body::Names(_) | Body::Clock(_) => {}
             Body::Data(data) => {
                 let series = data.groups.iter().flat_map(|group| &group.series);
                 for column in series.flat_map(|series| &series.columns) {
