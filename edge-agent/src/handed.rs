@@ -15,11 +15,35 @@ pub const HANDOVERS_MAX: usize = 256;
 /// Bytes of readings that may wait for the keeper; one larger hand-over is taken alone.
 pub const HANDED_BYTES_MAX: usize = 16 << 20;
 
+/// Which priority class readings are of: a place in the configuration's list, 0 is the default
+/// class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Class(pub u8);
+
+/// By whose clock readings are stamped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Stamp {
+    /// Time of day, given by the device or by an agent that knows it.
+    #[default]
+    Wall,
+    /// Nanoseconds since this machine's boot: the agent does not know the time of day yet.
+    Boot,
+}
+
+/// What readings must have in common to share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Kind {
+    pub class: Class,
+    pub stamp: Stamp,
+}
+
 /// Readings that one source handed over together, and who wants to know that they are kept.
 #[derive(Debug)]
 pub struct Handed {
     /// 1 to [`HANDED_READINGS_MAX`], each passed `Reading::check`.
     pub readings: Vec<Reading>,
+    /// Of all the readings.
+    pub kind: Kind,
     /// `Some`: the source waits. "Kept" is: synced to the agent's journal or acked by the cluster,
     /// whichever is first, for all readings of the hand-over.
     pub kept: Option<oneshot::Sender<Result<(), NotKept>>>,
@@ -159,6 +183,7 @@ mod tests {
         };
         Handed {
             readings: vec![reading],
+            kind: Kind::default(),
             kept: None,
         }
     }

@@ -17,6 +17,8 @@ use shared::limits::{
 };
 use shared::reading::{FieldType, Reading, Value};
 
+use crate::handed::Kind;
+
 /// Series ids of one epoch; when they are used up the agent goes on in a new epoch.
 pub const SERIES_MAX: usize = 65_536;
 /// What a value may take in an encoded batch, besides a text's bytes.
@@ -55,6 +57,7 @@ pub enum Fit {
 /// What goes into one batch of data, and the definitions that have to go before it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Collected {
+    pub kind: Kind,
     /// New definitions, in batches that each fit the limits.
     pub names: Vec<Vec<SeriesDefinition>>,
     pub data: Data,
@@ -73,6 +76,8 @@ pub struct Batcher {
     open: Vec<OpenSeries>,
     /// Where an id stands in `open`.
     open_at: HashMap<LocalSeriesId, usize>,
+    /// Of what is open.
+    kind: Kind,
     cost: Cost,
     since: Option<Duration>,
     waiters: Vec<WaiterId>,
@@ -119,6 +124,7 @@ impl Batcher {
             new: Vec::new(),
             open: Vec::new(),
             open_at: HashMap::new(),
+            kind: Kind::default(),
             cost: Cost::default(),
             since: None,
             waiters: Vec::new(),
@@ -142,7 +148,7 @@ impl Batcher {
     }
 
     /// Whether this reading can be pushed now, and else what has to happen first.
-    pub fn fit(&self, reading: &Reading) -> Fit {
+    pub fn fit(&self, reading: &Reading, kind: Kind) -> Fit {
         let one = Cost::of(reading);
         if !one.fits(&Cost::default()) {
             return Fit::Never;
@@ -151,7 +157,8 @@ impl Batcher {
             return Fit::AfterEpoch;
         }
         let full = self.cost.rows >= self.options.rows_max
-            || self.cost.raw_bytes >= self.options.bytes_max;
+            || self.cost.raw_bytes >= self.options.bytes_max
+            || self.kind != kind;
         if self.cost.rows > 0 && (full || !one.fits(&self.cost)) {
             return Fit::AfterSeal;
         }
@@ -159,7 +166,8 @@ impl Batcher {
     }
 
     /// Adds a reading that [`Batcher::fit`] said `Yes` to.
-    pub fn push(&mut self, now: Duration, reading: Reading, waiter: Option<WaiterId>) {
+    pub fn push(&mut self, now: Duration, reading: Reading, kind: Kind, waiter: Option<WaiterId>) {
+        self.kind = kind;
         self.cost.add(&Cost::of(&reading));
         self.since.get_or_insert(now);
         if let Some(waiter) = waiter
@@ -222,6 +230,7 @@ impl Batcher {
         self.since = None;
         self.open_at.clear();
         Some(Collected {
+            kind: self.kind,
             names: split_names(std::mem::take(&mut self.new)),
             data: grouped(std::mem::take(&mut self.open)),
             readings,

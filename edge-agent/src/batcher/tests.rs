@@ -1,4 +1,5 @@
 use super::*;
+use crate::handed::Stamp;
 use shared::batch::{Body, Header, decode, encode};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 
@@ -23,8 +24,8 @@ fn reading(device: &str, time: i64, fields: &[(&str, Value)]) -> Reading {
 }
 
 fn push(batcher: &mut Batcher, reading: Reading) {
-    assert_eq!(batcher.fit(&reading), Fit::Yes);
-    batcher.push(START, reading, None);
+    assert_eq!(batcher.fit(&reading, Kind::default()), Fit::Yes);
+    batcher.push(START, reading, Kind::default(), None);
 }
 
 fn encoded(data: &Data) -> Vec<u8> {
@@ -141,7 +142,7 @@ fn it_is_due_by_rows_by_bytes_and_by_age() {
     push(&mut batcher, reading("a", 2, &[("x", Value::Int(1))]));
     assert!(batcher.is_due(START));
     assert_eq!(
-        batcher.fit(&reading("a", 3, &[("x", Value::Int(1))])),
+        batcher.fit(&reading("a", 3, &[("x", Value::Int(1))]), Kind::default()),
         Fit::AfterSeal
     );
     let mut batcher = Batcher::new(BatchOptions {
@@ -175,8 +176,8 @@ fn whatever_fits_can_be_encoded() {
             ..reading(&format!("d{nth}"), nth * nth * 7_919, &[])
         };
         let mut count = 0;
-        while batcher.fit(&make(count)) == Fit::Yes {
-            batcher.push(START, make(count), Some(WaiterId(9)));
+        while batcher.fit(&make(count), Kind::default()) == Fit::Yes {
+            batcher.push(START, make(count), Kind::default(), Some(WaiterId(9)));
             count += 1;
         }
         assert!(count > 1, "at least two readings in a batch");
@@ -195,7 +196,7 @@ fn a_reading_that_no_batch_can_carry_is_told_so() {
         ..reading("a", 1, &[])
     };
     assert_eq!(huge.check(), Ok(()));
-    assert_eq!(batcher.fit(&huge), Fit::Never);
+    assert_eq!(batcher.fit(&huge, Kind::default()), Fit::Never);
 }
 
 #[test]
@@ -213,4 +214,21 @@ fn many_definitions_make_several_names_batches() {
     let sizes: Vec<_> = batcher.take().unwrap().names.iter().map(Vec::len).collect();
     assert_eq!(sizes.iter().sum::<usize>(), 5_000);
     assert_eq!(sizes.len(), 3, "{sizes:?}");
+}
+
+#[test]
+fn times_of_day_and_times_since_boot_share_no_batch() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let one = || reading("a", 1, &[("x", Value::Int(1))]);
+    let since_boot = Kind {
+        stamp: Stamp::Boot,
+        ..Kind::default()
+    };
+    assert_eq!(batcher.fit(&one(), since_boot), Fit::Yes);
+    batcher.push(START, one(), since_boot, None);
+    assert_eq!(batcher.fit(&one(), since_boot), Fit::Yes);
+    assert_eq!(batcher.fit(&one(), Kind::default()), Fit::AfterSeal);
+    assert_eq!(batcher.take().unwrap().kind, since_boot);
+    push(&mut batcher, one());
+    assert_eq!(batcher.take().unwrap().kind, Kind::default());
 }

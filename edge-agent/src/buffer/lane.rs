@@ -34,6 +34,8 @@ pub(super) struct Entry {
     /// Of a batch: held; of a gap record: lost.
     pub(super) readings: u64,
     pub(super) gap: Option<GapReason>,
+    /// Its times count from boot: it waits for the clock of its epoch.
+    pub(super) boot_relative: bool,
     /// Of a gap record: when the oldest that it stands for was sealed, or before.
     pub(super) sealed_at: TimeNs,
     /// When its oldest reading came, since the keeper's start.

@@ -15,6 +15,7 @@ mod record;
 mod recover;
 mod overflow;
 mod disk;
+mod early;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +29,10 @@ use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use crate::batcher::{Collected, WaiterId};
+use crate::clock::BootId;
+use crate::handed::Stamp;
 pub use disk::{DiskWork, Unreadable, payload_to_batch};
+use early::Early;
 use lane::{Entry, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;
@@ -91,8 +95,31 @@ struct EpochShelf {
     epoch: Epoch,
     /// How many epochs began before it, as far as the journal knows.
     order: u64,
+    /// The boot of the machine in which it began.
+    boot: BootId,
     /// By `Lane as usize`.
     lanes: [LaneShelf; 3],
+    early: Early,
+}
+
+/// Where a batch is sealed.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    /// Its place in the buffer's list; `None` is the current one.
+    epoch: Option<usize>,
+    lane: Lane,
+    boot_relative: bool,
+}
+
+impl Spot {
+    /// The names lane of the current epoch.
+    fn names() -> Spot {
+        Spot {
+            epoch: None,
+            lane: Lane::Names,
+            boot_relative: false,
+        }
+    }
 }
 
 /// Sums over all that is held.
@@ -115,6 +142,7 @@ pub struct Buffer {
     /// Sealing times of what is not acked, counted.
     unacked_since: BTreeMap<TimeNs, usize>,
     disk: disk::DiskState,
+    boot: BootId,
 }
 
 impl EpochShelf {
@@ -127,6 +155,7 @@ impl EpochShelf {
             epoch: self.epoch,
             order: self.order,
             ended_cleanly: false,
+            boot: self.boot,
             acked: self.lanes.each_ref().map(|lane| lane.acked),
         }
     }
@@ -155,6 +184,7 @@ impl Buffer {
             epochs: recovery.into_shelves(),
             held: Held::default(),
             unacked_since: BTreeMap::new(),
+            boot: BootId::default(),
         };
         for shelf in &buffer.epochs {
             for lane in &shelf.lanes {
@@ -186,7 +216,9 @@ impl Buffer {
         self.epochs.push(EpochShelf {
             epoch,
             order,
+            boot: self.boot,
             lanes: Default::default(),
+            early: Early::default(),
         });
         let max_unsafe_ms = u64::try_from(self.options.max_unsafe.as_millis()).unwrap_or(u64::MAX);
         let hello = Body::Hello(Hello {
@@ -194,7 +226,7 @@ impl Buffer {
             last,
             max_unsafe_ms: max_unsafe_ms.min(shared::limits::COUNT_MAX),
         });
-        let sealed = self.stamp(Lane::Names, &hello, now, wall, 0);
+        let sealed = self.stamp(Spot::names(), &hello, now, wall, 0);
         sealed.expect("a hello is within every limit").urgent = true;
         self.disk.tell();
     }
@@ -223,7 +255,7 @@ impl Buffer {
     ) -> Result<u64, EncodeError> {
         let mut batches = 1;
         for definitions in collected.names {
-            self.stamp(Lane::Names, &Body::Names(definitions), now, wall, 0)?;
+            self.stamp(Spot::names(), &Body::Names(definitions), now, wall, 0)?;
             batches += 1;
         }
         let live = self.current().lane(Lane::Live);
@@ -231,7 +263,12 @@ impl Buffer {
         let lane = if room { Lane::Live } else { Lane::Backlog };
         let waited_for = !collected.waiters.is_empty();
         let readings = collected.readings;
-        let entry = self.stamp(lane, &Body::Data(collected.data), since, wall, readings)?;
+        let spot = Spot {
+            epoch: None,
+            lane,
+            boot_relative: collected.kind.stamp == Stamp::Boot,
+        };
+        let entry = self.stamp(spot, &Body::Data(collected.data), since, wall, readings)?;
         entry.urgent = waited_for;
         entry.waiters = collected.waiters;
         self.held.readings_pending += readings;
@@ -244,24 +281,30 @@ impl Buffer {
         self.current().lanes.iter().any(|lane| lane.forked)
     }
 
-    /// Gives a batch of the current epoch its number and its bytes.
+    /// Gives a batch its number and its bytes.
     fn stamp(
         &mut self,
-        lane: Lane,
+        spot: Spot,
         body: &Body,
         born: Duration,
         wall: TimeNs,
         readings: u64,
     ) -> Result<&mut Entry, EncodeError> {
         let complete_below = self.complete_below(wall);
+        let Spot {
+            lane,
+            boot_relative,
+            ..
+        } = spot;
+        let at = spot.epoch.unwrap_or(self.epochs.len() - 1);
+        let shelf = &mut self.epochs[at];
         let names_needed = match lane {
             Lane::Names => BatchNumber::NONE,
-            Lane::Live | Lane::Backlog => self.current().lane(Lane::Names).sealed.last,
+            Lane::Live | Lane::Backlog => shelf.lane(Lane::Names).sealed.last,
         };
-        let shelf = self
-            .epochs
-            .last_mut()
-            .expect("there is always a current epoch");
+        if boot_relative {
+            shelf.early.holds(body);
+        }
         let held = &mut shelf.lanes[lane as usize];
         let number = held.sealed.last.next();
         let previous = held.sealed.digest;
@@ -273,6 +316,7 @@ impl Buffer {
             names_needed,
             sealed_at: wall,
             complete_below,
+            boot_relative,
         };
         let bytes = Bytes::from(encode(&header, body)?);
         let digest = digest(previous, &bytes);
@@ -288,6 +332,7 @@ impl Buffer {
             names_needed,
             readings,
             gap: None,
+            boot_relative,
             sealed_at: wall,
             born,
             size: bytes.len(),
@@ -317,7 +362,12 @@ impl Buffer {
     pub fn streams(&self) -> impl Iterator<Item = (Epoch, Lane)> {
         let of = |shelf: &EpochShelf| {
             let epoch = shelf.epoch;
-            let held = Lane::ALL.map(|lane| (lane, !shelf.lane(lane).entries.is_empty()));
+            // Before a clock is sealed, it has to be known where its lane stands.
+            let asked = shelf.lacks_clock();
+            let held = Lane::ALL.map(|lane| {
+                let asked = asked && lane == Lane::Names;
+                (lane, asked || !shelf.lane(lane).entries.is_empty())
+            });
             held.into_iter()
                 .filter(|(_, held)| *held)
                 .map(move |(lane, _)| (epoch, lane))
@@ -333,7 +383,9 @@ impl Buffer {
     /// The entry to send when `next` is the next number of a stream.
     pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
         let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
-        held.at_or_after(next).map(|entry| Sendable {
+        let entry = held.at_or_after(next);
+        let entry = entry.filter(|entry| !self.waits_for_clock(epoch, lane, entry));
+        entry.map(|entry| Sendable {
             place: Place {
                 epoch,
                 lane,

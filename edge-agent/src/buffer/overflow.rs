@@ -125,6 +125,7 @@ impl Buffer {
             names_needed: BatchNumber::NONE,
             readings: 0,
             gap: Some(GapReason::Restored),
+            boot_relative: false,
             sealed_at: wall,
             born: now,
             size: 0,
@@ -207,6 +208,7 @@ impl Buffer {
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
+            boot_relative: false,
             size: 0,
             ram: None,
             disk: OnDisk::No,
@@ -236,6 +238,7 @@ impl Buffer {
             self.uncount(sealed_at);
         }
         self.put_gap(place.epoch, place.lane, position, gap, wall);
+        self.clock_lost(place);
         settled
     }
 

@@ -4,7 +4,7 @@
 //! kind 1, a batch or gap record   head.group = lane, head.number = its number
 //!     version u8 = 1, readings varint, then the bytes as they are sent
 //! kind 2, where an epoch stands   head.number = 0
-//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, then for each lane: last varint, digest 8
+//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, boot 16, then for each lane: last varint, digest 8
 //! ```
 //! Numbers are big-endian. A later record replaces what an earlier one says of the same numbers or
 //! epoch.
@@ -15,6 +15,8 @@ use shared::id::{BatchNumber, Digest, Epoch, Lane};
 use shared::limits::COUNT_MAX;
 use shared::verdict::Position;
 use shared::wire::{Reader, WireError, put_varint};
+
+use crate::clock::BootId;
 
 pub(super) const KIND_BATCH: u8 = 1;
 pub(super) const KIND_EPOCH: u8 = 2;
@@ -27,6 +29,8 @@ pub(super) struct EpochRecord {
     /// Epochs of this buffer are ordered by it.
     pub(super) order: u64,
     pub(super) ended_cleanly: bool,
+    /// The boot of the machine in which it began.
+    pub(super) boot: BootId,
     /// By `Lane as usize`: what the cluster is known to have.
     pub(super) acked: [Position; 3],
 }
@@ -71,6 +75,7 @@ pub(super) fn encode_epoch(record: &EpochRecord) -> Bytes {
     out.extend_from_slice(&record.epoch.0.to_be_bytes());
     put_varint(&mut out, record.order);
     out.push(u8::from(record.ended_cleanly));
+    out.extend_from_slice(&record.boot.0);
     for position in &record.acked {
         put_varint(&mut out, position.last.0);
         out.extend_from_slice(&position.digest.0);
@@ -91,6 +96,7 @@ pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
         1 => true,
         _ => return Err(WireError::Malformed("neither ended cleanly nor not")),
     };
+    let boot = BootId(reader.array()?);
     let mut acked = [Position::default(); 3];
     for position in &mut acked {
         position.last = BatchNumber(reader.varint()?);
@@ -100,6 +106,7 @@ pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
         epoch,
         order,
         ended_cleanly,
+        boot,
         acked,
     })
 }
@@ -125,6 +132,7 @@ mod tests {
             epoch: Epoch(7),
             order: 300,
             ended_cleanly: true,
+            boot: BootId([9; 16]),
             acked: [1_u8, 2, 200].map(|last| Position {
                 last: BatchNumber(u64::from(last)),
                 digest: Digest([last; 8]),

@@ -12,8 +12,10 @@ use shared::id::{BatchNumber, Epoch, Lane};
 use shared::verdict::Position;
 
 use super::EpochShelf;
+use super::early::Early;
 use super::lane::{Entry, LaneShelf, OnDisk};
 use super::record::{EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
+use crate::clock::BootId;
 
 /// Collects records in journal order.
 #[derive(Debug, Default)]
@@ -27,9 +29,11 @@ pub struct Recovery {
 struct Recovered {
     epoch: Epoch,
     order: u64,
+    boot: BootId,
     acked: [Position; 3],
     /// By the last number covered.
     lanes: [BTreeMap<u64, Entry>; 3],
+    early: Early,
 }
 
 impl Recovery {
@@ -61,8 +65,10 @@ impl Recovery {
             self.epochs.push(Recovered {
                 epoch,
                 order: 0,
+                boot: BootId::default(),
                 acked: [Position::default(); 3],
                 lanes: Default::default(),
+                early: Early::default(),
             });
             self.epochs.len() - 1
         });
@@ -77,6 +83,7 @@ impl Recovery {
             }
         }
         known.order = record.order;
+        known.boot = record.boot;
         if self.last.is_none_or(|last| last.order <= record.order) {
             self.last = Some(*record);
         }
@@ -94,6 +101,7 @@ impl Recovery {
             names_needed: header.names_needed,
             readings,
             gap: None,
+            boot_relative: header.boot_relative,
             sealed_at: header.sealed_at,
             born: Duration::ZERO,
             size: bytes.len(),
@@ -111,7 +119,19 @@ impl Recovery {
                 entry.sealed_at = header.sealed_at.min(header.complete_below);
             }
         }
-        let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
+        let epoch = self.epoch(header.epoch);
+        match kind {
+            Kind::Clock => epoch.early.has_clock(header.number),
+            Kind::Data if header.boot_relative => {
+                let batch = decode(bytes).map_err(|error| error.to_string())?;
+                epoch.early.holds(&batch.body);
+            }
+            Kind::Gap if header.lane == Lane::Names => {
+                epoch.early.lost(entry.from..=entry.to);
+            }
+            Kind::Hello | Kind::Names | Kind::Data | Kind::Gap => {}
+        }
+        let lane = &mut epoch.lanes[header.lane as usize];
         let replaced: Vec<u64> = lane
             .range(entry.from.0..=entry.to.0)
             .map(|(to, _)| *to)
@@ -131,6 +151,7 @@ impl Recovery {
             epoch: Epoch(0),
             order: 0,
             ended_cleanly: false,
+            boot: BootId::default(),
             acked: [Position::default(); 3],
         };
         Recovery {
@@ -166,11 +187,15 @@ impl Recovery {
                 let (nth, (entries, acked)) = lanes.next().expect("three lanes");
                 shelf(entries, acked, nth == Lane::Names as usize)
             };
-            EpochShelf {
+            let mut shelf = EpochShelf {
                 epoch: one.epoch,
                 order: one.order,
+                boot: one.boot,
                 lanes: [next(), next(), next()],
-            }
+                early: one.early,
+            };
+            shelf.find_clock();
+            shelf
         });
         shelves.filter(|shelf| !shelf.is_drained()).collect()
     }

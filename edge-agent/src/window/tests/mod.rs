@@ -2,6 +2,7 @@
 //! a disk that keep nothing.
 
 mod disk;
+mod early;
 mod stories;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,6 +17,8 @@ use shared::reading::{Reading, Value};
 use super::*;
 use crate::batcher::{BatchOptions, Batcher, WaiterId};
 use crate::buffer::{BufferOptions, DiskWork, Recovery, Source, payload_to_batch};
+use crate::clock::BootId;
+use crate::handed::Kind;
 
 const WALL: TimeNs = TimeNs(1_000_000);
 const FILES: Options = Options {
@@ -51,6 +54,7 @@ struct Cluster {
     rows: Vec<i64>,
     hellos: Vec<shared::batch::Hello>,
     gaps: Vec<(GapReason, u64, u64)>,
+    clocks: HashMap<Epoch, shared::batch::Clock>,
 }
 
 impl Cluster {
@@ -77,13 +81,19 @@ impl Cluster {
         if header.lane != Lane::Names && header.names_needed > names.last {
             return Verdict::Names(names);
         }
+        if header.boot_relative && !self.clocks.contains_key(&header.epoch) {
+            return Verdict::Names(names);
+        }
         if from == at.last.next() && header.previous != at.digest {
             return Verdict::Fork(at);
         }
         let mut next = digest(header.previous, bytes);
         match batch.body {
             Body::Hello(hello) => self.hellos.push(hello),
-            Body::Names(_) | Body::Clock(_) => {}
+            Body::Names(_) => {}
+            Body::Clock(clock) => {
+                self.clocks.entry(header.epoch).or_insert(clock);
+            }
             Body::Data(data) => {
                 let series = data.groups.iter().flat_map(|group| &group.series);
                 for column in series.flat_map(|series| &series.columns) {
@@ -134,6 +144,19 @@ impl Agent {
     }
 
     fn start_with(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
+        let mut agent = Agent::open(disk, epoch, bytes_max);
+        agent.sync();
+        agent
+    }
+
+    fn start_with_boot(disk: &SimStorage, epoch: u64, boot: BootId) -> Agent {
+        let mut agent = Agent::open(disk, epoch, 320 << 10);
+        agent.buffer.begin_boot(boot);
+        agent.sync();
+        agent
+    }
+
+    fn open(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
         let mut recovery = Recovery::default();
         let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
             recovery.visit(position, head, payload)
@@ -146,7 +169,7 @@ impl Agent {
             max_unsafe: Duration::from_secs(10),
         };
         let now = Duration::ZERO;
-        let mut agent = Agent {
+        Agent {
             batcher: Batcher::new(BATCH),
             buffer: Buffer::new(options, recovery, Epoch(epoch), now, WALL),
             window: Window::new(WINDOW),
@@ -160,13 +183,15 @@ impl Agent {
             now,
             wire: VecDeque::new(),
             answers: VecDeque::new(),
-        };
-        agent.sync();
-        agent
+        }
     }
 
     /// Readings with these values become one batch; `waits`: somebody wants to know.
     fn seal(&mut self, values: std::ops::Range<i64>, waits: bool) {
+        self.seal_by(values, waits, Kind::default());
+    }
+
+    fn seal_by(&mut self, values: std::ops::Range<i64>, waits: bool, kind: Kind) {
         for value in values {
             let reading = Reading {
                 table: "t".to_owned(),
@@ -176,7 +201,7 @@ impl Agent {
                 fields: vec![("v".to_owned(), Value::Int(value))],
             };
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
-            self.batcher.push(self.now, reading, waiter);
+            self.batcher.push(self.now, reading, kind, waiter);
         }
         let collected = self.batcher.take().unwrap();
         let sealed = self.buffer.seal(
