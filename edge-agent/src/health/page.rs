@@ -13,7 +13,7 @@ const CANNOT_FAIL: &str = "writing to a string cannot fail";
 type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 22] = [
+const NUMBERS: [Number<Status>; 24] = [
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -123,6 +123,16 @@ const NUMBERS: [Number<Status>; 22] = [
         "wire_bytes_total",
         |status| status.wire_bytes_total,
         "Bytes of batches sent",
+    ),
+    (
+        "clock_quality",
+        |status| status.clock_quality,
+        "Time of day: 0 not known, 1 by the machine's synchronised clock, 2 by the cluster",
+    ),
+    (
+        "clock_steps_total",
+        |status| status.clock_steps_total,
+        "Steps of the machine's clock that were not followed",
     ),
 ];
 

@@ -1,13 +1,13 @@
 use std::path::Path;
 
 use shared::batch::{Body, decode};
-use shared::id::{BatchNumber, Epoch, Lane};
+use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::reading::{Reading, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::handed::{Intakes, channel};
+use crate::handed::{Intakes, Kind, channel};
 
 /// A folder of its own, removed at the end.
 struct Scratch(PathBuf);
@@ -72,7 +72,7 @@ struct Running {
 )]
 fn start(folder: &Path, bytes_max: u64) -> Running {
     let (intakes, handovers) = channel();
-    let keeper = Keeper::open(options(folder, bytes_max), handovers).unwrap();
+    let keeper = Keeper::open(options(folder, bytes_max), handovers, Teller::new(None)).unwrap();
     let (stop, stopped) = watch::channel(false);
     let status = keeper.status();
     let run = tokio::spawn(keeper.run(stopped));
@@ -99,6 +99,7 @@ impl Running {
         let (kept, told) = oneshot::channel();
         let handed = Handed {
             readings: (b'A'..b'A' + 50).map(reading).collect(),
+            kind: Kind::default(),
             kept: Some(kept),
         };
         self.intakes.hand_over(handed).await.unwrap();
@@ -131,7 +132,7 @@ async fn without_a_cluster_readings_are_kept_on_disk_over_a_restart() {
 async fn a_folder_has_one_keeper() {
     let folder = Scratch::new();
     let running = start(&folder.0, 64 << 20);
-    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(second.err(), Some(KeeperError::Locked { .. })));
     running.stop().await;
 }
@@ -178,7 +179,7 @@ async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
     let last = Epoch(running.stop().await.epoch);
     damage(&folder.0);
     let (_intakes, handovers) = channel();
-    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
+    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
     let epoch = keeper.buffer.epoch();
     let aside = folder.0.join(format!("journal-damaged-{epoch}"));
     assert!(aside.join("0000000000000001.journal").is_file());
@@ -221,7 +222,7 @@ async fn what_keeps_being_damaged_is_not_moved_aside_for_ever() {
     }
     running.stop().await;
     damage(&folder.0);
-    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(opened.err(), Some(KeeperError::Buffer { .. })));
     assert!(folder.0.join("journal").is_dir());
 }
