@@ -295,7 +295,10 @@ ack = true
             stream.read_to_end(&mut rest).await.unwrap();
             answers
         };
-        let agent = run_until(config, tls(), Teller::new(None), async {
+        // The ledger waits for the time of day.
+        let mut teller = Teller::new(None);
+        teller.hear(clock::BUILT);
+        let agent = run_until(config, tls(), teller, async {
             stopped.await.unwrap();
         });
         let both = async { tokio::join!(agent, device) };
