@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::batcher::BatchOptions;
 use crate::buffer::BufferOptions;
+use crate::clock::{self, Stamper, Teller};
 use crate::config::Config;
 use crate::handed::{self, Class, Intakes};
 use crate::health::{Health, HealthError, Told};
@@ -59,14 +60,16 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
             _ = interrupt.recv() => {}
         }
     };
-    let tls = tls::client(&config.agent, &config.uplink)?;
-    run_until(config, tls, stop).await
+    let teller = Teller::new(clock::last_good(&config.data_dir));
+    let tls = tls::client(&config.agent, &config.uplink, &teller.stamper())?;
+    run_until(config, tls, teller, stop).await
 }
 
 /// Runs until `stop` is over, or until nothing can be kept any more.
 async fn run_until(
     config: Config,
     tls: Arc<ClientConfig>,
+    teller: Teller,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let mut lines = Vec::new();
@@ -78,14 +81,15 @@ async fn run_until(
         None => None,
     };
     let (ways_in, handovers) = handed::channel();
-    let keeper = Keeper::open(keeper_options(&config, tls), handovers)?;
+    let clock = teller.stamper();
+    let keeper = Keeper::open(keeper_options(&config, tls), handovers, teller)?;
     let status = keeper.status();
 
     let (stop_keeper, keeper_stop) = watch::channel(false);
     let (stop_intakes, intakes_stop) = watch::channel(false);
     let mut background = JoinSet::new();
     let ledger = match &config.ledger {
-        Some(path) => Some(open_ledger(path, &mut background)?),
+        Some(path) => Some(open_ledger(path, clock.clone(), &mut background)?),
         None => None,
     };
     let mut intakes = Sources {
@@ -93,6 +97,7 @@ async fn run_until(
         accounts: Vec::new(),
         ways_in,
         ledger,
+        clock,
         stop: intakes_stop,
     };
     intakes.start(&config, lines);
@@ -144,6 +149,7 @@ struct Sources {
     accounts: Vec<Account>,
     ways_in: Intakes,
     ledger: Option<Ledger>,
+    clock: Stamper,
     stop: watch::Receiver<bool>,
 }
 
@@ -179,12 +185,18 @@ impl Sources {
     fn entry(&mut self, name: &str, class: Class) -> Entry {
         let account = Account::new(name);
         self.accounts.push(account.clone());
-        Entry::new(account, self.ways_in.clone(), self.ledger.clone()).with_class(class)
+        Entry::new(account, self.ways_in.clone(), self.ledger.clone())
+            .with_class(class)
+            .with_clock(self.clock.clone())
     }
 }
 
-fn open_ledger(path: &Path, background: &mut JoinSet<()>) -> Result<Ledger, AgentError> {
-    let (ledger, writer) = ledger::open(path).map_err(|source| AgentError::Ledger {
+fn open_ledger(
+    path: &Path,
+    clock: Stamper,
+    background: &mut JoinSet<()>,
+) -> Result<Ledger, AgentError> {
+    let (ledger, writer) = ledger::open(path, clock).map_err(|source| AgentError::Ledger {
         path: path.to_owned(),
         source,
     })?;
@@ -286,7 +298,10 @@ ack = true
             stream.read_to_end(&mut rest).await.unwrap();
             answers
         };
-        let agent = run_until(config, tls(), async {
+        // The ledger waits for the time of day.
+        let mut teller = Teller::new(None);
+        teller.hear(clock::BUILT);
+        let agent = run_until(config, tls(), teller, async {
             stopped.await.unwrap();
         });
         let both = async { tokio::join!(agent, device) };

@@ -18,7 +18,8 @@ pub const HANDED_BYTES_MAX: usize = 16 << 20;
 /// Priority classes that there may be.
 pub const CLASSES_MAX: usize = 8;
 
-/// Which priority class readings are of: a place in the configuration's list, 0 is the default class.
+/// Which priority class readings are of: a place in the configuration's list, 0 is the default
+/// class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Class(pub u8);
 
@@ -44,6 +45,7 @@ pub struct Kind {
 pub struct Handed {
     /// 1 to [`HANDED_READINGS_MAX`], each passed `Reading::check`.
     pub readings: Vec<Reading>,
+    /// Of all the readings.
     pub kind: Kind,
     /// `Some`: the source waits. "Kept" is: synced to the agent's journal or acked by the cluster,
     /// whichever is first, for all readings of the hand-over.

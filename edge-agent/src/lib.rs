@@ -5,7 +5,7 @@
 
 pub mod config;
 pub mod tls;
-mod clock;
+pub mod clock;
 pub mod handed;
 pub mod intake;
 pub mod ledger;

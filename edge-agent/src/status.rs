@@ -41,6 +41,10 @@ pub struct Status {
     pub ack_ms_p99: u64,
     /// Bytes of batches handed to the connection.
     pub wire_bytes_total: u64,
+    /// 0: the time of day is not known; 1: by the machine's synchronised clock; 2: by the cluster.
+    pub clock_quality: u64,
+    /// Steps of the machine's clock that were not followed.
+    pub clock_steps_total: u64,
     pub last_error: Option<String>,
     /// In the order of the configuration.
     pub classes: Vec<ClassAccount>,

@@ -15,9 +15,11 @@ use rumqttc::{
     AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions, Outgoing, PublishOptions,
     TlsConfiguration, TopicAliasPolicy, Transport,
 };
-use shared::id::{AgentId, Epoch, Lane};
+use shared::id::{AgentId, Epoch, Lane, TimeNs};
 use shared::topic::Topic;
-use shared::verdict::{Position, STREAM_PROPERTY, Verdict, format_stream, parse_stream_position};
+use shared::verdict::{
+    Position, STREAM_PROPERTY, TIME_PROPERTY, Verdict, format_stream, parse_stream_position,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -47,7 +49,8 @@ pub struct UplinkOptions {
 pub enum UplinkEvent {
     /// It is time to call [`Uplink::connect`].
     Due,
-    Connected(Vec<(Epoch, Lane, Position)>),
+    /// Where the streams stand, and what time it is for the cluster.
+    Connected(Vec<(Epoch, Lane, Position)>, Option<TimeNs>),
     /// `None`: the answer is no verdict, nothing is known of the batch.
     Answered(u64, Option<Verdict>),
     /// The session ended; `Due` follows.
@@ -208,7 +211,7 @@ impl Uplink {
             };
             match session.events.recv().await {
                 Some(Told::Connected(connack)) => {
-                    return UplinkEvent::Connected(positions(&connack));
+                    return UplinkEvent::Connected(positions(&connack), time(&connack));
                 }
                 Some(Told::Sent(packet_id)) => {
                     if let Some(id) = session.queued.pop_front() {
@@ -295,6 +298,15 @@ fn positions(connack: &ConnAck) -> Vec<(Epoch, Lane, Position)> {
         .filter(|(key, _)| key == STREAM_PROPERTY)
         .filter_map(|(_, value)| parse_stream_position(value))
         .collect()
+}
+
+fn time(connack: &ConnAck) -> Option<TimeNs> {
+    let properties = connack
+        .properties
+        .iter()
+        .flat_map(|all| &all.user_properties);
+    let mut told = properties.filter(|(key, _)| key == TIME_PROPERTY);
+    told.find_map(|(_, value)| value.parse().ok().map(TimeNs))
 }
 
 fn verdict(puback: &PubAck) -> Option<Verdict> {

@@ -135,6 +135,7 @@ mod tests {
             names_needed: BatchNumber(0),
             sealed_at: TimeNs(0),
             complete_below: TimeNs(0),
+            boot_relative: false,
         };
         let from = BatchNumber(from);
         let gap = Gap {

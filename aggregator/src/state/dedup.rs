@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shared::batch::{GapReason, Header, Hello, SeriesDefinition};
+use shared::batch::{Clock, GapReason, Header, Hello, SeriesDefinition};
 use shared::id::{AgentId, BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
 
@@ -38,6 +38,9 @@ pub(super) struct EpochState {
     /// By `Lane as usize`.
     pub(super) lanes: [LaneState; 3],
     pub(super) standing: Standing,
+    /// What its boot-relative times are raised by, in nanoseconds: of the first clock entry that
+    /// took effect.
+    pub(super) clock_ns: Option<i64>,
     pub(super) dictionary: Arc<Dictionary>,
 }
 
@@ -154,14 +157,17 @@ pub(super) enum Decision {
     },
     Have,
     Gap,
+    /// Definitions that it needs have not come, or the clock that its times count from.
     Names,
     Fork,
 }
 
-/// The rule. `from` is the number of a batch, or the first number of a gap record.
+/// The rule. `from` is the number of a batch, or the first number of a gap record; `clock_ns` is
+/// of its epoch.
 pub(super) fn decide(
     lane: &LaneState,
     names_applied: BatchNumber,
+    clock_ns: Option<i64>,
     header: &Header,
     from: BatchNumber,
 ) -> Decision {
@@ -172,6 +178,9 @@ pub(super) fn decide(
     } else if from > next {
         Decision::Gap
     } else if header.lane != Lane::Names && header.names_needed > names_applied {
+        Decision::Names
+    } else if header.boot_relative && clock_ns.is_none() {
+        // The agent cannot say the number of a clock entry that it had not sealed yet.
         Decision::Names
     } else if from == next && header.previous != digest {
         Decision::Fork
@@ -185,6 +194,10 @@ impl AgentState {
         self.epochs
             .get(&epoch)
             .map_or_else(LaneState::default, |e| e.lanes[lane as usize])
+    }
+
+    pub(super) fn clock_ns(&self, epoch: Epoch) -> Option<i64> {
+        self.epochs.get(&epoch).and_then(|state| state.clock_ns)
     }
 
     pub(super) fn dictionary(&self, epoch: Epoch) -> Arc<Dictionary> {
@@ -281,6 +294,13 @@ impl AgentState {
                 at: received,
             });
         }
+    }
+
+    /// Takes over what the boot-relative times of an epoch count from: the first clock stays, for
+    /// rows were stored by it.
+    pub(super) fn set_clock(&mut self, epoch: Epoch, clock: Clock) {
+        let state = self.epoch_mut(epoch);
+        state.clock_ns.get_or_insert(clock.offset_ns);
     }
 
     /// Adds definitions; an id keeps its first meaning, and a second one that differs spoils it.
@@ -466,6 +486,7 @@ mod tests {
             names_needed: BatchNumber::NONE,
             sealed_at: TimeNs(1),
             complete_below: TimeNs(1),
+            boot_relative: false,
         };
         let to = Position {
             last: BatchNumber(1),
@@ -519,6 +540,7 @@ mod tests {
             names_needed: BatchNumber(1),
             sealed_at: TimeNs(1),
             complete_below: TimeNs(1),
+            boot_relative: false,
         };
         let to = agent.lane(E1, Lane::Names).position;
         agent.advance(&header, to, TimeNs(0), TimeNs(399 * DAY));

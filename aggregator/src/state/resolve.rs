@@ -86,8 +86,15 @@ impl Extents {
 }
 
 impl Resolver<'_> {
-    /// A batch of an agent: its bytes stay as they are.
-    pub(super) fn batch(&mut self, data: &Data, bytes: &Bytes, dictionary: &Dictionary) -> Rows {
+    /// A batch of an agent: its bytes stay as they are, and their times lie `raise_ns` below those
+    /// of `data`.
+    pub(super) fn batch(
+        &mut self,
+        data: &Data,
+        bytes: &Bytes,
+        raise_ns: i64,
+        dictionary: &Dictionary,
+    ) -> Rows {
         let mut extents = Extents::default();
         let mut series = Vec::new();
         for group in &data.groups {
@@ -121,6 +128,7 @@ impl Resolver<'_> {
         extents.into_rows(Source::Batch {
             agent,
             bytes: bytes.clone(),
+            raise_ns,
             series,
         })
     }

@@ -24,6 +24,8 @@ pub(crate) enum Source {
     Batch {
         agent: AgentId,
         bytes: Bytes,
+        /// To be added to every time in the bytes: what their epoch's clock said at apply.
+        raise_ns: i64,
         series: Vec<Resolved>,
     },
     Decoded(Vec<SeriesRows>),
@@ -147,13 +149,15 @@ impl Rows {
             Source::Batch {
                 agent,
                 bytes,
+                raise_ns,
                 series,
             } => {
                 let any = series.iter().any(|resolved| resolved.touches(wanted));
                 if !any {
                     return Ok(());
                 }
-                expand_batch(&decode_data(bytes)?, agent, series, wanted, sink)
+                let data = raised(decode_data(bytes)?, *raise_ns);
+                expand_batch(&data, agent, series, wanted, sink)
             }
         }
     }
@@ -192,6 +196,17 @@ fn decode_data(bytes: &Bytes) -> Result<Data, Undecodable> {
         Body::Data(data) => Ok(data),
         _ => Err(Undecodable),
     }
+}
+
+/// The readings with times of day. One that a wrong clock would move out of 64 bits stays at their
+/// end: what was validated is never refused again.
+pub(super) fn raised(mut data: Data, raise_ns: i64) -> Data {
+    if raise_ns != 0 {
+        for time in data.groups.iter_mut().flat_map(|group| &mut group.times) {
+            *time = time.saturating_add(raise_ns);
+        }
+    }
+    data
 }
 
 fn expand_batch(

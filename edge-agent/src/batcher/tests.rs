@@ -43,6 +43,7 @@ fn encoded(data: &Data) -> Vec<u8> {
         names_needed: BatchNumber(1),
         sealed_at: TimeNs(0),
         complete_below: TimeNs(0),
+        boot_relative: false,
     };
     let bytes = encode(&header, &Body::Data(data.clone())).unwrap();
     assert_eq!(decode(&bytes).unwrap().body, Body::Data(data.clone()));

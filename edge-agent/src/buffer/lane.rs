@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub(super) gap: Option<GapReason>,
     pub(super) class: Class,
     pub(super) form: Form,
+    /// Its times count from boot: it waits for the clock of its epoch.
+    pub(super) boot_relative: bool,
     /// Of a gap record: when the oldest that it stands for was sealed, or before.
     pub(super) sealed_at: TimeNs,
     /// When its oldest reading came, since the keeper's start.

@@ -18,6 +18,7 @@ mod overflow;
 pub mod thin;
 mod thinning;
 mod disk;
+mod early;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,10 +32,12 @@ use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use crate::batcher::{Collected, WaiterId};
+use crate::clock::BootId;
 use crate::handed::{CLASSES_MAX, Class, Stamp};
 pub use class::{ClassAccount, ClassRule, Classes, Overflow};
 use class::{ClassCounts, ClassHeld};
 pub use disk::{DiskWork, Unreadable, payload_to_batch};
+use early::Early;
 use lane::{Entry, Form, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;
@@ -102,8 +105,31 @@ struct EpochShelf {
     epoch: Epoch,
     /// How many epochs began before it, as far as the journal knows.
     order: u64,
+    /// The boot of the machine in which it began.
+    boot: BootId,
     /// By `Lane as usize`.
     lanes: [LaneShelf; 3],
+    early: Early,
+}
+
+/// Where a batch is sealed.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    /// Its place in the buffer's list; `None` is the current one.
+    epoch: Option<usize>,
+    lane: Lane,
+    boot_relative: bool,
+}
+
+impl Spot {
+    /// The names lane of the current epoch.
+    fn names() -> Spot {
+        Spot {
+            epoch: None,
+            lane: Lane::Names,
+            boot_relative: false,
+        }
+    }
 }
 
 /// Sums over all that is held.
@@ -130,6 +156,7 @@ pub struct Buffer {
     /// By class.
     counts: [ClassCounts; CLASSES_MAX],
     thinning: Option<Thinning>,
+    boot: BootId,
 }
 
 impl EpochShelf {
@@ -142,6 +169,7 @@ impl EpochShelf {
             epoch: self.epoch,
             order: self.order,
             ended_cleanly: false,
+            boot: self.boot,
             acked: self.lanes.each_ref().map(|lane| lane.acked),
         }
     }
@@ -172,6 +200,7 @@ impl Buffer {
             unacked_since: BTreeMap::new(),
             counts: Default::default(),
             thinning: None,
+            boot: BootId::default(),
         };
         for shelf in &mut buffer.epochs {
             for lane in &mut shelf.lanes {
@@ -209,7 +238,9 @@ impl Buffer {
         self.epochs.push(EpochShelf {
             epoch,
             order,
+            boot: self.boot,
             lanes: Default::default(),
+            early: Early::default(),
         });
         let max_unsafe_ms = u64::try_from(self.options.max_unsafe.as_millis()).unwrap_or(u64::MAX);
         let hello = Body::Hello(Hello {
@@ -217,7 +248,7 @@ impl Buffer {
             last,
             max_unsafe_ms: max_unsafe_ms.min(shared::limits::COUNT_MAX),
         });
-        let sealed = self.stamp(Lane::Names, &hello, now, wall, 0);
+        let sealed = self.stamp(Spot::names(), &hello, now, wall, 0);
         sealed.expect("a hello is within every limit").urgent = true;
         self.disk.tell();
     }
@@ -266,11 +297,16 @@ impl Buffer {
     ) -> Result<u64, EncodeError> {
         let mut batches = 1;
         for definitions in collected.names {
-            self.stamp(Lane::Names, &Body::Names(definitions), now, wall, 0)?;
+            self.stamp(Spot::names(), &Body::Names(definitions), now, wall, 0)?;
             batches += 1;
         }
         let readings = collected.readings;
-        self.stamp(lane, &Body::Data(collected.data), since, wall, readings)?;
+        let spot = Spot {
+            epoch: None,
+            lane,
+            boot_relative: collected.kind.stamp == Stamp::Boot,
+        };
+        self.stamp(spot, &Body::Data(collected.data), since, wall, readings)?;
         let shelf = self.epochs.last_mut();
         let shelf = shelf.expect("there is always a current epoch");
         let entry = shelf.lanes[lane as usize].entries.back_mut();
@@ -290,24 +326,30 @@ impl Buffer {
         self.current().lanes.iter().any(|lane| lane.forked)
     }
 
-    /// Gives a batch of the current epoch its number and its bytes.
+    /// Gives a batch its number and its bytes.
     fn stamp(
         &mut self,
-        lane: Lane,
+        spot: Spot,
         body: &Body,
         born: Duration,
         wall: TimeNs,
         readings: u64,
     ) -> Result<&mut Entry, EncodeError> {
         let complete_below = self.complete_below(wall);
+        let Spot {
+            lane,
+            boot_relative,
+            ..
+        } = spot;
+        let at = spot.epoch.unwrap_or(self.epochs.len() - 1);
+        let shelf = &mut self.epochs[at];
         let names_needed = match lane {
             Lane::Names => BatchNumber::NONE,
-            Lane::Live | Lane::Backlog => self.current().lane(Lane::Names).sealed.last,
+            Lane::Live | Lane::Backlog => shelf.lane(Lane::Names).sealed.last,
         };
-        let shelf = self
-            .epochs
-            .last_mut()
-            .expect("there is always a current epoch");
+        if boot_relative {
+            shelf.early.holds(body);
+        }
         let held = &mut shelf.lanes[lane as usize];
         let number = held.sealed.last.next();
         let previous = held.sealed.digest;
@@ -319,6 +361,7 @@ impl Buffer {
             names_needed,
             sealed_at: wall,
             complete_below,
+            boot_relative,
         };
         let bytes = Bytes::from(encode(&header, body)?);
         let digest = digest(previous, &bytes);
@@ -336,6 +379,7 @@ impl Buffer {
             gap: None,
             class: Class::default(),
             form: Form::Whole,
+            boot_relative,
             sealed_at: wall,
             born,
             size: bytes.len(),
@@ -365,7 +409,12 @@ impl Buffer {
     pub fn streams(&self) -> impl Iterator<Item = (Epoch, Lane)> {
         let of = |shelf: &EpochShelf| {
             let epoch = shelf.epoch;
-            let held = Lane::ALL.map(|lane| (lane, !shelf.lane(lane).entries.is_empty()));
+            // Before a clock is sealed, it has to be known where its lane stands.
+            let asked = shelf.lacks_clock();
+            let held = Lane::ALL.map(|lane| {
+                let asked = asked && lane == Lane::Names;
+                (lane, asked || !shelf.lane(lane).entries.is_empty())
+            });
             held.into_iter()
                 .filter(|(_, held)| *held)
                 .map(move |(lane, _)| (epoch, lane))
@@ -381,7 +430,9 @@ impl Buffer {
     /// The entry to send when `next` is the next number of a stream.
     pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
         let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
-        held.at_or_after(next).map(|entry| Sendable {
+        let entry = held.at_or_after(next);
+        let entry = entry.filter(|entry| !self.waits_for_clock(epoch, lane, entry));
+        entry.map(|entry| Sendable {
             place: Place {
                 epoch,
                 lane,

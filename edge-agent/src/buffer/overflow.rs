@@ -131,6 +131,7 @@ impl Buffer {
             gap: Some(GapReason::Restored),
             class: Class::default(),
             form: Form::Thin,
+            boot_relative: false,
             sealed_at: wall,
             born: now,
             size: 0,
@@ -191,6 +192,7 @@ impl Buffer {
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
+            boot_relative: false,
             size: 0,
             ram: None,
             disk: OnDisk::No,
@@ -225,6 +227,7 @@ impl Buffer {
             self.uncount(sealed_at);
         }
         self.put_gap(place.epoch, place.lane, position, gap, wall);
+        self.clock_lost(place);
         settled
     }
 
@@ -239,6 +242,7 @@ impl Buffer {
             names_needed: BatchNumber::NONE,
             sealed_at: wall,
             complete_below,
+            boot_relative: false,
         };
         let body = Body::Gap(Gap {
             from: gap.from,

@@ -5,7 +5,7 @@
 //!     version u8 = 1, readings varint, then the bytes as they are sent: of class 0, not thin
 //!     version u8 = 2, form u8 (bits 0 to 2 class, bit 7 thin), then the same
 //! kind 2, where an epoch stands   head.number = 0
-//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, then for each lane: last varint, digest 8
+//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, boot 16, then for each lane: last varint, digest 8
 //! ```
 //! Numbers are big-endian. A later record replaces what an earlier one says of the same numbers or
 //! epoch.
@@ -18,6 +18,7 @@ use shared::verdict::Position;
 use shared::wire::{Reader, WireError, put_varint};
 
 use crate::handed::Class;
+use crate::clock::BootId;
 
 pub(super) const KIND_BATCH: u8 = 1;
 pub(super) const KIND_EPOCH: u8 = 2;
@@ -43,6 +44,8 @@ pub(super) struct EpochRecord {
     /// Epochs of this buffer are ordered by it.
     pub(super) order: u64,
     pub(super) ended_cleanly: bool,
+    /// The boot of the machine in which it began.
+    pub(super) boot: BootId,
     /// By `Lane as usize`: what the cluster is known to have.
     pub(super) acked: [Position; 3],
 }
@@ -105,6 +108,7 @@ pub(super) fn encode_epoch(record: &EpochRecord) -> Bytes {
     out.extend_from_slice(&record.epoch.0.to_be_bytes());
     put_varint(&mut out, record.order);
     out.push(u8::from(record.ended_cleanly));
+    out.extend_from_slice(&record.boot.0);
     for position in &record.acked {
         put_varint(&mut out, position.last.0);
         out.extend_from_slice(&position.digest.0);
@@ -125,6 +129,7 @@ pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
         1 => true,
         _ => return Err(WireError::Malformed("neither ended cleanly nor not")),
     };
+    let boot = BootId(reader.array()?);
     let mut acked = [Position::default(); 3];
     for position in &mut acked {
         position.last = BatchNumber(reader.varint()?);
@@ -134,6 +139,7 @@ pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
         epoch,
         order,
         ended_cleanly,
+        boot,
         acked,
     })
 }
@@ -167,6 +173,7 @@ mod tests {
             epoch: Epoch(7),
             order: 300,
             ended_cleanly: true,
+            boot: BootId([9; 16]),
             acked: [1_u8, 2, 200].map(|last| Position {
                 last: BatchNumber(u64::from(last)),
                 digest: Digest([last; 8]),

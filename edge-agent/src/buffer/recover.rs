@@ -15,8 +15,10 @@ use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
 
 use super::EpochShelf;
+use super::early::Early;
 use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
+use crate::clock::BootId;
 use crate::handed::Class;
 
 /// Collects records in journal order.
@@ -32,9 +34,11 @@ pub struct Recovery {
 struct Recovered {
     epoch: Epoch,
     order: u64,
+    boot: BootId,
     acked: [Position; 3],
     /// By the last number covered.
     lanes: [BTreeMap<u64, Entry>; 3],
+    early: Early,
 }
 
 impl Recovery {
@@ -66,8 +70,10 @@ impl Recovery {
             self.epochs.push(Recovered {
                 epoch,
                 order: 0,
+                boot: BootId::default(),
                 acked: [Position::default(); 3],
                 lanes: Default::default(),
+                early: Early::default(),
             });
             self.epochs.len() - 1
         });
@@ -82,6 +88,7 @@ impl Recovery {
             }
         }
         known.order = record.order;
+        known.boot = record.boot;
         if self.last.is_none_or(|last| last.order <= record.order) {
             self.last = Some(*record);
         }
@@ -101,6 +108,7 @@ impl Recovery {
             gap: None,
             class: record.class,
             form: if record.thin { Form::Thin } else { Form::Whole },
+            boot_relative: header.boot_relative,
             sealed_at: header.sealed_at,
             born: Duration::ZERO,
             size: bytes.len(),
@@ -118,7 +126,19 @@ impl Recovery {
                 entry.sealed_at = header.sealed_at.min(header.complete_below);
             }
         }
-        let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
+        let epoch = self.epoch(header.epoch);
+        match kind {
+            Kind::Clock => epoch.early.has_clock(header.number),
+            Kind::Data if header.boot_relative => {
+                let batch = decode(bytes).map_err(|error| error.to_string())?;
+                epoch.early.holds(&batch.body);
+            }
+            Kind::Gap if header.lane == Lane::Names => {
+                epoch.early.lost(entry.from..=entry.to);
+            }
+            Kind::Hello | Kind::Names | Kind::Data | Kind::Gap => {}
+        }
+        let lane = &mut epoch.lanes[header.lane as usize];
         let replaced: Vec<u64> = lane
             .range(entry.from.0..=entry.to.0)
             .map(|(to, _)| *to)
@@ -143,6 +163,7 @@ impl Recovery {
             epoch: Epoch(0),
             order: 0,
             ended_cleanly: false,
+            boot: BootId::default(),
             acked: [Position::default(); 3],
         };
         Recovery {
@@ -187,11 +208,15 @@ impl Recovery {
                     shelf(entries, acked, lane == Lane::Names)
                 }
             };
-            EpochShelf {
+            let mut shelf = EpochShelf {
                 epoch,
                 order: one.order,
+                boot: one.boot,
                 lanes: [next(), next(), next()],
-            }
+                early: one.early,
+            };
+            shelf.find_clock();
+            shelf
         });
         shelves.filter(|shelf| !shelf.is_drained()).collect()
     }

@@ -135,6 +135,16 @@ const NUMBERS: [Number<Status>; 24] = [
         |status| status.wire_bytes_total,
         "Bytes of batches sent",
     ),
+    (
+        "clock_quality",
+        |status| status.clock_quality,
+        "Time of day: 0 not known, 1 by the machine's synchronised clock, 2 by the cluster",
+    ),
+    (
+        "clock_steps_total",
+        |status| status.clock_steps_total,
+        "Steps of the machine's clock that were not followed",
+    ),
 ];
 
 /// Of one intake.

@@ -18,6 +18,7 @@ use shared::reading::Reading;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::clock::Stamper;
 use crate::handed::{Class, Handed, Intakes, Kind, NotKept, Stamp, Stopped};
 use crate::ledger::Ledger;
 
@@ -57,6 +58,7 @@ pub struct Entry {
     intakes: Intakes,
     ledger: Option<Ledger>,
     class: Class,
+    clock: Stamper,
 }
 
 /// Decides which complaints of one kind are worth a line in the log. Shared by the connections of
@@ -85,6 +87,7 @@ impl Entry {
             intakes,
             ledger,
             class: Class::default(),
+            clock: Stamper::of_this_machine(),
         }
     }
 
@@ -94,15 +97,25 @@ impl Entry {
         Entry { class, ..self }
     }
 
-    fn kind(&self) -> Kind {
+    fn kind(&self, stamp: Stamp) -> Kind {
         Kind {
             class: self.class,
-            stamp: Stamp::Wall,
+            stamp,
         }
+    }
+
+    /// Stamps with this clock; without it the machine's own is believed.
+    #[must_use]
+    pub fn with_clock(self, clock: Stamper) -> Entry {
+        Entry { clock, ..self }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.account.name
+    }
+
+    pub(crate) fn clock(&self) -> &Stamper {
+        &self.clock
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -116,15 +129,16 @@ impl Entry {
     pub(crate) async fn hand_over(
         &self,
         readings: Vec<Reading>,
+        stamp: Stamp,
         answer: bool,
     ) -> Result<Option<Outcome>, Stopped> {
         let count = readings.len() as u64;
         let (teller, outcome) = answer.then(oneshot::channel).unzip();
         let kept = match &self.ledger {
-            Some(ledger) => Some(ledger.expect(&readings, teller).await?),
+            Some(ledger) => Some(ledger.expect(&readings, stamp, teller).await?),
             None => teller,
         };
-        let kind = self.kind();
+        let kind = self.kind(stamp);
         let handed = Handed {
             readings,
             kind,
@@ -136,18 +150,17 @@ impl Entry {
     }
 
     /// Never waits; what there is no room for is dropped and counted. `false` says so.
-    pub(crate) fn try_hand_over(&self, readings: Vec<Reading>) -> bool {
+    pub(crate) fn try_hand_over(&self, readings: Vec<Reading>, stamp: Stamp) -> bool {
         let count = readings.len() as u64;
         let taken = match &self.ledger {
             // Without room in the ledger it could not be proven, so it is not taken.
-            Some(ledger) => ledger.try_expect(&readings).map(Some),
+            Some(ledger) => ledger.try_expect(&readings, stamp).map(Some),
             None => Ok(None),
         }
         .is_ok_and(|kept| {
-            let kind = self.kind();
             let handed = Handed {
                 readings,
-                kind,
+                kind: self.kind(stamp),
                 kept,
             };
             self.intakes.try_hand_over(handed).is_ok()
@@ -159,6 +172,13 @@ impl Entry {
         };
         counter.fetch_add(count, Ordering::Relaxed);
         taken
+    }
+}
+
+fn kind(stamp: Stamp) -> Kind {
+    Kind {
+        stamp,
+        ..Kind::default()
     }
 }
 

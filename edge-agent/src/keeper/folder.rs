@@ -13,6 +13,7 @@ use shared::id::{Epoch, TimeNs};
 use super::KeeperError;
 use super::quarantine::Quarantine;
 use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Recovery};
+use crate::clock::BootId;
 
 /// Refused batches that are set aside; more are counted only.
 const DEAD_LETTERS_MAX: usize = 1_000;
@@ -222,6 +223,7 @@ fn begin(
     wall: TimeNs,
 ) -> Result<(Buffer, Writer, WriterHandle), JournalError> {
     let mut buffer = Buffer::new(options.clone(), recovery, epoch, Duration::ZERO, wall);
+    buffer.begin_boot(BootId::of_this_boot());
     if let Some(DiskWork::Append(records)) = buffer.next_sync(Duration::ZERO, false) {
         let append = |one: &journal::Append| journal.append(one.head, &one.payload);
         let appended: Result<Vec<_>, _> = records.iter().map(append).collect();

@@ -6,6 +6,7 @@ mod folder;
 mod outage;
 mod quarantine;
 mod room;
+mod time_of_day;
 mod waiters;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::{JournalError, Position as DiskPosition, WriterHandle};
 use shared::batch::{GapReason, LastEpoch};
-use shared::id::{AgentId, TimeNs};
+use shared::id::AgentId;
 use shared::verdict::Verdict;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use crate::batcher::{BatchOptions, Batcher, Fit};
 use crate::buffer::{
     Buffer, BufferOptions, DiskWork, Place, Settled, Source, Unreadable, payload_to_batch,
 };
+use crate::clock::Teller;
 use crate::handed::{Handed, Handovers, Kind, NotKept};
 use crate::status::Status;
 use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
@@ -32,6 +34,7 @@ use crate::window::{Alarm, Outcome, Window, WindowOptions};
 use account::Account;
 use folder::{Folder, mint_epoch};
 use outage::Outage;
+use time_of_day::TimeOfDay;
 use waiters::Waiters;
 
 /// At a stop: how long what is held may still be sent.
@@ -87,6 +90,7 @@ pub struct Keeper {
     folder: Folder,
     disk: Disk,
     clock: Clock,
+    time_of_day: TimeOfDay,
     next_tick: Duration,
 }
 
@@ -100,7 +104,7 @@ struct Disk {
 
 type Synced = Result<Vec<DiskPosition>, JournalError>;
 
-/// Time since the start, and of day.
+/// Time since the start.
 struct Clock {
     start: Instant,
 }
@@ -115,16 +119,6 @@ impl Clock {
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a driver: it stamps what is sealed"
-    )]
-    fn wall() -> TimeNs {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let nanos = since.map_or(0, |since| since.as_nanos());
-        TimeNs(i64::try_from(nanos).unwrap_or(i64::MAX))
-    }
 }
 
 enum Event {
@@ -136,14 +130,20 @@ enum Event {
 }
 
 impl Keeper {
-    /// Locks the folder, recovers what it holds and begins a new epoch, durably.
+    /// Locks the folder, recovers what it holds and begins a new epoch, durably. `teller` is what
+    /// the intakes' stamps and TLS hear of the time of day.
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub fn open(options: KeeperOptions, handovers: Handovers) -> Result<Keeper, KeeperError> {
+    pub fn open(
+        options: KeeperOptions,
+        handovers: Handovers,
+        teller: Teller,
+    ) -> Result<Keeper, KeeperError> {
         let clock = Clock::start();
         let epoch = mint_epoch();
-        let opened = Folder::open(&options.buffer, epoch, Clock::wall())?;
+        let time_of_day = TimeOfDay::new(teller, options.buffer.dir.clone());
+        let opened = Folder::open(&options.buffer, epoch, time_of_day.now())?;
         let mut account = Account::default();
         if let Some(trouble) = opened.trouble {
             account.trouble(trouble);
@@ -175,6 +175,7 @@ impl Keeper {
                 synced,
             },
             clock,
+            time_of_day,
             next_tick: Duration::ZERO,
             options,
         })
@@ -293,6 +294,7 @@ impl Keeper {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.let_go();
+            self.look_at_clock(now);
             self.give_account();
         }
     }
@@ -366,10 +368,8 @@ impl Keeper {
         let readings = collected.readings;
         self.waiters.sealed(&waiting);
         let live_max = self.options.window.batches_max;
-        match self
-            .buffer
-            .seal(collected, live_max, now, since, Clock::wall())
-        {
+        let wall = self.wall();
+        match self.buffer.seal(collected, live_max, now, since, wall) {
             Ok(batches) => self.account.sealed += batches,
             Err(error) => {
                 tracing::error!(%error, readings, "a batch cannot be encoded: its readings are dropped");
@@ -377,6 +377,7 @@ impl Keeper {
                 self.waiters.lost(&waiting, NotKept::TooLarge);
             }
         }
+        self.give_clock();
         self.make_room();
     }
 
@@ -389,8 +390,9 @@ impl Keeper {
         self.batcher.new_epoch();
         let epoch = mint_epoch();
         tracing::info!(%epoch, "a new epoch begins");
+        let wall = self.wall();
         self.buffer
-            .begin_epoch(epoch, Some(last), self.clock.now(), Clock::wall());
+            .begin_epoch(epoch, Some(last), self.clock.now(), wall);
     }
 
     fn submit(&mut self, work: DiskWork) {
@@ -419,7 +421,8 @@ impl Keeper {
         for place in &unreadable.places {
             self.set_aside(*place);
         }
-        let settled = self.buffer.not_carried(&unreadable.places, Clock::wall());
+        let wall = self.wall();
+        let settled = self.buffer.not_carried(&unreadable.places, wall);
         self.settle(&settled);
     }
 
@@ -430,7 +433,8 @@ impl Keeper {
         let settled = self.buffer.synced(result);
         self.settle(&settled);
         if self.buffer.disk_failed() {
-            let settled = self.buffer.make_room(Clock::wall());
+            let wall = self.wall();
+            let settled = self.buffer.make_room(wall);
             self.settle(&settled);
         }
     }
@@ -477,7 +481,7 @@ impl Keeper {
 
     fn damaged(&mut self, id: u64, place: Place, now: Duration) {
         self.set_aside(place);
-        let wall = Clock::wall();
+        let wall = self.wall();
         self.window
             .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
         let reason = GapReason::Damaged;
@@ -494,16 +498,17 @@ impl Keeper {
                 let streams: Vec<_> = self.buffer.streams().collect();
                 self.uplink.connect(streams.into_iter());
             }
-            UplinkEvent::Connected(positions) => {
+            UplinkEvent::Connected(positions, time) => {
                 tracing::info!(server = self.uplink.server(), "connected");
                 self.outage.over();
                 self.account.connected(self.uplink.server());
                 let outcome = self.window.connected(now, &positions, &mut self.buffer);
                 self.outcome(outcome);
+                self.cluster_told(time);
                 self.give_account();
             }
             UplinkEvent::Answered(id, Some(verdict)) => {
-                let wall = Clock::wall();
+                let wall = self.wall();
                 let outcome = self
                     .window
                     .answered(now, wall, id, verdict, &mut self.buffer);
@@ -552,7 +557,7 @@ impl Keeper {
 
     /// The cluster will never take this batch: keep it aside, then let a gap record stand for it.
     fn refused(&mut self, place: Place) {
-        let (now, wall) = (self.clock.now(), Clock::wall());
+        let (now, wall) = (self.clock.now(), self.wall());
         if let Some(bytes) = self.read(place) {
             match self.folder.dead_letter(place, &bytes) {
                 Ok(()) => self.account.dead_letters += 1,
@@ -618,7 +623,7 @@ impl Keeper {
             .chain(self.batcher.since())
             .min();
         let now = self.clock.now();
-        let (buffer, window) = (&self.buffer, &self.window);
+        let (buffer, window, time_of_day) = (&self.buffer, &self.window, &self.time_of_day);
         let open = self.batcher.readings();
         let reserved = self.disk.handle.usage().bytes_reserved;
         self.account.give(|status| {
@@ -637,6 +642,7 @@ impl Keeper {
             status.journal_bytes_written_total = buffer.journal_bytes_written();
             status.unsafe_readings = open + buffer.readings_unsafe();
             status.classes = buffer.classes().collect();
+            time_of_day.account(status);
         });
     }
 
@@ -667,6 +673,7 @@ impl Keeper {
             }
         }
         self.waiters.stop();
+        self.time_of_day.remember();
         let error = self.account.last_error();
         self.account.disconnected("stopped");
         self.give_account();

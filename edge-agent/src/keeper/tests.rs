@@ -1,14 +1,14 @@
 use std::path::Path;
 
 use shared::batch::{Body, decode};
-use shared::id::{BatchNumber, Epoch, Lane};
+use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::reading::{Reading, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::buffer::Classes;
-use crate::handed::{Intakes, channel};
+use crate::handed::{Intakes, Kind, channel};
 
 /// A folder of its own, removed at the end.
 struct Scratch(PathBuf);
@@ -74,7 +74,7 @@ struct Running {
 )]
 fn start(folder: &Path, bytes_max: u64) -> Running {
     let (intakes, handovers) = channel();
-    let keeper = Keeper::open(options(folder, bytes_max), handovers).unwrap();
+    let keeper = Keeper::open(options(folder, bytes_max), handovers, Teller::new(None)).unwrap();
     let (stop, stopped) = watch::channel(false);
     let status = keeper.status();
     let run = tokio::spawn(keeper.run(stopped));
@@ -134,7 +134,7 @@ async fn without_a_cluster_readings_are_kept_on_disk_over_a_restart() {
 async fn a_folder_has_one_keeper() {
     let folder = Scratch::new();
     let running = start(&folder.0, 64 << 20);
-    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(second.err(), Some(KeeperError::Locked { .. })));
     running.stop().await;
 }
@@ -208,7 +208,7 @@ async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
     let mut put_aside = Vec::new();
     for _ in 0..2 {
         let (_intakes, handovers) = channel();
-        let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
+        let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
         assert!(folder.0.join("journal").is_dir());
         assert_eq!(keeper.buffer.readings_pending(), 100, "one batch of three");
         let trouble = keeper.account.last_error();
@@ -244,7 +244,7 @@ async fn a_buffer_beyond_use_is_moved_aside_and_the_cluster_is_told() {
     running.stop().await;
     damage_beyond_use(&folder.0);
     let (_intakes, handovers) = channel();
-    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
+    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
     let epoch = keeper.buffer.epoch();
     let aside = folder.0.join(format!("journal-damaged-{epoch}"));
     assert!(aside.join("0000000000000003.journal").is_file());
@@ -271,7 +271,7 @@ async fn what_keeps_being_damaged_is_not_moved_aside_for_ever() {
     }
     running.stop().await;
     damage_beyond_use(&folder.0);
-    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(opened.err(), Some(KeeperError::Buffer { .. })));
     assert!(folder.0.join("journal").is_dir());
 }

@@ -103,6 +103,8 @@ impl Model {
                     self.define(agent, header.epoch, definition);
                 }
             }
+            // The random agents know the time of day.
+            Body::Clock(_) => {}
             Body::Data(data) => {
                 for group in &data.groups {
                     for series in &group.series {

@@ -7,7 +7,7 @@ use shared::payload::line::{self, LineError, LineOptions};
 use shared::reading::Reading;
 
 use crate::config::Line;
-use crate::handed::{HANDED_READINGS_MAX, NotKept};
+use crate::handed::{HANDED_READINGS_MAX, NotKept, Stamp};
 use crate::intake::frame::{Frame, Framer};
 
 /// The lines of one connection so far.
@@ -16,6 +16,16 @@ pub(super) struct Dialogue {
     framer: Framer,
     /// Lines that were given out.
     lines: u64,
+    /// The line behind the last group, which it could not join.
+    held: Option<Taken>,
+}
+
+/// What a line came to.
+#[derive(Debug)]
+enum Taken {
+    Reading(Reading, Stamp),
+    Nothing,
+    Refused(Refusal),
 }
 
 /// Whether more comes on a connection.
@@ -33,6 +43,8 @@ pub(super) enum Stream {
 pub(super) struct Group {
     /// At most [`HANDED_READINGS_MAX`].
     pub(super) readings: Vec<Reading>,
+    /// By whose clock all of them are stamped.
+    pub(super) stamp: Stamp,
     pub(super) answers: Answers,
 }
 
@@ -71,8 +83,9 @@ pub(super) struct Context<'a> {
     pub(super) options: &'a Line,
     /// The device of a line that names none.
     pub(super) device: &'a str,
-    /// The time of a line that has none.
+    /// The time of a line that has none, and by whose clock that is.
     pub(super) now: TimeNs,
+    pub(super) stamp: Stamp,
 }
 
 impl Dialogue {
@@ -80,6 +93,7 @@ impl Dialogue {
         Dialogue {
             framer: Framer::new(line_bytes_max),
             lines: 0,
+            held: None,
         }
     }
 
@@ -92,32 +106,51 @@ impl Dialogue {
         let mut group = Group::default();
         group.answers.first = self.lines + 1;
         while group.answers.lines.len() < HANDED_READINGS_MAX {
-            let next = match self.framer.next() {
-                Some(frame) => Some(answer(&frame, context, &mut group.readings)),
-                None => match stream {
-                    Stream::Open => None,
-                    Stream::Ended => {
-                        let last = self.framer.last();
-                        last.map(|frame| answer(&frame, context, &mut group.readings))
-                    }
-                    Stream::Broken => {
-                        let last = self.framer.last();
-                        last.map(|_| Answer::Refused(Refusal::CutOff))
-                    }
-                },
+            let Some(next) = self.take(context, stream) else {
+                break;
             };
-            let Some(next) = next else { break };
+            let answer = match next {
+                Taken::Reading(reading, stamp) => {
+                    if !group.readings.is_empty() && group.stamp != stamp {
+                        self.held = Some(Taken::Reading(reading, stamp));
+                        break;
+                    }
+                    group.stamp = stamp;
+                    group.readings.push(reading);
+                    Answer::Reading
+                }
+                Taken::Nothing => Answer::Nothing,
+                Taken::Refused(refusal) => Answer::Refused(refusal),
+            };
             self.lines += 1;
-            group.answers.lines.push(next);
+            group.answers.lines.push(answer);
         }
         (!group.answers.lines.is_empty()).then_some(group)
     }
+
+    /// The next line.
+    fn take(&mut self, context: Context<'_>, stream: Stream) -> Option<Taken> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
+        if let Some(frame) = self.framer.next() {
+            return Some(read(&frame, context));
+        }
+        match stream {
+            Stream::Open => None,
+            Stream::Ended => self.framer.last().map(|frame| read(&frame, context)),
+            Stream::Broken => {
+                let last = self.framer.last();
+                last.map(|_| Taken::Refused(Refusal::CutOff))
+            }
+        }
+    }
 }
 
-fn answer(frame: &Frame<'_>, context: Context<'_>, readings: &mut Vec<Reading>) -> Answer {
+fn read(frame: &Frame<'_>, context: Context<'_>) -> Taken {
     let Some(bytes) = frame.line else {
         let limit = context.options.line_bytes_max;
-        return Answer::Refused(Refusal::TooLong(limit));
+        return Taken::Refused(Refusal::TooLong(limit));
     };
     let options = LineOptions {
         default_time: context.now,
@@ -126,12 +159,17 @@ fn answer(frame: &Frame<'_>, context: Context<'_>, readings: &mut Vec<Reading>) 
         default_device: context.device,
     };
     match line::parse(bytes, options).next() {
-        None => Answer::Nothing,
+        None => Taken::Nothing,
         Some(Ok(reading)) => {
-            readings.push(reading);
-            Answer::Reading
+            // No device gives by chance, as its time of day, this very nanosecond since boot.
+            let stamp = if reading.time == context.now {
+                context.stamp
+            } else {
+                Stamp::Wall
+            };
+            Taken::Reading(reading, stamp)
         }
-        Some(Err(error)) => Answer::Refused(Refusal::Line(error)),
+        Some(Err(error)) => Taken::Refused(Refusal::Line(error)),
     }
 }
 
@@ -193,11 +231,16 @@ mod tests {
 
     /// Groups of a stream that comes in pieces of one size.
     fn talk(stream: &[u8], piece_bytes: usize) -> Vec<Group> {
+        talk_at(stream, piece_bytes, (TimeNs(7), Stamp::Wall))
+    }
+
+    fn talk_at(stream: &[u8], piece_bytes: usize, (now, stamp): (TimeNs, Stamp)) -> Vec<Group> {
         let options = options();
         let context = Context {
             options: &options,
             device: "gw1",
-            now: TimeNs(7),
+            now,
+            stamp,
         };
         let mut dialogue = Dialogue::new(options.line_bytes_max);
         let mut groups = Vec::new();
@@ -262,6 +305,33 @@ mod tests {
         );
         assert_eq!(answers[1], "ok 2");
         assert!(answers[2].starts_with("error 3 column 5"), "{text}");
+    }
+
+    #[test]
+    fn lines_with_a_time_and_lines_stamped_since_boot_go_apart() {
+        let stream = b"t f=1 1\nt f=2\n\nt f=3\nnonsense\nt f=4 4\nt f=5";
+        for piece_bytes in [1, 100] {
+            let groups = talk_at(stream, piece_bytes, (TimeNs(60), Stamp::Boot));
+            let mut by_stamp: Vec<(Stamp, usize)> = Vec::new();
+            for group in groups.iter().filter(|group| !group.readings.is_empty()) {
+                match by_stamp.last_mut() {
+                    Some((stamp, readings)) if *stamp == group.stamp => {
+                        *readings += group.readings.len();
+                    }
+                    _ => by_stamp.push((group.stamp, group.readings.len())),
+                }
+            }
+            let (wall, boot) = (Stamp::Wall, Stamp::Boot);
+            assert_eq!(by_stamp, [(wall, 1), (boot, 2), (wall, 1), (boot, 1)]);
+            let text: String = groups
+                .iter()
+                .map(|group| group.answers.text(Ok(())))
+                .collect();
+            let answers: Vec<_> = text.lines().collect();
+            assert_eq!(answers.len(), 7, "{text}");
+            assert_eq!(answers[3], "ok 4");
+            assert!(answers[4].starts_with("error 5 "), "{text}");
+        }
     }
 
     #[test]

@@ -24,9 +24,8 @@ use tokio::time::Instant;
 
 use super::frame::Framer;
 use super::{Complaints, Entry, Outcome, outcome_of, stopped};
-use crate::clock;
 use crate::config::{Replay, ReplayFormat};
-use crate::handed::{HANDED_READINGS_MAX, NotKept, Stopped};
+use crate::handed::{HANDED_READINGS_MAX, NotKept, Stamp, Stopped};
 use csv::Header;
 use position::Position;
 
@@ -289,7 +288,7 @@ impl Player {
             return Ok(true);
         }
         self.settle(GROUPS_MAX - 1).await?;
-        match self.entry.hand_over(group.clone(), true).await {
+        match self.entry.hand_over(group.clone(), Stamp::Wall, true).await {
             Ok(outcome) => {
                 let outcome = outcome.expect("an answer was asked for");
                 self.open.push_back((outcome, group, behind));
@@ -333,7 +332,7 @@ impl Player {
             () = stopped(&mut self.stop) => return Err(NotKept::Stopping),
             () = tokio::time::sleep(RETRY_PAUSE) => {}
         }
-        match self.entry.hand_over(group, true).await {
+        match self.entry.hand_over(group, Stamp::Wall, true).await {
             Ok(outcome) => outcome_of(outcome.expect("an answer was asked for")).await,
             Err(Stopped) => Err(NotKept::Stopping),
         }
@@ -373,7 +372,8 @@ impl Player {
         match (&self.options.format, &self.header) {
             (ReplayFormat::Line { device_key }, _) => {
                 let options = LineOptions {
-                    default_time: clock::now(),
+                    // A file is of another time anyway: a guess of the day will do.
+                    default_time: self.entry.clock().day(),
                     precision: self.options.precision,
                     device_key,
                     default_device: self.agent.as_str(),

@@ -2,6 +2,7 @@
 //! a disk that keep nothing.
 
 mod disk;
+mod early;
 mod stories;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,6 +17,7 @@ use shared::reading::{Reading, Value};
 use super::*;
 use crate::batcher::{BatchOptions, Batcher, WaiterId};
 use crate::buffer::{BufferOptions, Classes, DiskWork, Recovery, Source, payload_to_batch};
+use crate::clock::BootId;
 use crate::handed::Kind;
 
 const WALL: TimeNs = TimeNs(1_000_000);
@@ -52,6 +54,7 @@ struct Cluster {
     rows: Vec<i64>,
     hellos: Vec<shared::batch::Hello>,
     gaps: Vec<(GapReason, u64, u64)>,
+    clocks: HashMap<Epoch, shared::batch::Clock>,
 }
 
 impl Cluster {
@@ -78,6 +81,9 @@ impl Cluster {
         if header.lane != Lane::Names && header.names_needed > names.last {
             return Verdict::Names(names);
         }
+        if header.boot_relative && !self.clocks.contains_key(&header.epoch) {
+            return Verdict::Names(names);
+        }
         if from == at.last.next() && header.previous != at.digest {
             return Verdict::Fork(at);
         }
@@ -85,6 +91,9 @@ impl Cluster {
         match batch.body {
             Body::Hello(hello) => self.hellos.push(hello),
             Body::Names(_) => {}
+            Body::Clock(clock) => {
+                self.clocks.entry(header.epoch).or_insert(clock);
+            }
             Body::Data(data) => {
                 let series = data.groups.iter().flat_map(|group| &group.series);
                 for column in series.flat_map(|series| &series.columns) {
@@ -135,6 +144,19 @@ impl Agent {
     }
 
     fn start_with(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
+        let mut agent = Agent::open(disk, epoch, bytes_max);
+        agent.sync();
+        agent
+    }
+
+    fn start_with_boot(disk: &SimStorage, epoch: u64, boot: BootId) -> Agent {
+        let mut agent = Agent::open(disk, epoch, 320 << 10);
+        agent.buffer.begin_boot(boot);
+        agent.sync();
+        agent
+    }
+
+    fn open(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
         let mut recovery = Recovery::default();
         let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
             recovery.visit(position, head, payload)
@@ -148,7 +170,7 @@ impl Agent {
             classes: Classes::default(),
         };
         let now = Duration::ZERO;
-        let mut agent = Agent {
+        Agent {
             batcher: Batcher::new(BATCH),
             buffer: Buffer::new(options, recovery, Epoch(epoch), now, WALL),
             window: Window::new(WINDOW),
@@ -162,13 +184,15 @@ impl Agent {
             now,
             wire: VecDeque::new(),
             answers: VecDeque::new(),
-        };
-        agent.sync();
-        agent
+        }
     }
 
     /// Readings with these values become one batch; `waits`: somebody wants to know.
     fn seal(&mut self, values: std::ops::Range<i64>, waits: bool) {
+        self.seal_by(values, waits, Kind::default());
+    }
+
+    fn seal_by(&mut self, values: std::ops::Range<i64>, waits: bool, kind: Kind) {
         for value in values {
             let reading = Reading {
                 table: "t".to_owned(),
@@ -178,10 +202,9 @@ impl Agent {
                 fields: vec![("v".to_owned(), Value::Int(value))],
             };
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
-            self.batcher
-                .push(self.now, reading, Kind::default(), waiter);
+            self.batcher.push(self.now, reading, kind, waiter);
         }
-        let collected = self.batcher.take(Kind::default()).unwrap();
+        let collected = self.batcher.take(kind).unwrap();
         let sealed = self.buffer.seal(
             collected,
             WINDOW.batches_max,
