@@ -5,6 +5,8 @@
 //! buffer can put them into the names lane before the data that needs them. Series that were read
 //! at the same times share one time column. What it gives always fits the limits of the format.
 
+mod dictionary;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -13,9 +15,10 @@ use shared::column::{BOOL_PRICE, FLOAT_PRICE, INT_PRICE, TEXT_PRICE, TIME_PRICE}
 use shared::id::LocalSeriesId;
 use shared::limits::{
     BATCH_BYTES_MAX, BATCH_DECODED_BYTES_FREE, BATCH_ROWS_MAX, BATCH_VALUES_MAX, DEFINITIONS_MAX,
-    FIELDS_MAX,
 };
-use shared::reading::{FieldType, Reading, Value};
+use shared::reading::{Reading, Value};
+
+use dictionary::{Dictionary, Meaning};
 
 /// Series ids of one epoch; when they are used up the agent goes on in a new epoch.
 pub const SERIES_MAX: usize = 65_536;
@@ -66,24 +69,13 @@ pub struct Collected {
 #[derive(Debug)]
 pub struct Batcher {
     options: BatchOptions,
-    /// By table, device and tags; names hold no control characters, so `\0` separates them.
-    series: HashMap<String, Vec<Known>>,
-    series_count: usize,
-    new: Vec<SeriesDefinition>,
+    dictionary: Dictionary,
     open: Vec<OpenSeries>,
     /// Where an id stands in `open`.
     open_at: HashMap<LocalSeriesId, usize>,
     cost: Cost,
     since: Option<Duration>,
     waiters: Vec<WaiterId>,
-    key: String,
-}
-
-/// One meaning of a series: fields only ever come with these types.
-#[derive(Debug)]
-struct Known {
-    id: LocalSeriesId,
-    fields: Vec<(String, FieldType)>,
 }
 
 #[derive(Debug)]
@@ -95,6 +87,7 @@ struct OpenSeries {
 
 #[derive(Debug)]
 struct OpenColumn {
+    /// One flag a row; empty as long as every row has a value.
     present: Vec<bool>,
     values: Values,
 }
@@ -114,15 +107,12 @@ impl Batcher {
     pub fn new(options: BatchOptions) -> Self {
         Batcher {
             options,
-            series: HashMap::new(),
-            series_count: 0,
-            new: Vec::new(),
+            dictionary: Dictionary::default(),
             open: Vec::new(),
             open_at: HashMap::new(),
             cost: Cost::default(),
             since: None,
             waiters: Vec::new(),
-            key: String::new(),
         }
     }
 
@@ -147,7 +137,7 @@ impl Batcher {
         if !one.fits(&Cost::default()) {
             return Fit::Never;
         }
-        if self.series_count >= SERIES_MAX {
+        if self.dictionary.len() >= SERIES_MAX {
             return Fit::AfterEpoch;
         }
         let full = self.cost.rows >= self.options.rows_max
@@ -167,42 +157,12 @@ impl Batcher {
         {
             self.waiters.push(waiter);
         }
-        let Reading {
-            table,
-            device,
-            tags,
-            time,
-            fields,
-        } = reading;
-        put_key(&mut self.key, &table, &device, &tags);
-        let known = self.series.get(self.key.as_str());
-        let found = known.and_then(|all| all.iter().rev().find(|one| one.has(&fields)));
-        let (id, places, width) = if let Some(known) = found {
-            (known.id, known.places(&fields), known.fields.len())
-        } else {
-            let before = known.and_then(|all| all.last());
-            let id = LocalSeriesId(u32::try_from(self.series_count).expect("below SERIES_MAX"));
-            let made = Known {
-                id,
-                fields: widened(before, &fields),
-            };
-            let (places, width) = (made.places(&fields), made.fields.len());
-            self.new.push(SeriesDefinition {
-                id,
-                table,
-                device,
-                tags,
-                fields: made.fields.clone(),
-            });
-            self.series_count += 1;
-            self.series.entry(self.key.clone()).or_default().push(made);
-            (id, places, width)
-        };
-        let at = *self.open_at.entry(id).or_insert_with(|| {
-            self.open.push(OpenSeries::new(id));
+        let meaning = self.dictionary.meaning(&reading);
+        let at = *self.open_at.entry(meaning.id).or_insert_with(|| {
+            self.open.push(OpenSeries::new(meaning.id));
             self.open.len() - 1
         });
-        self.open[at].add(time.0, width, places.into_iter().zip(fields));
+        self.open[at].add(reading.time.0, &meaning, reading.values);
     }
 
     /// Whether the open batch should be sealed now.
@@ -222,7 +182,7 @@ impl Batcher {
         self.since = None;
         self.open_at.clear();
         Some(Collected {
-            names: split_names(std::mem::take(&mut self.new)),
+            names: split_names(self.dictionary.take_new()),
             data: grouped(std::mem::take(&mut self.open)),
             readings,
             waiters: std::mem::take(&mut self.waiters),
@@ -235,55 +195,7 @@ impl Batcher {
             self.cost.rows, 0,
             "the open batch speaks the old dictionary"
         );
-        self.series.clear();
-        self.series_count = 0;
-        self.new.clear();
-    }
-}
-
-impl Known {
-    fn has(&self, fields: &[(String, Value)]) -> bool {
-        fields.iter().enumerate().all(|(nth, (name, value))| {
-            self.place(nth, name)
-                .is_some_and(|at| self.fields[at].1 == value.field_type())
-        })
-    }
-
-    /// Where a field stands; most devices send theirs in the same order always.
-    fn place(&self, nth: usize, name: &str) -> Option<usize> {
-        if self.fields.get(nth).is_some_and(|(known, _)| known == name) {
-            return Some(nth);
-        }
-        self.fields.iter().position(|(known, _)| known == name)
-    }
-
-    fn places(&self, fields: &[(String, Value)]) -> Vec<usize> {
-        let place = |(nth, (name, _)): (usize, &(String, Value))| {
-            self.place(nth, name).expect("its definition has the field")
-        };
-        fields.iter().enumerate().map(place).collect()
-    }
-}
-
-/// The fields that a series had, with those of a reading added or changed in type.
-fn widened(before: Option<&Known>, fields: &[(String, Value)]) -> Vec<(String, FieldType)> {
-    let own = || {
-        fields
-            .iter()
-            .map(|(name, value)| (name.clone(), value.field_type()))
-    };
-    let mut all: Vec<(String, FieldType)> =
-        before.map_or_else(Vec::new, |known| known.fields.clone());
-    for (name, field_type) in own() {
-        match all.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = field_type,
-            None => all.push((name, field_type)),
-        }
-    }
-    if all.len() > FIELDS_MAX {
-        own().collect()
-    } else {
-        all
+        self.dictionary = Dictionary::default();
     }
 }
 
@@ -296,36 +208,24 @@ impl OpenSeries {
         }
     }
 
-    fn add(
-        &mut self,
-        time: i64,
-        width: usize,
-        fields: impl Iterator<Item = (usize, (String, Value))>,
-    ) {
-        let rows = self.times.len();
+    fn add(&mut self, time: i64, meaning: &Meaning, values: Vec<Value>) {
+        let row = self.times.len();
         self.times.push(time);
-        if self.columns.len() < width {
-            self.columns.resize_with(width, || OpenColumn {
-                present: vec![false; rows],
-                values: Values::Bool(Vec::new()),
-            });
+        if self.columns.len() < meaning.width {
+            self.columns.resize_with(meaning.width, OpenColumn::new);
         }
-        for (at, (_, value)) in fields {
-            self.columns[at].put(rows, value);
-        }
-        for column in &mut self.columns {
-            column.present.resize(rows + 1, false);
+        for (at, value) in meaning.places.iter().zip(values) {
+            self.columns[*at].put(row, value);
         }
     }
 
     fn close(self) -> (Vec<i64>, SeriesColumns) {
         let mut columns = Vec::with_capacity(self.columns.len());
-        for (field, column) in self.columns.into_iter().enumerate() {
-            let all = column.values.len() == column.present.len();
+        for (field, mut column) in self.columns.into_iter().enumerate() {
             if !column.values.is_empty() {
                 columns.push(Column {
                     field: u16::try_from(field).expect("below FIELDS_MAX"),
-                    present: if all { None } else { Some(column.present) },
+                    present: column.present(self.times.len()),
                     values: column.values,
                 });
             }
@@ -336,11 +236,21 @@ impl OpenSeries {
 }
 
 impl OpenColumn {
-    fn put(&mut self, rows: usize, value: Value) {
-        self.present.resize(rows, false);
-        self.present.push(true);
+    fn new() -> Self {
+        OpenColumn {
+            present: Vec::new(),
+            values: Values::Bool(Vec::new()),
+        }
+    }
+
+    /// The value of a row; rows that were passed over have none.
+    fn put(&mut self, row: usize, value: Value) {
         if self.values.is_empty() {
             self.values = Values::empty(value.field_type());
+        }
+        if row > self.values.len() {
+            self.flag(row);
+            self.present.push(true);
         }
         match (&mut self.values, value) {
             (Values::Float(all), Value::Float(one)) => all.push(one),
@@ -350,6 +260,23 @@ impl OpenColumn {
             _ => unreachable!("a definition gives each field one type"),
         }
     }
+
+    /// Flags for so many rows; those that came without flags all had a value.
+    fn flag(&mut self, rows: usize) {
+        if self.present.is_empty() {
+            self.present.resize(self.values.len(), true);
+        }
+        self.present.resize(rows, false);
+    }
+
+    /// One flag a row, if some have no value.
+    fn present(&mut self, rows: usize) -> Option<Vec<bool>> {
+        if self.values.len() == rows {
+            return None;
+        }
+        self.flag(rows);
+        Some(std::mem::take(&mut self.present))
+    }
 }
 
 impl Cost {
@@ -357,12 +284,12 @@ impl Cost {
     fn of(reading: &Reading) -> Cost {
         let mut cost = Cost {
             rows: 1,
-            values: reading.fields.len(),
+            values: reading.values.len(),
             raw_bytes: 8,
             encoded_bytes: PART_BYTES,
             decoded_bytes: check::GROUP_PRICE + check::SERIES_PRICE + TIME_PRICE,
         };
-        for (_, value) in &reading.fields {
+        for value in &reading.values {
             let (raw, price) = match value {
                 Value::Float(_) => (8, FLOAT_PRICE),
                 Value::Int(_) => (8, INT_PRICE),
@@ -390,17 +317,6 @@ impl Cost {
             && open.values + self.values <= BATCH_VALUES_MAX
             && open.encoded_bytes + self.encoded_bytes <= BATCH_BYTES_ROOM
             && open.decoded_bytes + self.decoded_bytes <= BATCH_DECODED_BYTES_FREE
-    }
-}
-
-fn put_key(key: &mut String, table: &str, device: &str, tags: &[(String, String)]) {
-    key.clear();
-    key.push_str(table);
-    key.push('\0');
-    key.push_str(device);
-    for part in tags.iter().flat_map(|(name, value)| [name, value]) {
-        key.push('\0');
-        key.push_str(part);
     }
 }
 

@@ -3,17 +3,19 @@
 use std::fmt::Write as _;
 
 use shared::id::TimeNs;
-use shared::payload::line::{self, LineError, LineOptions};
+use shared::payload::line::{LineError, LineReader};
 use shared::reading::Reading;
 
 use crate::config::Line;
 use crate::handed::{HANDED_READINGS_MAX, NotKept};
-use crate::intake::frame::{Frame, Framer};
+use crate::intake::frame::Framer;
 
 /// The lines of one connection so far.
 #[derive(Debug)]
 pub(super) struct Dialogue {
     framer: Framer,
+    reader: LineReader,
+    line_bytes_max: usize,
     /// Lines that were given out.
     lines: u64,
 }
@@ -65,20 +67,13 @@ pub(super) enum Refusal {
     CutOff,
 }
 
-/// What the lines of an intake leave open.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Context<'a> {
-    pub(super) options: &'a Line,
-    /// The device of a line that names none.
-    pub(super) device: &'a str,
-    /// The time of a line that has none.
-    pub(super) now: TimeNs,
-}
-
 impl Dialogue {
-    pub(super) fn new(line_bytes_max: usize) -> Dialogue {
+    /// `device` is that of a line that names none.
+    pub(super) fn new(options: &Line, device: &str) -> Dialogue {
         Dialogue {
-            framer: Framer::new(line_bytes_max),
+            framer: Framer::new(options.line_bytes_max),
+            reader: LineReader::new(options.precision, &options.device_key, device),
+            line_bytes_max: options.line_bytes_max,
             lines: 0,
         }
     }
@@ -87,51 +82,48 @@ impl Dialogue {
         self.framer.push(piece);
     }
 
-    /// The next lines of what was pushed; once no more comes, also one without an end.
-    pub(super) fn next(&mut self, context: Context<'_>, stream: Stream) -> Option<Group> {
+    /// The next lines of what was pushed; once no more comes, also one without an end. `now` is
+    /// the time of a line that has none.
+    pub(super) fn next(&mut self, now: TimeNs, stream: Stream) -> Option<Group> {
         let mut group = Group::default();
         group.answers.first = self.lines + 1;
-        while group.answers.lines.len() < HANDED_READINGS_MAX {
-            let next = match self.framer.next() {
-                Some(frame) => Some(answer(&frame, context, &mut group.readings)),
-                None => match stream {
-                    Stream::Open => None,
-                    Stream::Ended => {
-                        let last = self.framer.last();
-                        last.map(|frame| answer(&frame, context, &mut group.readings))
-                    }
-                    Stream::Broken => {
-                        let last = self.framer.last();
-                        last.map(|_| Answer::Refused(Refusal::CutOff))
-                    }
-                },
-            };
-            let Some(next) = next else { break };
+        while group.answers.lines.len() < HANDED_READINGS_MAX
+            && let Some(next) = self.next_line(now, stream, &mut group.readings)
+        {
             self.lines += 1;
             group.answers.lines.push(next);
         }
         (!group.answers.lines.is_empty()).then_some(group)
     }
-}
 
-fn answer(frame: &Frame<'_>, context: Context<'_>, readings: &mut Vec<Reading>) -> Answer {
-    let Some(bytes) = frame.line else {
-        let limit = context.options.line_bytes_max;
-        return Answer::Refused(Refusal::TooLong(limit));
-    };
-    let options = LineOptions {
-        default_time: context.now,
-        precision: context.options.precision,
-        device_key: &context.options.device_key,
-        default_device: context.device,
-    };
-    match line::parse(bytes, options).next() {
-        None => Answer::Nothing,
-        Some(Ok(reading)) => {
-            readings.push(reading);
-            Answer::Reading
-        }
-        Some(Err(error)) => Answer::Refused(Refusal::Line(error)),
+    fn next_line(
+        &mut self,
+        now: TimeNs,
+        stream: Stream,
+        readings: &mut Vec<Reading>,
+    ) -> Option<Answer> {
+        let frame = match self.framer.next() {
+            Some(frame) => frame,
+            None if stream == Stream::Open => return None,
+            None => {
+                let last = self.framer.last()?;
+                if stream == Stream::Broken {
+                    return Some(Answer::Refused(Refusal::CutOff));
+                }
+                last
+            }
+        };
+        let Some(line) = frame.line else {
+            return Some(Answer::Refused(Refusal::TooLong(self.line_bytes_max)));
+        };
+        Some(match self.reader.read(line, now) {
+            None => Answer::Nothing,
+            Some(Ok(reading)) => {
+                readings.push(reading);
+                Answer::Reading
+            }
+            Some(Err(error)) => Answer::Refused(Refusal::Line(error)),
+        })
     }
 }
 
@@ -191,19 +183,14 @@ mod tests {
 
     /// Groups of a stream that comes in pieces of one size.
     fn talk(stream: &[u8], piece_bytes: usize) -> Vec<Group> {
-        let options = options();
-        let context = Context {
-            options: &options,
-            device: "gw1",
-            now: TimeNs(7),
-        };
-        let mut dialogue = Dialogue::new(options.line_bytes_max);
+        let now = TimeNs(7);
+        let mut dialogue = Dialogue::new(&options(), "gw1");
         let mut groups = Vec::new();
         for piece in stream.chunks(piece_bytes) {
             dialogue.push(piece);
-            groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Open)));
+            groups.extend(std::iter::from_fn(|| dialogue.next(now, Stream::Open)));
         }
-        groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Ended)));
+        groups.extend(std::iter::from_fn(|| dialogue.next(now, Stream::Ended)));
         groups
     }
 
@@ -230,7 +217,7 @@ mod tests {
             let readings: Vec<_> = groups.iter().flat_map(|group| &group.readings).collect();
             assert_eq!(readings.len(), 2);
             assert_eq!(
-                (readings[1].time, readings[1].device.as_str()),
+                (readings[1].time, readings[1].shape.device.as_str()),
                 (TimeNs(7), "gw1")
             );
             let refused: Vec<_> = groups
