@@ -96,6 +96,10 @@ impl Dictionary {
             id: LocalSeriesId(u32::try_from(self.count).expect("below SERIES_MAX")),
             fields: widened(before, reading),
         };
+        if before.is_some() {
+            // What comes from here on shall go where all its fields are.
+            self.familiar.clear();
+        }
         self.new.push(SeriesDefinition {
             id: made.id,
             table: shape.table.clone(),

@@ -138,6 +138,20 @@ fn readings_that_share_their_shape_mean_what_others_mean() {
 }
 
 #[test]
+fn fields_that_come_one_by_one_end_in_one_definition() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let x = reading("a", 1, &[("x", Value::Int(1))]);
+    let y = reading("a", 1, &[("y", Value::Int(1))]);
+    for one in [&x, &y, &x, &y] {
+        push(&mut batcher, one.clone());
+    }
+    let collected = batcher.take().unwrap();
+    let rows = collected.data.groups.iter().map(|group| group.times.len());
+    assert_eq!(rows.collect::<Vec<_>>(), [1, 3]);
+    encoded(&collected.data);
+}
+
+#[test]
 fn a_new_field_or_a_changed_type_is_a_new_id_and_the_old_one_is_found_again() {
     let mut batcher = Batcher::new(OPTIONS);
     let int = || reading("a", 1, &[("x", Value::Int(1))]);

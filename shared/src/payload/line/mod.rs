@@ -106,7 +106,7 @@ pub fn parse<'a>(bytes: &'a [u8], options: LineOptions<'a>) -> Lines<'a> {
         at: 0,
         line: 1,
         line_start: 0,
-        head: 0..0,
+        identity: 0..0,
         options,
     }
 }
@@ -121,7 +121,7 @@ pub struct Lines<'a> {
     line: usize,
     line_start: usize,
     /// Table and tags of the last line whose fields were begun, with the space behind them.
-    head: Range<usize>,
+    identity: Range<usize>,
     options: LineOptions<'a>,
 }
 
@@ -233,7 +233,7 @@ impl Lines<'_> {
         let table = self.name(Name::Table)?;
         let (device, tags) = self.tags()?;
         self.expect(b' ', "expected a space and the fields")?;
-        self.head = start..self.at;
+        self.identity = start..self.at;
         self.skip_spaces();
         let fields = self.fields()?;
         self.skip_spaces();
