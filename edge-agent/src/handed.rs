@@ -150,25 +150,26 @@ impl InTransit {
 
 /// What a hand-over weighs in the channel, in bytes; at most all the room there is.
 fn weight(handed: &Handed) -> u32 {
-    let bytes: usize = handed.readings.iter().map(reading_bytes).sum();
+    let mut bytes = 0;
+    let mut before: Option<&Reading> = None;
+    for reading in &handed.readings {
+        bytes += values_bytes(reading);
+        if before.is_none_or(|one| !Arc::ptr_eq(&one.shape, &reading.shape)) {
+            bytes += reading.shape.memory_bytes();
+        }
+        before = Some(reading);
+    }
     u32::try_from(bytes.clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
 }
 
-/// About what a reading takes in memory.
-pub(crate) fn reading_bytes(reading: &Reading) -> usize {
-    const EACH: usize = 64;
-    let tags = reading
-        .tags
-        .iter()
-        .map(|(key, value)| EACH + key.len() + value.len());
-    let fields = reading.fields.iter().map(|(name, value)| {
-        let text = match value {
-            Value::Text(text) => text.len(),
-            Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
-        };
-        EACH + name.len() + text
-    });
-    EACH + reading.table.len() + reading.device.len() + tags.sum::<usize>() + fields.sum::<usize>()
+/// About what a reading takes in memory besides its shape.
+fn values_bytes(reading: &Reading) -> usize {
+    let text_bytes = |value: &Value| match value {
+        Value::Text(text) => text.len(),
+        Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
+    };
+    let texts: usize = reading.values.iter().map(text_bytes).sum();
+    size_of::<Reading>() + size_of_val(reading.values.as_slice()) + texts
 }
 
 #[cfg(test)]
@@ -177,13 +178,13 @@ mod tests {
     use shared::id::TimeNs;
 
     fn handed(text_bytes: usize) -> Handed {
-        let reading = Reading {
-            table: "t".to_owned(),
-            device: "d".to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(1),
-            fields: vec![("f".to_owned(), Value::Text("x".repeat(text_bytes)))],
-        };
+        let reading = Reading::new(
+            "t".to_owned(),
+            "d".to_owned(),
+            Vec::new(),
+            TimeNs(1),
+            vec![("f".to_owned(), Value::Text("x".repeat(text_bytes)))],
+        );
         Handed {
             readings: vec![reading],
             kind: Kind::default(),

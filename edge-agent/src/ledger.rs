@@ -256,7 +256,7 @@ fn text(readings: &[Reading]) -> String {
             }
             Err(why) => tracing::warn!(
                 "a reading of table {} cannot stand in the ledger: {why}",
-                reading.table
+                reading.shape.table
             ),
         }
     }
@@ -270,13 +270,13 @@ mod tests {
     use shared::reading::Value;
 
     fn reading(value: i64) -> Reading {
-        Reading {
-            table: "t".to_owned(),
-            device: "d".to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(value),
-            fields: vec![("v".to_owned(), Value::Int(value))],
-        }
+        Reading::new(
+            "t".to_owned(),
+            "d".to_owned(),
+            Vec::new(),
+            TimeNs(value),
+            vec![("v".to_owned(), Value::Int(value))],
+        )
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use shared::batch::{Column, Data, Values};
 use shared::id::{AgentId, TimeNs};
 use shared::limits::TEXT_BYTES_MAX;
-use shared::reading::{FieldType, Reading, Value};
+use shared::reading::{FieldType, Reading, SeriesShape, Value};
 
 use super::catalog::{Catalog, Refusal, SeriesId, TableId};
 use super::dedup::{Dictionary, LocalTarget, RefusedSeries};
@@ -447,15 +447,17 @@ fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
     let mut known: BTreeMap<Shape, usize> = BTreeMap::new();
     for reading in readings {
         let Reading {
+            shape,
+            time,
+            values,
+        } = reading;
+        let SeriesShape {
             table,
             device,
             tags,
-            time,
             fields,
-        } = reading;
-        let types = fields
-            .iter()
-            .map(|(name, value)| (name.clone(), value.field_type()));
+        } = Arc::unwrap_or_clone(shape);
+        let types = fields.into_iter().zip(values.iter().map(Value::field_type));
         let shape: Shape = (table, device, tags, types.collect());
         let at = *known
             .entry(shape)
@@ -476,7 +478,7 @@ fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
                 groups.len() - 1
             });
         groups[at].times.push(time.0);
-        for (column, (_, value)) in groups[at].columns.iter_mut().zip(fields) {
+        for (column, value) in groups[at].columns.iter_mut().zip(values) {
             match (&mut column.values, value) {
                 (Values::Float(all), Value::Float(value)) => all.push(value),
                 (Values::Int(all), Value::Int(value)) => all.push(value),

@@ -8,17 +8,17 @@
 //! buffer can put them into the names lane before the data that needs them. Series that were read
 //! at the same times share one time column. What it gives always fits the limits of the format.
 
+mod dictionary;
 mod open;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use shared::batch::{Data, SeriesDefinition, check};
-use shared::id::LocalSeriesId;
-use shared::limits::{BATCH_DECODED_BYTES_FREE, DEFINITIONS_MAX, FIELDS_MAX};
-use shared::reading::{FieldType, Reading, Value};
+use shared::limits::{BATCH_DECODED_BYTES_FREE, DEFINITIONS_MAX};
+use shared::reading::Reading;
 
 use crate::handed::{CLASSES_MAX, Kind};
+use dictionary::Dictionary;
 use open::{Cost, Open};
 
 /// Series ids of one epoch; when they are used up the agent goes on in a new epoch.
@@ -69,40 +69,17 @@ pub struct Collected {
 #[derive(Debug)]
 pub struct Batcher {
     options: BatchOptions,
-    /// By table, device and tags; names hold no control characters, so `\0` separates them.
-    series: HashMap<String, Vec<Known>>,
-    series_count: usize,
-    new: Vec<SeriesDefinition>,
+    dictionary: Dictionary,
     /// One of each kind that ever came; some are empty.
     open: Vec<(Kind, Open)>,
-    key: String,
-}
-
-/// One meaning of a series: fields only ever come with these types.
-#[derive(Debug)]
-struct Known {
-    id: LocalSeriesId,
-    fields: Vec<(String, FieldType)>,
-}
-
-/// Which fields a new definition has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fields {
-    /// Those of the reading and those that its series had before: most will come again.
-    Widened,
-    /// Those of the reading: what comes later shall not have room for them.
-    Own,
 }
 
 impl Batcher {
     pub fn new(options: BatchOptions) -> Self {
         Batcher {
             options,
-            series: HashMap::new(),
-            series_count: 0,
-            new: Vec::new(),
+            dictionary: Dictionary::default(),
             open: Vec::new(),
-            key: String::new(),
         }
     }
 
@@ -127,7 +104,7 @@ impl Batcher {
         if !one.fits(&Cost::default()) {
             return Fit::Never;
         }
-        if self.series_count >= SERIES_MAX {
+        if self.dictionary.len() >= SERIES_MAX {
             return Fit::AfterEpoch;
         }
         match self.of_kind(kind) {
@@ -145,50 +122,10 @@ impl Batcher {
     /// Adds a reading that [`Batcher::fit`] said `Yes` to.
     pub fn push(&mut self, now: Duration, reading: Reading, kind: Kind, waiter: Option<WaiterId>) {
         let cost = Cost::of(&reading);
-        let time = reading.time.0;
-        let (id, places, width, fields) = self.resolve(reading, Fields::Widened);
+        let meaning = self.dictionary.meaning(&reading);
         let open = self.of_kind_mut(kind);
         open.begin(now, waiter);
-        open.add(id, &cost, time, width, places.into_iter().zip(fields));
-    }
-
-    /// The series of a reading, where its fields stand in it, and how many fields that has.
-    fn resolve(
-        &mut self,
-        reading: Reading,
-        new: Fields,
-    ) -> (LocalSeriesId, Vec<usize>, usize, Vec<(String, Value)>) {
-        let Reading {
-            table,
-            device,
-            tags,
-            fields,
-            ..
-        } = reading;
-        put_key(&mut self.key, &table, &device, &tags);
-        let known = self.series.get(self.key.as_str());
-        let found = known.and_then(|all| all.iter().rev().find(|one| one.has(&fields)));
-        if let Some(known) = found {
-            return (known.id, known.places(&fields), known.fields.len(), fields);
-        }
-        let before = known.and_then(|all| all.last());
-        let before = before.filter(|_| new == Fields::Widened);
-        let id = LocalSeriesId(u32::try_from(self.series_count).expect("below SERIES_MAX"));
-        let made = Known {
-            id,
-            fields: widened(before, &fields),
-        };
-        let (places, width) = (made.places(&fields), made.fields.len());
-        self.new.push(SeriesDefinition {
-            id,
-            table,
-            device,
-            tags,
-            fields: made.fields.clone(),
-        });
-        self.series_count += 1;
-        self.series.entry(self.key.clone()).or_default().push(made);
-        (id, places, width, fields)
+        open.add(&meaning, &cost, reading);
     }
 
     /// Whether some open batch should be sealed now.
@@ -216,7 +153,7 @@ impl Batcher {
     /// nothing.
     pub fn take(&mut self, kind: Kind) -> Option<Collected> {
         let mut collected = self.of_kind_mut(kind).collect(kind)?;
-        collected.names = split_names(std::mem::take(&mut self.new));
+        collected.names = split_names(self.dictionary.take_new());
         Some(collected)
     }
 
@@ -232,20 +169,19 @@ impl Batcher {
         let mut open = Open::default();
         for reading in readings {
             let cost = Cost::of(&reading);
-            if !cost.fits(&Cost::default()) || self.series_count >= SERIES_MAX {
+            if !cost.fits(&Cost::default()) || self.dictionary.len() >= SERIES_MAX {
                 return None;
             }
             if open.is_full(&self.options) || !cost.fits(&open.cost) {
                 batches.extend(open.collect(kind));
             }
-            let time = reading.time.0;
-            let (id, places, width, fields) = self.resolve(reading, Fields::Own);
+            let meaning = self.dictionary.own_meaning(&reading);
             open.begin(now, None);
-            open.add(id, &cost, time, width, places.into_iter().zip(fields));
+            open.add(&meaning, &cost, reading);
         }
         batches.extend(open.collect(kind));
         if let Some(first) = batches.first_mut() {
-            first.names = split_names(std::mem::take(&mut self.new));
+            first.names = split_names(self.dictionary.take_new());
         }
         Some(batches)
     }
@@ -254,8 +190,7 @@ impl Batcher {
     /// bytes.
     pub fn sealed_bytes_most(&self, kind: Kind) -> u64 {
         let data = self.of_kind(kind).map_or(0, Open::sealed_bytes_most);
-        let names: usize = self.new.iter().map(check::definition_bytes).sum();
-        (data + names) as u64
+        (data + self.dictionary.new_bytes()) as u64
     }
 
     /// Lets go of the open batch of a kind, of which nothing can be kept: how many readings that
@@ -271,9 +206,7 @@ impl Batcher {
             self.open_kinds().next().is_none(),
             "what is open speaks the old dictionary"
         );
-        self.series.clear();
-        self.series_count = 0;
-        self.new.clear();
+        self.dictionary = Dictionary::default();
     }
 
     fn of_kind(&self, kind: Kind) -> Option<&Open> {
@@ -289,63 +222,6 @@ impl Batcher {
             self.open.len() - 1
         });
         &mut self.open[at].1
-    }
-}
-
-impl Known {
-    fn has(&self, fields: &[(String, Value)]) -> bool {
-        fields.iter().enumerate().all(|(nth, (name, value))| {
-            self.place(nth, name)
-                .is_some_and(|at| self.fields[at].1 == value.field_type())
-        })
-    }
-
-    /// Where a field stands; most devices send theirs in the same order always.
-    fn place(&self, nth: usize, name: &str) -> Option<usize> {
-        if self.fields.get(nth).is_some_and(|(known, _)| known == name) {
-            return Some(nth);
-        }
-        self.fields.iter().position(|(known, _)| known == name)
-    }
-
-    fn places(&self, fields: &[(String, Value)]) -> Vec<usize> {
-        let place = |(nth, (name, _)): (usize, &(String, Value))| {
-            self.place(nth, name).expect("its definition has the field")
-        };
-        fields.iter().enumerate().map(place).collect()
-    }
-}
-
-/// The fields that a series had, with those of a reading added or changed in type.
-fn widened(before: Option<&Known>, fields: &[(String, Value)]) -> Vec<(String, FieldType)> {
-    let own = || {
-        fields
-            .iter()
-            .map(|(name, value)| (name.clone(), value.field_type()))
-    };
-    let mut all: Vec<(String, FieldType)> =
-        before.map_or_else(Vec::new, |known| known.fields.clone());
-    for (name, field_type) in own() {
-        match all.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = field_type,
-            None => all.push((name, field_type)),
-        }
-    }
-    if all.len() > FIELDS_MAX {
-        own().collect()
-    } else {
-        all
-    }
-}
-
-fn put_key(key: &mut String, table: &str, device: &str, tags: &[(String, String)]) {
-    key.clear();
-    key.push_str(table);
-    key.push('\0');
-    key.push_str(device);
-    for part in tags.iter().flat_map(|(name, value)| [name, value]) {
-        key.push('\0');
-        key.push_str(part);
     }
 }
 

@@ -9,6 +9,7 @@ use shared::id::LocalSeriesId;
 use shared::limits::{BATCH_BYTES_MAX, BATCH_DECODED_BYTES_FREE, BATCH_ROWS_MAX, BATCH_VALUES_MAX};
 use shared::reading::{Reading, Value};
 
+use super::dictionary::Meaning;
 use super::{BatchOptions, Collected, WaiterId};
 use crate::handed::Kind;
 
@@ -40,6 +41,7 @@ struct OpenSeries {
 
 #[derive(Debug)]
 struct OpenColumn {
+    /// One flag a row; empty as long as every row has a value.
     present: Vec<bool>,
     values: Values,
 }
@@ -83,21 +85,14 @@ impl Open {
         }
     }
 
-    /// Adds the row of a series whose definition has `width` fields, each with its place there.
-    pub(super) fn add(
-        &mut self,
-        id: LocalSeriesId,
-        cost: &Cost,
-        time: i64,
-        width: usize,
-        fields: impl Iterator<Item = (usize, (String, Value))>,
-    ) {
+    /// Adds a reading, which costs this and means that.
+    pub(super) fn add(&mut self, meaning: &Meaning, cost: &Cost, reading: Reading) {
         self.cost.add(cost);
-        let at = *self.at.entry(id).or_insert_with(|| {
-            self.series.push(OpenSeries::new(id));
+        let at = *self.at.entry(meaning.id).or_insert_with(|| {
+            self.series.push(OpenSeries::new(meaning.id));
             self.series.len() - 1
         });
-        self.series[at].add(time, width, fields);
+        self.series[at].add(reading.time.0, meaning, reading.values);
     }
 
     /// Its content, without names; it is empty then.
@@ -126,36 +121,24 @@ impl OpenSeries {
         }
     }
 
-    fn add(
-        &mut self,
-        time: i64,
-        width: usize,
-        fields: impl Iterator<Item = (usize, (String, Value))>,
-    ) {
-        let rows = self.times.len();
+    fn add(&mut self, time: i64, meaning: &Meaning, values: Vec<Value>) {
+        let row = self.times.len();
         self.times.push(time);
-        if self.columns.len() < width {
-            self.columns.resize_with(width, || OpenColumn {
-                present: vec![false; rows],
-                values: Values::Bool(Vec::new()),
-            });
+        if self.columns.len() < meaning.width {
+            self.columns.resize_with(meaning.width, OpenColumn::new);
         }
-        for (at, (_, value)) in fields {
-            self.columns[at].put(rows, value);
-        }
-        for column in &mut self.columns {
-            column.present.resize(rows + 1, false);
+        for (at, value) in meaning.places.iter().zip(values) {
+            self.columns[*at].put(row, value);
         }
     }
 
     fn close(self) -> (Vec<i64>, SeriesColumns) {
         let mut columns = Vec::with_capacity(self.columns.len());
-        for (field, column) in self.columns.into_iter().enumerate() {
-            let all = column.values.len() == column.present.len();
+        for (field, mut column) in self.columns.into_iter().enumerate() {
             if !column.values.is_empty() {
                 columns.push(Column {
                     field: u16::try_from(field).expect("below FIELDS_MAX"),
-                    present: if all { None } else { Some(column.present) },
+                    present: column.present(self.times.len()),
                     values: column.values,
                 });
             }
@@ -166,11 +149,21 @@ impl OpenSeries {
 }
 
 impl OpenColumn {
-    fn put(&mut self, rows: usize, value: Value) {
-        self.present.resize(rows, false);
-        self.present.push(true);
+    fn new() -> Self {
+        OpenColumn {
+            present: Vec::new(),
+            values: Values::Bool(Vec::new()),
+        }
+    }
+
+    /// The value of a row; rows that were passed over have none.
+    fn put(&mut self, row: usize, value: Value) {
         if self.values.is_empty() {
             self.values = Values::empty(value.field_type());
+        }
+        if row > self.values.len() {
+            self.flag(row);
+            self.present.push(true);
         }
         match (&mut self.values, value) {
             (Values::Float(all), Value::Float(one)) => all.push(one),
@@ -180,6 +173,23 @@ impl OpenColumn {
             _ => unreachable!("a definition gives each field one type"),
         }
     }
+
+    /// Flags for so many rows; those that came without flags all had a value.
+    fn flag(&mut self, rows: usize) {
+        if self.present.is_empty() {
+            self.present.resize(self.values.len(), true);
+        }
+        self.present.resize(rows, false);
+    }
+
+    /// One flag a row, if some have no value.
+    fn present(&mut self, rows: usize) -> Option<Vec<bool>> {
+        if self.values.len() == rows {
+            return None;
+        }
+        self.flag(rows);
+        Some(std::mem::take(&mut self.present))
+    }
 }
 
 impl Cost {
@@ -187,12 +197,12 @@ impl Cost {
     pub(super) fn of(reading: &Reading) -> Cost {
         let mut cost = Cost {
             rows: 1,
-            values: reading.fields.len(),
+            values: reading.values.len(),
             raw_bytes: 8,
             encoded_bytes: PART_BYTES,
             decoded_bytes: check::GROUP_PRICE + check::SERIES_PRICE + TIME_PRICE,
         };
-        for (_, value) in &reading.fields {
+        for value in &reading.values {
             let (raw, price) = match value {
                 Value::Float(_) => (8, FLOAT_PRICE),
                 Value::Int(_) => (8, INT_PRICE),

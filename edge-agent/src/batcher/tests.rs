@@ -2,6 +2,7 @@ use super::*;
 use shared::batch::{Body, Header, Values, decode, encode};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 use shared::limits::BATCH_BYTES_MAX;
+use shared::reading::FieldType;
 
 use crate::handed::{Class, Stamp};
 
@@ -20,13 +21,18 @@ fn reading(device: &str, time: i64, fields: &[(&str, Value)]) -> Reading {
     let fields = fields
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.clone()));
-    Reading {
-        table: "t".to_owned(),
-        device: device.to_owned(),
-        tags: vec![("room".to_owned(), "r1".to_owned())],
-        time: TimeNs(time),
-        fields: fields.collect(),
-    }
+    reading_of(device, time, fields.collect())
+}
+
+fn reading_of(device: &str, time: i64, fields: Vec<(String, Value)>) -> Reading {
+    let tags = vec![("room".to_owned(), "r1".to_owned())];
+    Reading::new(
+        "t".to_owned(),
+        device.to_owned(),
+        tags,
+        TimeNs(time),
+        fields,
+    )
 }
 
 fn push(batcher: &mut Batcher, reading: Reading) {
@@ -96,6 +102,60 @@ fn fields_that_come_late_or_stay_away_are_absent() {
     assert_eq!(columns[0].present, Some(vec![true, false, true]));
     assert_eq!(columns[0].values, Values::Int(vec![1, 3]));
     assert_eq!(columns[1].present, Some(vec![true, true, false]));
+    encoded(&collected.data);
+}
+
+#[test]
+fn readings_that_share_their_shape_mean_what_others_mean() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let shared = reading("a", 1, &[("x", Value::Int(1)), ("y", Value::Bool(true))]);
+    let again = |time, values| Reading {
+        time: TimeNs(time),
+        values,
+        ..shared.clone()
+    };
+    let alone = |time| reading("a", time, &[("y", Value::Bool(true)), ("x", Value::Int(9))]);
+    push(&mut batcher, shared.clone());
+    push(&mut batcher, alone(2));
+    push(
+        &mut batcher,
+        again(3, vec![Value::Int(3), Value::Bool(false)]),
+    );
+    push(
+        &mut batcher,
+        again(4, vec![Value::Float(0.5), Value::Bool(false)]),
+    );
+    push(
+        &mut batcher,
+        again(5, vec![Value::Int(5), Value::Bool(false)]),
+    );
+    let collected = batcher.take().unwrap();
+    assert_eq!(collected.names[0].len(), 2, "the type of x changed");
+    let groups = &collected.data.groups;
+    assert_eq!(groups[0].times, [1, 2, 3, 5]);
+    let columns = &groups[0].series[0].columns;
+    assert_eq!(columns[0].values, Values::Int(vec![1, 9, 3, 5]));
+    assert_eq!(groups[1].times, [4]);
+    encoded(&collected.data);
+    batcher.new_epoch();
+    push(
+        &mut batcher,
+        again(6, vec![Value::Int(6), Value::Bool(true)]),
+    );
+    assert_eq!(batcher.take().unwrap().names[0].len(), 1, "told anew");
+}
+
+#[test]
+fn fields_that_come_one_by_one_end_in_one_definition() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let x = reading("a", 1, &[("x", Value::Int(1))]);
+    let y = reading("a", 1, &[("y", Value::Int(1))]);
+    for one in [&x, &y, &x, &y] {
+        push(&mut batcher, one.clone());
+    }
+    let collected = batcher.take().unwrap();
+    let rows = collected.data.groups.iter().map(|group| group.times.len());
+    assert_eq!(rows.collect::<Vec<_>>(), [1, 3]);
     encoded(&collected.data);
 }
 
@@ -177,10 +237,7 @@ fn whatever_fits_can_be_encoded() {
             bytes_max: usize::MAX,
             ..OPTIONS
         });
-        let make = |nth: i64| Reading {
-            fields: fields.clone(),
-            ..reading(&format!("d{nth}"), nth * nth * 7_919, &[])
-        };
+        let make = |nth: i64| reading_of(&format!("d{nth}"), nth * nth * 7_919, fields.clone());
         let mut count = 0;
         while batcher.fit(&make(count), KIND) == Fit::Yes {
             batcher.push(START, make(count), KIND, Some(WaiterId(9)));
@@ -199,10 +256,7 @@ fn whatever_fits_can_be_encoded() {
 fn a_reading_that_no_batch_can_carry_is_told_so() {
     let batcher = Batcher::new(OPTIONS);
     let fields = (0..100).map(|nth| (format!("f{nth}"), Value::Text("x".repeat(16_000))));
-    let huge = Reading {
-        fields: fields.collect(),
-        ..reading("a", 1, &[])
-    };
+    let huge = reading_of("a", 1, fields.collect());
     assert_eq!(huge.check(), Ok(()));
     assert_eq!(batcher.fit(&huge, KIND), Fit::Never);
 }

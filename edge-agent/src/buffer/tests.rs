@@ -129,13 +129,13 @@ impl Agent {
         for second in 0..count {
             let value = i64::try_from(dice.roll(1 << 40)).unwrap() - (1 << 39);
             values.push(value);
-            let reading = Reading {
-                table: "t".to_owned(),
-                device: format!("d{class}"),
-                tags: Vec::new(),
-                time: TimeNs(start * MINUTE_NS + second * 1_000_000_000),
-                fields: vec![("v".to_owned(), Value::Int(value))],
-            };
+            let reading = Reading::new(
+                "t".to_owned(),
+                format!("d{class}"),
+                Vec::new(),
+                TimeNs(start * MINUTE_NS + second * 1_000_000_000),
+                vec![("v".to_owned(), Value::Int(value))],
+            );
             self.batcher.push(self.now, reading, kind, None);
         }
         let bytes = self.batcher.sealed_bytes_most(kind);

@@ -99,34 +99,39 @@ impl Sums {
         self,
         definitions: &HashMap<LocalSeriesId, SeriesDefinition>,
     ) -> Option<Vec<Reading>> {
-        let mut readings: Vec<Reading> = Vec::new();
+        // Series, minute, fields.
+        let mut rows: Vec<(LocalSeriesId, i64, Vec<(String, Value)>)> = Vec::new();
         let mut names: Option<(LocalSeriesId, Vec<FieldNames>)> = None;
-        let mut row: Option<(LocalSeriesId, i64, usize)> = None;
+        let mut left = 0;
         for ((id, minute, field), sum) in self.sums {
-            let definition = definitions.get(&id)?;
             let (_, names) = match names.take() {
                 Some(known) if known.0 == id => names.insert(known),
-                _ => names.insert((id, field_names(definition))),
+                _ => names.insert((id, field_names(definitions.get(&id)?))),
             };
-            let left = match row {
-                Some((row_id, row_minute, left)) if (row_id, row_minute) == (id, minute) => left,
-                _ => 0,
-            };
-            if left == 0 {
-                readings.push(Reading {
-                    table: definition.table.clone(),
-                    device: definition.device.clone(),
-                    tags: definition.tags.clone(),
-                    time: TimeNs(minute * MINUTE_NS),
-                    fields: Vec::new(),
-                });
+            let goes_on = rows
+                .last()
+                .is_some_and(|row| (row.0, row.1) == (id, minute));
+            if left == 0 || !goes_on {
+                rows.push((id, minute, Vec::new()));
+                left = FIELDS_A_ROW;
             }
-            let left = if left == 0 { FIELDS_A_ROW } else { left };
-            row = Some((id, minute, left - 1));
-            let reading = readings.last_mut().expect("the row was begun");
-            sum.put(names.get(usize::from(field))?, &mut reading.fields);
+            left -= 1;
+            let (.., fields) = rows.last_mut().expect("the row was begun");
+            sum.put(names.get(usize::from(field))?, fields);
         }
-        Some(readings)
+        let reading = |(id, minute, fields): (LocalSeriesId, i64, Vec<(String, Value)>)| {
+            let definition = definitions.get(&id)?;
+            let (table, device) = (definition.table.clone(), definition.device.clone());
+            let time = TimeNs(minute * MINUTE_NS);
+            Some(Reading::new(
+                table,
+                device,
+                definition.tags.clone(),
+                time,
+                fields,
+            ))
+        };
+        rows.into_iter().map(reading).collect()
     }
 
     fn add_column(&mut self, id: LocalSeriesId, times: &[i64], column: &Column) {
@@ -404,7 +409,7 @@ mod tests {
     }
 
     fn value<'a>(reading: &'a Reading, name: &str) -> &'a Value {
-        let found = reading.fields.iter().find(|(own, _)| own == name);
+        let found = reading.fields().find(|(own, _)| *own == name);
         &found.unwrap_or_else(|| panic!("{name} in {reading:?}")).1
     }
 
@@ -469,7 +474,7 @@ mod tests {
             .collect();
         let columns = (0..70).map(|_| Values::Float(vec![1.0, 2.0])).collect();
         let readings = rest(&[1, 61], &fields, columns);
-        let widths: Vec<usize> = readings.iter().map(|one| one.fields.len()).collect();
+        let widths: Vec<usize> = readings.iter().map(|one| one.values.len()).collect();
         assert_eq!(widths, [128, 128, 24, 128, 128, 24]);
     }
 

@@ -88,15 +88,15 @@ fn start(folder: &Path, bytes_max: u64) -> Running {
 
 impl Running {
     async fn hand_over(&self, text_bytes: usize) -> Result<(), NotKept> {
-        let reading = |nth: u8| Reading {
-            table: "t".to_owned(),
-            device: "d".to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(1),
-            fields: vec![(
-                "f".to_owned(),
-                Value::Text(char::from(nth).to_string().repeat(text_bytes)),
-            )],
+        let reading = |nth: u8| {
+            let text = Value::Text(char::from(nth).to_string().repeat(text_bytes));
+            Reading::new(
+                "t".to_owned(),
+                "d".to_owned(),
+                Vec::new(),
+                TimeNs(1),
+                vec![("f".to_owned(), text)],
+            )
         };
         let (kept, told) = oneshot::channel();
         let handed = Handed {

@@ -87,13 +87,13 @@ impl Row {
         let fields = fields
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value));
-        let reading = Reading {
-            table: table.to_owned(),
-            device: self.device.to_string(),
-            tags: tags.into_iter().collect(),
-            time: self.time,
-            fields: fields.collect(),
-        };
+        let reading = Reading::new(
+            table.to_owned(),
+            self.device.to_string(),
+            tags.into_iter().collect(),
+            self.time,
+            fields.collect(),
+        );
         reading.check().is_ok().then_some(reading)
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::dialogue::{Answers, Context, Dialogue, Stream};
+use super::dialogue::{Answers, Dialogue, Stream};
 use crate::config::Line;
 use crate::handed::{NotKept, Stamp, Stopped};
 use crate::intake::{Complaints, Entry, Outcome, outcome_of, stopped};
@@ -79,7 +79,7 @@ impl Connection {
         unanswered: mpsc::Sender<Unanswered>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut dialogue = Dialogue::new(self.options.line_bytes_max);
+        let mut dialogue = Dialogue::new(&self.options, self.agent.as_str());
         let mut piece = vec![0; READ_BYTES];
         loop {
             let read = tokio::select! {
@@ -94,14 +94,8 @@ impl Connection {
                 Err(_) => (0, Stream::Broken),
             };
             dialogue.push(&piece[..length]);
-            let (now, stamp) = self.entry.clock().stamp();
-            let context = Context {
-                options: &self.options,
-                device: self.agent.as_str(),
-                now,
-                stamp,
-            };
-            while let Some(group) = dialogue.next(context, stream) {
+            let now = self.entry.clock().stamp();
+            while let Some(group) = dialogue.next(now, stream) {
                 self.complain(&group.answers);
                 let fate = self.hand_over(group.readings, group.stamp).await;
                 let stopping = matches!(fate, Fate::Stopping);

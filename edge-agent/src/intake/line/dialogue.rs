@@ -3,17 +3,19 @@
 use std::fmt::Write as _;
 
 use shared::id::TimeNs;
-use shared::payload::line::{self, LineError, LineOptions};
+use shared::payload::line::{LineError, LineReader};
 use shared::reading::Reading;
 
 use crate::config::Line;
 use crate::handed::{HANDED_READINGS_MAX, NotKept, Stamp};
-use crate::intake::frame::{Frame, Framer};
+use crate::intake::frame::Framer;
 
 /// The lines of one connection so far.
 #[derive(Debug)]
 pub(super) struct Dialogue {
     framer: Framer,
+    reader: LineReader,
+    line_bytes_max: usize,
     /// Lines that were given out.
     lines: u64,
     /// The line behind the last group, which it could not join.
@@ -77,21 +79,13 @@ pub(super) enum Refusal {
     CutOff,
 }
 
-/// What the lines of an intake leave open.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Context<'a> {
-    pub(super) options: &'a Line,
-    /// The device of a line that names none.
-    pub(super) device: &'a str,
-    /// The time of a line that has none, and by whose clock that is.
-    pub(super) now: TimeNs,
-    pub(super) stamp: Stamp,
-}
-
 impl Dialogue {
-    pub(super) fn new(line_bytes_max: usize) -> Dialogue {
+    /// `device` is that of a line that names none.
+    pub(super) fn new(options: &Line, device: &str) -> Dialogue {
         Dialogue {
-            framer: Framer::new(line_bytes_max),
+            framer: Framer::new(options.line_bytes_max),
+            reader: LineReader::new(options.precision, &options.device_key, device),
+            line_bytes_max: options.line_bytes_max,
             lines: 0,
             held: None,
         }
@@ -101,14 +95,14 @@ impl Dialogue {
         self.framer.push(piece);
     }
 
-    /// The next lines of what was pushed; once no more comes, also one without an end.
-    pub(super) fn next(&mut self, context: Context<'_>, stream: Stream) -> Option<Group> {
+    /// The next lines of what was pushed; once no more comes, also one without an end. `now` is
+    /// the time of a line that has none, and by whose clock that is.
+    pub(super) fn next(&mut self, now: (TimeNs, Stamp), stream: Stream) -> Option<Group> {
         let mut group = Group::default();
         group.answers.first = self.lines + 1;
-        while group.answers.lines.len() < HANDED_READINGS_MAX {
-            let Some(next) = self.take(context, stream) else {
-                break;
-            };
+        while group.answers.lines.len() < HANDED_READINGS_MAX
+            && let Some(next) = self.take(now, stream)
+        {
             let answer = match next {
                 Taken::Reading(reading, stamp) => {
                     if !group.readings.is_empty() && group.stamp != stamp {
@@ -129,47 +123,31 @@ impl Dialogue {
     }
 
     /// The next line.
-    fn take(&mut self, context: Context<'_>, stream: Stream) -> Option<Taken> {
+    fn take(&mut self, (now, stamp): (TimeNs, Stamp), stream: Stream) -> Option<Taken> {
         if let Some(held) = self.held.take() {
             return Some(held);
         }
-        if let Some(frame) = self.framer.next() {
-            return Some(read(&frame, context));
-        }
-        match stream {
-            Stream::Open => None,
-            Stream::Ended => self.framer.last().map(|frame| read(&frame, context)),
-            Stream::Broken => {
-                let last = self.framer.last();
-                last.map(|_| Taken::Refused(Refusal::CutOff))
+        let frame = match self.framer.next() {
+            Some(frame) => frame,
+            None if stream == Stream::Open => return None,
+            None => {
+                let last = self.framer.last()?;
+                if stream == Stream::Broken {
+                    return Some(Taken::Refused(Refusal::CutOff));
+                }
+                last
             }
-        }
-    }
-}
-
-fn read(frame: &Frame<'_>, context: Context<'_>) -> Taken {
-    let Some(bytes) = frame.line else {
-        let limit = context.options.line_bytes_max;
-        return Taken::Refused(Refusal::TooLong(limit));
-    };
-    let options = LineOptions {
-        default_time: context.now,
-        precision: context.options.precision,
-        device_key: &context.options.device_key,
-        default_device: context.device,
-    };
-    match line::parse(bytes, options).next() {
-        None => Taken::Nothing,
-        Some(Ok(reading)) => {
+        };
+        let Some(line) = frame.line else {
+            return Some(Taken::Refused(Refusal::TooLong(self.line_bytes_max)));
+        };
+        Some(match self.reader.read(line, now) {
+            None => Taken::Nothing,
             // No device gives by chance, as its time of day, this very nanosecond since boot.
-            let stamp = if reading.time == context.now {
-                context.stamp
-            } else {
-                Stamp::Wall
-            };
-            Taken::Reading(reading, stamp)
-        }
-        Some(Err(error)) => Taken::Refused(Refusal::Line(error)),
+            Some(Ok(reading)) if reading.time == now => Taken::Reading(reading, stamp),
+            Some(Ok(reading)) => Taken::Reading(reading, Stamp::Wall),
+            Some(Err(error)) => Taken::Refused(Refusal::Line(error)),
+        })
     }
 }
 
@@ -234,21 +212,14 @@ mod tests {
         talk_at(stream, piece_bytes, (TimeNs(7), Stamp::Wall))
     }
 
-    fn talk_at(stream: &[u8], piece_bytes: usize, (now, stamp): (TimeNs, Stamp)) -> Vec<Group> {
-        let options = options();
-        let context = Context {
-            options: &options,
-            device: "gw1",
-            now,
-            stamp,
-        };
-        let mut dialogue = Dialogue::new(options.line_bytes_max);
+    fn talk_at(stream: &[u8], piece_bytes: usize, now: (TimeNs, Stamp)) -> Vec<Group> {
+        let mut dialogue = Dialogue::new(&options(), "gw1");
         let mut groups = Vec::new();
         for piece in stream.chunks(piece_bytes) {
             dialogue.push(piece);
-            groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Open)));
+            groups.extend(std::iter::from_fn(|| dialogue.next(now, Stream::Open)));
         }
-        groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Ended)));
+        groups.extend(std::iter::from_fn(|| dialogue.next(now, Stream::Ended)));
         groups
     }
 
@@ -275,7 +246,7 @@ mod tests {
             let readings: Vec<_> = groups.iter().flat_map(|group| &group.readings).collect();
             assert_eq!(readings.len(), 2);
             assert_eq!(
-                (readings[1].time, readings[1].device.as_str()),
+                (readings[1].time, readings[1].shape.device.as_str()),
                 (TimeNs(7), "gw1")
             );
             let refused: Vec<_> = groups

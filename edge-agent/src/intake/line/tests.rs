@@ -78,7 +78,7 @@ async fn lines_are_answered_once_kept_and_reading_goes_on_meanwhile() {
         .unwrap();
     let first = running.handovers.receive().await.unwrap();
     assert_eq!(first.readings.len(), 2, "lines of one write go together");
-    assert_eq!(first.readings[0].device, "gw1");
+    assert_eq!(first.readings[0].shape.device, "gw1");
     // The second group comes although the first is not kept yet; its answer waits for the first.
     stream
         .get_mut()

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use shared::id::{AgentId, TimeNs};
 use shared::limits::LINE_PAYLOAD_BYTES_MAX;
-use shared::payload::line::{self, LineOptions};
+use shared::payload::line::LineReader;
 use shared::reading::Reading;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -98,6 +98,8 @@ struct Player {
     framer: Framer,
     /// How far the file was cut into lines.
     read: Position,
+    /// `None` for CSV, which has a header.
+    lines: Option<LineReader>,
     header: Option<Header>,
     pace: Pace,
     group: Vec<Reading>,
@@ -156,6 +158,13 @@ impl Player {
                 position: place.path().to_owned(),
             });
         }
+        let lines = match &options.format {
+            ReplayFormat::Line { device_key } => {
+                let device = agent.as_str();
+                Some(LineReader::new(options.precision, device_key, device))
+            }
+            ReplayFormat::Csv(_) => None,
+        };
         let mut player = Player {
             pace: Pace {
                 speed: options.speed,
@@ -168,6 +177,7 @@ impl Player {
             file,
             framer: Framer::new(LINE_PAYLOAD_BYTES_MAX),
             read: Position::default(),
+            lines,
             header: None,
             group: Vec::new(),
             open: VecDeque::new(),
@@ -368,23 +378,18 @@ impl Player {
     }
 
     /// The reading of a line; `None` for a blank one.
-    fn parse(&self, line: &[u8]) -> Result<Option<Reading>, String> {
-        match (&self.options.format, &self.header) {
-            (ReplayFormat::Line { device_key }, _) => {
-                let options = LineOptions {
-                    // A file is of another time anyway: a guess of the day will do.
-                    default_time: self.entry.clock().day(),
-                    precision: self.options.precision,
-                    device_key,
-                    default_device: self.agent.as_str(),
-                };
-                let parsed = line::parse(line, options).next().transpose();
+    fn parse(&mut self, line: &[u8]) -> Result<Option<Reading>, String> {
+        match (&mut self.lines, &self.header) {
+            (Some(lines), _) => {
+                // A file is of another time anyway: a guess of the day will do.
+                let day = self.entry.clock().day();
+                let parsed = lines.read(line, day).transpose();
                 parsed.map_err(|error| format!("column {}: {}", error.column, error.reason))
             }
-            (ReplayFormat::Csv(_), Some(header)) => {
+            (None, Some(header)) => {
                 header.reading(line, self.options.precision, self.agent.as_str())
             }
-            (ReplayFormat::Csv(_), None) => Ok(None),
+            (None, None) => Ok(None),
         }
     }
 

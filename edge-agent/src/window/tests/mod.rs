@@ -194,13 +194,13 @@ impl Agent {
 
     fn seal_by(&mut self, values: std::ops::Range<i64>, waits: bool, kind: Kind) {
         for value in values {
-            let reading = Reading {
-                table: "t".to_owned(),
-                device: format!("d{}", value / 50),
-                tags: Vec::new(),
-                time: TimeNs(value),
-                fields: vec![("v".to_owned(), Value::Int(value))],
-            };
+            let reading = Reading::new(
+                "t".to_owned(),
+                format!("d{}", value / 50),
+                Vec::new(),
+                TimeNs(value),
+                vec![("v".to_owned(), Value::Int(value))],
+            );
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
             self.batcher.push(self.now, reading, kind, waiter);
         }
