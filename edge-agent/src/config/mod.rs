@@ -13,6 +13,7 @@ use std::time::Duration;
 use shared::id::AgentId;
 use shared::payload::line::Precision;
 
+use crate::window::Hours;
 use file::{ConfigFile, Located};
 
 /// Everything one agent is told by its operator.
@@ -44,7 +45,12 @@ pub struct Uplink {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// On a link that needs longer for a batch, a session asks for more.
     pub keep_alive: Duration,
+    /// Of batches, live ones and repeats included; 0: no cap.
+    pub bytes_per_second_max: u64,
+    /// When backlog and older epochs are sent.
+    pub backlog_hours: Hours,
 }
 
 /// When a batch is sealed: whichever comes first.

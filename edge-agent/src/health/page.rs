@@ -13,7 +13,7 @@ const CANNOT_FAIL: &str = "writing to a string cannot fail";
 type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 22] = [
+const NUMBERS: [Number<Status>; 23] = [
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -98,6 +98,11 @@ const NUMBERS: [Number<Status>; 22] = [
         "dead_letters_total",
         |status| status.dead_letters_total,
         "Batches that the cluster refused for ever",
+    ),
+    (
+        "dead_letters_removed_total",
+        |status| status.dead_letters_removed_total,
+        "Refused batches removed to make room for newer ones",
     ),
     (
         "reconnects_total",

@@ -2,6 +2,8 @@
 //! a disk that keep nothing.
 
 mod disk;
+mod sending;
+mod slow;
 mod stories;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -26,6 +28,8 @@ const WINDOW: WindowOptions = WindowOptions {
     batches_max: 4,
     bytes_max: 1 << 20,
     backlog_share_percent: 25,
+    bytes_per_second_max: 0,
+    backlog_hours: Hours::ALWAYS,
 };
 const BATCH: BatchOptions = BatchOptions {
     rows_max: 100,
@@ -178,6 +182,25 @@ impl Agent {
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
             self.batcher.push(self.now, reading, waiter);
         }
+        self.seal_pushed();
+    }
+
+    /// The same with values that do not compress: about eight bytes a reading.
+    fn seal_wide(&mut self, values: std::ops::Range<i64>) {
+        for value in values {
+            let reading = Reading {
+                table: "t".to_owned(),
+                device: "wide".to_owned(),
+                tags: Vec::new(),
+                time: TimeNs(value),
+                fields: vec![("v".to_owned(), Value::Int(wide(value)))],
+            };
+            self.batcher.push(self.now, reading, None);
+        }
+        self.seal_pushed();
+    }
+
+    fn seal_pushed(&mut self) {
         let collected = self.batcher.take().unwrap();
         let sealed = self.buffer.seal(
             collected,
@@ -251,7 +274,7 @@ impl Agent {
             .collect();
         let outcome = self
             .window
-            .connected(self.now, &positions, &mut self.buffer);
+            .connected(self.now, &positions, None, &mut self.buffer);
         self.outcome(&outcome);
     }
 
@@ -268,9 +291,14 @@ impl Agent {
     }
 
     fn send(&mut self) -> bool {
-        let Some(ticket) = self.window.next(self.now, &self.buffer) else {
+        let Some(ticket) = self.window.next(self.now, self.wall(), &self.buffer) else {
             return false;
         };
+        if ticket.too_large {
+            self.answers.push_front((ticket.id, Verdict::Invalid));
+            self.hear();
+            return true;
+        }
         let bytes = match self.buffer.source(ticket.place).unwrap() {
             Source::Ram(bytes) => bytes,
             Source::Disk(position) => {
@@ -312,6 +340,14 @@ impl Agent {
         }
         panic!("not drained: {:?}", self.buffer);
     }
+}
+
+/// A number that has nothing in common with its neighbours.
+fn wide(value: i64) -> i64 {
+    let mixed = value.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)).cast_signed()
 }
 
 /// What became of what was sealed: each value at most once, all that is kept, in order.
