@@ -87,6 +87,10 @@ pub struct Limits {
     pub in_flight_bytes_max: usize,
     /// The same for one connection.
     pub connection_bytes_max: usize,
+    /// Connections of one agent to this node.
+    pub agent_connections_max: usize,
+    /// Bytes of payloads that one agent may publish through this node; 0: any number.
+    pub agent_bytes_per_second_max: u64,
 }
 
 /// Why a configuration is not used. Who must act: the operator.
