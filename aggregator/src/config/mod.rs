@@ -203,6 +203,22 @@ revoked = "revoked.toml"
     }
 
     #[test]
+    fn an_agent_may_have_a_few_connections_and_any_rate_unless_told_otherwise() {
+        let limits = check(SMALL).unwrap().limits;
+        let agent = (
+            limits.agent_connections_max,
+            limits.agent_bytes_per_second_max,
+        );
+        assert_eq!(agent, (4, 0));
+        let text = format!("{SMALL}\n[limits]\nagent_connections_max = 0\n");
+        let error = check(&text).unwrap_err();
+        assert!(error.contains("`limits.agent_connections_max`"), "{error}");
+        let text = format!("{SMALL}\n[limits]\nagent_bytes_per_second_max = 5000\n");
+        let limits = check(&text).unwrap().limits;
+        assert_eq!(limits.agent_bytes_per_second_max, 5_000);
+    }
+
+    #[test]
     fn relations_are_checked_and_located() {
         let text = format!("{SMALL}\n[timing]\nheartbeat_ms = 500\nelection_ms_min = 400\n");
         let error = check(&text).unwrap_err();

@@ -22,7 +22,7 @@ const MEASURE_BYTES_MIN: usize = 8 << 10;
 const ANSWER_LIMIT_MIN: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT_MAX: Duration = Duration::from_secs(600);
 /// How many times as long as expected an answer may take on top of that.
-const MARGIN: u64 = 3;
+const MARGIN: u32 = 3;
 
 #[derive(Debug)]
 pub(super) struct Link {
@@ -111,24 +111,26 @@ impl Link {
 
     /// How long an answer may take while `bytes` are on their way.
     pub(super) fn answer_limit(&self, bytes: usize) -> Duration {
-        let Some(bytes_per_second) = self.bytes_per_second else {
-            return ANSWER_LIMIT_MIN;
-        };
-        let expected_ms = (bytes as u64).saturating_mul(1_000) / bytes_per_second;
-        let margin = Duration::from_millis(expected_ms.saturating_mul(MARGIN));
+        let margin = self.expected(bytes).saturating_mul(MARGIN);
         ANSWER_LIMIT_MIN
             .saturating_add(margin)
             .min(ANSWER_LIMIT_MAX)
     }
 
-    /// The keep alive for the next session. The client gives a session up when a ping was not
-    /// answered within another keep alive, and a ping stands behind what is on its way.
+    /// The keep alive for the next session. A ping stands behind what is on its way, and the client
+    /// gives a session up when one is not answered within another keep alive.
     pub(super) fn keep_alive(&self, configured: Duration) -> Duration {
-        let limit = self.answer_limit(self.largest_bytes);
-        if limit <= configured {
-            return configured;
-        }
-        configured.max(limit / 2 + Duration::from_secs(1))
+        let needed = self.expected(self.largest_bytes).saturating_mul(2);
+        configured.max(needed.min(ANSWER_LIMIT_MAX))
+    }
+
+    /// What the link needs for so much; nothing, before anything was measured.
+    fn expected(&self, bytes: usize) -> Duration {
+        self.bytes_per_second
+            .map_or(Duration::ZERO, |bytes_per_second| {
+                let ms = (bytes as u64).saturating_mul(1_000) / bytes_per_second;
+                Duration::from_millis(ms)
+            })
     }
 }
 
@@ -201,7 +203,7 @@ mod tests {
         assert_eq!(link.answer_limit(2_000), SECOND * 13);
         assert_eq!(link.answer_limit(100_000), SECOND * 160);
         assert_eq!(link.answer_limit(10 << 20), ANSWER_LIMIT_MAX);
-        assert_eq!(link.keep_alive(SECOND * 20), SECOND * 21);
+        assert_eq!(link.keep_alive(SECOND * 5), SECOND * 20);
         assert_eq!(link.keep_alive(SECOND * 60), SECOND * 60);
         // A small batch that waits for its round trip does not slow the measure; a quick one, and
         // a large slow one, change it.
