@@ -231,6 +231,8 @@ fn keeper_options(config: &Config, tls: Arc<ClientConfig>) -> KeeperOptions {
             batches_max: config.window.batches_max,
             bytes_max: config.window.bytes_max,
             backlog_share_percent: config.window.backlog_share_percent,
+            bytes_per_second_max: config.uplink.bytes_per_second_max,
+            backlog_hours: config.uplink.backlog_hours,
         },
         servers: config.uplink.servers.clone(),
         keep_alive: config.uplink.keep_alive,

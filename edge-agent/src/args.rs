@@ -14,7 +14,8 @@ Usage: tributary-agent run FILE       run with this configuration until SIGTERM 
 
 FILE is a TOML file with these tables (paths in it start at its own folder):
   [agent]           id, data_dir
-  [uplink]          servers = [\"host:8883\", ...], ca, cert, key, keep_alive_seconds
+  [uplink]          servers = [\"host:8883\", ...], ca, cert, key, keep_alive_seconds,
+                    bytes_per_second_max, backlog_hours = [\"22:00-06:00\", ...]
   [batch]           rows_max, bytes_max, linger_ms
   [buffer]          bytes_max, ram_bytes_max, max_unsafe_ms
   [[class]]         name, overflow = \"drop_oldest\", \"thin\" or \"reject\": whose readings go

@@ -34,6 +34,8 @@ pub struct Status {
     /// Readings refused: their source was told, or they could not wait.
     pub not_kept_total: u64,
     pub dead_letters_total: u64,
+    /// Of these, removed again to make room for newer ones.
+    pub dead_letters_removed_total: u64,
     pub reconnects_total: u64,
     /// From first sending to acknowledgement, of the last batch and of the last thousand.
     pub ack_ms_last: u64,

@@ -11,6 +11,7 @@ use shared::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 use super::classes::{self, ClassTable};
 use super::intakes::IntakeTables;
 use super::{Batch, Buffer, Config, Uplink, Window};
+use crate::window::Hours;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +48,10 @@ struct UplinkTable {
     key: PathBuf,
     #[serde(default = "keep_alive_seconds")]
     keep_alive_seconds: u64,
+    #[serde(default)]
+    bytes_per_second_max: u64,
+    #[serde(default)]
+    backlog_hours: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -189,12 +194,22 @@ impl UplinkTable {
             1,
             3_600,
         )?;
+        let cap = self.bytes_per_second_max;
+        if cap != 0 {
+            range("uplink", "bytes_per_second_max", cap, 256, 1 << 40)?;
+        }
+        let backlog_hours = Hours::parse(&self.backlog_hours).map_err(|span| {
+            let allowed = "write spans of the day in UTC, like \"22:00-06:00\"; none is always";
+            bad("uplink", "backlog_hours", quoted(span), allowed)
+        })?;
         Ok(Uplink {
             servers: self.servers,
             ca: folder.join(self.ca),
             cert: folder.join(self.cert),
             key: folder.join(self.key),
             keep_alive: Duration::from_secs(keep_alive),
+            bytes_per_second_max: cap,
+            backlog_hours,
         })
     }
 }

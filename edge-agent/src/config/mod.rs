@@ -16,6 +16,7 @@ use shared::payload::line::Precision;
 
 use crate::buffer::Classes;
 use crate::handed::Class;
+use crate::window::Hours;
 use file::{ConfigFile, Located};
 
 /// Everything one agent is told by its operator.
@@ -49,7 +50,12 @@ pub struct Uplink {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// On a link that needs longer for a batch, a session asks for more.
     pub keep_alive: Duration,
+    /// Of batches, live ones and repeats included; 0: no cap.
+    pub bytes_per_second_max: u64,
+    /// When backlog and older epochs are sent.
+    pub backlog_hours: Hours,
 }
 
 /// When a batch is sealed: whichever comes first.

@@ -1,3 +1,5 @@
+use shared::id::TimeNs;
+
 use super::*;
 use crate::buffer::{ClassRule, Overflow};
 
@@ -36,6 +38,35 @@ fn paths_resolve_against_the_file_and_the_rest_has_defaults() {
         (None, None, None)
     );
     assert!(config.lines.is_empty() && config.replays.is_empty());
+    let uplink = config.uplink;
+    let unbound = (uplink.bytes_per_second_max, uplink.backlog_hours);
+    assert_eq!(unbound, (0, Hours::ALWAYS));
+}
+
+#[test]
+fn a_metered_link_has_a_cap_and_hours() {
+    let more = "bytes_per_second_max = 2000\nbacklog_hours = [\"22:00-06:00\"]\n";
+    let uplink = check(more).unwrap().uplink;
+    assert_eq!(uplink.bytes_per_second_max, 2_000);
+    let noon = TimeNs(12 * 3_600 * 1_000_000_000);
+    assert!(uplink.backlog_hours.contains(TimeNs(0)) && !uplink.backlog_hours.contains(noon));
+    for (more, start, part) in [
+        (
+            "bytes_per_second_max = 3\n",
+            ":11: `uplink.bytes_per_second_max`",
+            "256",
+        ),
+        (
+            "backlog_hours = [\"22-06\"]\n",
+            ":11: `uplink.backlog_hours` = \"22-06\"",
+            "UTC",
+        ),
+    ] {
+        let error = check(more).unwrap_err();
+        let start = format!("/etc/tributary/agent.toml{start}");
+        assert!(error.starts_with(&start), "{start}: {error}");
+        assert!(error.contains(part), "{part} in {error}");
+    }
 }
 
 #[test]

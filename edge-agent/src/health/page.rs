@@ -14,7 +14,7 @@ const CANNOT_FAIL: &str = "writing to a string cannot fail";
 type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 24] = [
+const NUMBERS: &[Number<Status>] = &[
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -109,6 +109,11 @@ const NUMBERS: [Number<Status>; 24] = [
         "dead_letters_total",
         |status| status.dead_letters_total,
         "Batches that the cluster refused for ever",
+    ),
+    (
+        "dead_letters_removed_total",
+        |status| status.dead_letters_removed_total,
+        "Refused batches removed to make room for newer ones",
     ),
     (
         "reconnects_total",

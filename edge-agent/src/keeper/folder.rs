@@ -2,8 +2,8 @@
 //! refused for ever.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,12 +11,11 @@ use journal::{DiskStorage, Journal, JournalError, Options, Skipped, Writer, Writ
 use shared::id::{Epoch, TimeNs};
 
 use super::KeeperError;
+use super::dead_letters::DeadLetters;
 use super::quarantine::Quarantine;
 use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Recovery};
 use crate::clock::BootId;
 
-/// Refused batches that are set aside; more are counted only.
-const DEAD_LETTERS_MAX: usize = 1_000;
 const FILE_BYTES_MIN: u64 = 2 << 20;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const FILES_MIN: u64 = 4;
@@ -26,8 +25,7 @@ const DAMAGED: &str = "journal-damaged-";
 const DAMAGED_MAX: usize = 4;
 
 pub(super) struct Folder {
-    path: PathBuf,
-    dead_letters: usize,
+    dead_letters: DeadLetters,
     pub(super) quarantine: Quarantine,
     /// Held as long as the folder is used.
     _lock: File,
@@ -70,9 +68,7 @@ impl Folder {
         };
         fs::create_dir_all(&path).map_err(failed)?;
         let lock = lock(&path)?;
-        let dead = path.join("dead-letters");
-        fs::create_dir_all(&dead).map_err(failed)?;
-        let dead_letters = fs::read_dir(&dead).map_err(failed)?.count();
+        let dead_letters = DeadLetters::open(&path.join("dead-letters")).map_err(failed)?;
         let mut quarantine = Quarantine::open(&path).map_err(failed)?;
         let (journal, recovery, trouble) = open_or_set_aside(options, epoch, &mut quarantine)?;
         let (buffer, writer, handle) =
@@ -84,7 +80,6 @@ impl Folder {
             })?;
         let thread = writer.spawn("buffer").map_err(failed)?;
         let folder = Folder {
-            path: path.clone(),
             dead_letters,
             quarantine,
             _lock: lock,
@@ -98,24 +93,9 @@ impl Folder {
         })
     }
 
-    /// Keeps a refused batch as a file that `inspect` reads.
-    pub(super) fn dead_letter(&mut self, place: Place, bytes: &[u8]) -> io::Result<()> {
-        if self.dead_letters >= DEAD_LETTERS_MAX {
-            return Err(io::Error::other("there are 1,000 refused batches already"));
-        }
-        let name = format!(
-            "{}-{}-{}.batch",
-            place.epoch,
-            place.lane.as_str(),
-            place.to.0
-        );
-        let folder = self.path.join("dead-letters");
-        let mut file = File::create(folder.join(name))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        File::open(folder)?.sync_all()?;
-        self.dead_letters += 1;
-        Ok(())
+    /// Keeps a refused batch. Returns how many older ones were removed to make room.
+    pub(super) fn dead_letter(&mut self, place: Place, bytes: &[u8]) -> io::Result<u64> {
+        self.dead_letters.keep(place, bytes)
     }
 }
 

@@ -2,10 +2,12 @@
 //! ask for, tells sources what is kept, and gives an account of itself.
 
 mod account;
+mod dead_letters;
 mod folder;
 mod outage;
 mod quarantine;
 mod room;
+mod sending;
 mod time_of_day;
 mod waiters;
 
@@ -39,8 +41,6 @@ use waiters::Waiters;
 
 /// At a stop: how long what is held may still be sent.
 const STOP_DRAIN: Duration = Duration::from_secs(5);
-/// A session that answers nothing for so long is given up.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often the account is given and files are let go.
 const TICK: Duration = Duration::from_millis(500);
 /// Hand-overs taken before anything else is looked at.
@@ -153,7 +153,6 @@ impl Keeper {
         let uplink = Uplink::new(UplinkOptions {
             agent: options.agent.clone(),
             servers: options.servers.clone(),
-            keep_alive: options.keep_alive,
             tls: Arc::clone(&options.tls),
             in_flight_max: u16::try_from(options.window.batches_max.max(1)).unwrap_or(u16::MAX),
         });
@@ -256,16 +255,12 @@ impl Keeper {
 
     fn deadline(&self, stopping: Option<Duration>) -> Duration {
         let now = self.clock.now();
-        let stalled = self
-            .window
-            .stalled_since()
-            .map(|since| since + ANSWER_LIMIT);
         let times = [
             Some(self.next_tick),
             self.batcher.due(),
             self.buffer.next_sync_at(),
             self.window.wake_at(now),
-            stalled,
+            self.window.answer_due(),
             stopping,
         ];
         times.into_iter().flatten().min().unwrap_or(self.next_tick)
@@ -282,14 +277,7 @@ impl Keeper {
         if let Some(work) = self.buffer.next_sync(now, false) {
             self.submit(work);
         }
-        if self
-            .window
-            .stalled_since()
-            .is_some_and(|since| since + ANSWER_LIMIT <= now)
-        {
-            self.session_ended("no acknowledgement within 10 s");
-            self.uplink.fail();
-        }
+        self.give_up_silent_session(now);
         self.send(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -451,7 +439,11 @@ impl Keeper {
     }
 
     fn send(&mut self, now: Duration) {
-        while let Some(ticket) = self.window.next(now, &self.buffer) {
+        while let Some(ticket) = self.window.next(now, Clock::wall(), &self.buffer) {
+            if ticket.too_large {
+                self.too_large(ticket, now);
+                continue;
+            }
             let Some(bytes) = self.read(ticket.place) else {
                 self.damaged(ticket.id, ticket.place, now);
                 continue;
@@ -496,15 +488,21 @@ impl Keeper {
         match event {
             UplinkEvent::Due => {
                 let streams: Vec<_> = self.buffer.streams().collect();
-                self.uplink.connect(streams.into_iter());
+                let keep_alive = self.window.keep_alive(self.options.keep_alive);
+                self.uplink.connect(keep_alive, streams.into_iter());
             }
-            UplinkEvent::Connected(positions, time) => {
+            UplinkEvent::Connected(welcome) => {
                 tracing::info!(server = self.uplink.server(), "connected");
                 self.outage.over();
                 self.account.connected(self.uplink.server());
-                let outcome = self.window.connected(now, &positions, &mut self.buffer);
+                let outcome = self.window.connected(
+                    now,
+                    &welcome.positions,
+                    welcome.batch_bytes_max,
+                    &mut self.buffer,
+                );
                 self.outcome(outcome);
-                self.cluster_told(time);
+                self.cluster_told(welcome.time);
                 self.give_account();
             }
             UplinkEvent::Answered(id, Some(verdict)) => {
@@ -519,6 +517,10 @@ impl Keeper {
                 self.uplink.fail();
             }
             UplinkEvent::Ended(why) => self.session_ended(&why),
+            UplinkEvent::TooLarge(why) => {
+                self.window.packet_refused();
+                self.session_ended(&why);
+            }
         }
     }
 
@@ -560,7 +562,10 @@ impl Keeper {
         let (now, wall) = (self.clock.now(), self.wall());
         if let Some(bytes) = self.read(place) {
             match self.folder.dead_letter(place, &bytes) {
-                Ok(()) => self.account.dead_letters += 1,
+                Ok(removed) => {
+                    self.account.dead_letters += 1;
+                    self.account.dead_letters_removed += removed;
+                }
                 Err(error) => {
                     self.account
                         .trouble(format!("a refused batch could not be set aside: {error}"));

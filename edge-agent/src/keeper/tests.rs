@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::buffer::Classes;
 use crate::handed::{Intakes, Kind, channel};
+use crate::window::Hours;
 
 /// A folder of its own, removed at the end.
 struct Scratch(PathBuf);
@@ -54,6 +55,8 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
             batches_max: 16,
             bytes_max: 1 << 20,
             backlog_share_percent: 25,
+            bytes_per_second_max: 0,
+            backlog_hours: Hours::ALWAYS,
         },
         servers: vec!["127.0.0.1:1".to_owned()],
         keep_alive: Duration::from_secs(5),

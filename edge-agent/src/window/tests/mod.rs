@@ -3,6 +3,8 @@
 
 mod disk;
 mod early;
+mod sending;
+mod slow;
 mod stories;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -29,6 +31,8 @@ const WINDOW: WindowOptions = WindowOptions {
     batches_max: 4,
     bytes_max: 1 << 20,
     backlog_share_percent: 25,
+    bytes_per_second_max: 0,
+    backlog_hours: Hours::ALWAYS,
 };
 const BATCH: BatchOptions = BatchOptions {
     rows_max: 100,
@@ -204,6 +208,26 @@ impl Agent {
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
             self.batcher.push(self.now, reading, kind, waiter);
         }
+        self.seal_pushed(kind);
+    }
+
+    /// The same with values that do not compress: about eight bytes a reading.
+    fn seal_wide(&mut self, values: std::ops::Range<i64>) {
+        let kind = Kind::default();
+        for value in values {
+            let reading = Reading::new(
+                "t".to_owned(),
+                "wide".to_owned(),
+                Vec::new(),
+                TimeNs(value),
+                vec![("v".to_owned(), Value::Int(wide(value)))],
+            );
+            self.batcher.push(self.now, reading, kind, None);
+        }
+        self.seal_pushed(kind);
+    }
+
+    fn seal_pushed(&mut self, kind: Kind) {
         let collected = self.batcher.take(kind).unwrap();
         let sealed = self.buffer.seal(
             collected,
@@ -277,7 +301,7 @@ impl Agent {
             .collect();
         let outcome = self
             .window
-            .connected(self.now, &positions, &mut self.buffer);
+            .connected(self.now, &positions, None, &mut self.buffer);
         self.outcome(&outcome);
     }
 
@@ -294,9 +318,14 @@ impl Agent {
     }
 
     fn send(&mut self) -> bool {
-        let Some(ticket) = self.window.next(self.now, &self.buffer) else {
+        let Some(ticket) = self.window.next(self.now, self.wall(), &self.buffer) else {
             return false;
         };
+        if ticket.too_large {
+            self.answers.push_front((ticket.id, Verdict::Invalid));
+            self.hear();
+            return true;
+        }
         let bytes = match self.buffer.source(ticket.place).unwrap() {
             Source::Ram(bytes) => bytes,
             Source::Disk(position) => {
@@ -338,6 +367,14 @@ impl Agent {
         }
         panic!("not drained: {:?}", self.buffer);
     }
+}
+
+/// A number that has nothing in common with its neighbours.
+fn wide(value: i64) -> i64 {
+    let mixed = value.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)).cast_signed()
 }
 
 /// What became of what was sealed: each value at most once, all that is kept, in order.
