@@ -126,6 +126,11 @@ impl Batcher {
         }
     }
 
+    /// From here on, the open batch included.
+    pub fn use_options(&mut self, options: BatchOptions) {
+        self.options = options;
+    }
+
     /// Readings in the open batch.
     pub fn readings(&self) -> u64 {
         self.cost.rows as u64

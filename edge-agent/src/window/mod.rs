@@ -108,6 +108,11 @@ impl Window {
         }
     }
 
+    /// From here on; what is in flight stays there.
+    pub fn use_options(&mut self, options: WindowOptions) {
+        self.options = options;
+    }
+
     /// A session began; CONNACK told these positions. They move streams forward, never back.
     pub fn connected(
         &mut self,
