@@ -151,6 +151,7 @@ impl ConfigFile {
             );
             return Err(bad("batch", "bytes_max", batch.bytes_max, allowed));
         }
+        let agent_health = self.intake.agent_health()?;
         let (host, lines, replays) = self.intake.resolve(folder)?;
         Ok(Config {
             agent,
@@ -161,6 +162,7 @@ impl ConfigFile {
             window: self.window.resolve()?,
             health,
             ledger: self.ledger.map(|table| folder.join(table.file)),
+            agent_health,
             host,
             lines,
             replays,
