@@ -37,12 +37,11 @@ impl Wanted {
 pub(crate) fn needs_restart(old: &Config, new: &Config) -> Option<String> {
     let is_stdin = |line: &&Line| line.listen == Listen::Stdin;
     let stdin = |config: &Config| config.lines.iter().find(is_stdin).cloned();
-    let buffer = |config: &Config| config.buffer.bytes_max;
     let key = if old.agent != new.agent {
         "agent.id"
     } else if old.data_dir != new.data_dir {
         "agent.data_dir"
-    } else if buffer(old) != buffer(new) {
+    } else if old.buffer.bytes_max != new.buffer.bytes_max {
         // The journal's files are laid out for it.
         "buffer.bytes_max"
     } else if old.ledger != new.ledger {

@@ -2,8 +2,8 @@
 //!
 //! `config` is what the operator says, `agent` who owns what and in which order it starts and
 //! stops; `sources` are the intakes that run, `watch` and `difference` find what changed in the
-//! files and `reload` follows it, `systemd` speaks to the service manager. `health` gives the account, `inspect` shows
-//! files to people.
+//! files and `reload` follows it, `systemd` speaks to the service manager. `health` gives the
+//! account, `inspect` shows files to people.
 
 pub mod config;
 pub mod tls;

@@ -94,7 +94,7 @@ impl Sources {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.running.iter().any(|one| &*one.account.name == name)
+        self.running.iter().any(|one| *one.account.name == *name)
     }
 
     fn runs(&self, wanted: &Wanted) -> bool {
