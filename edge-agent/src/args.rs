@@ -21,8 +21,9 @@ FILE is a TOML file with these tables (paths in it start at its own folder):
   [[class]]         name, overflow = \"drop_oldest\", \"thin\" or \"reject\": whose readings go
                     when the buffer is full, most worth keeping first
   [window]          batches_max, bytes_max, backlog_share_percent
-  [health]          listen = \"127.0.0.1:9100\": /status (JSON), /metrics (Prometheus)
+  [health]          listen = \"127.0.0.1:9100\": / for people, /status (JSON), /metrics (Prometheus)
   [ledger]          file: every kept reading as line protocol
+  [intake.health]   enabled, interval_ms, class: the agent itself, table agent_health; on by default
   [intake.host]     enabled, interval_ms, class: this machine
   [[intake.line]]   listen = \"tcp://host:port\", \"unix://path\" or \"stdin\", ack, precision,
                     device_key, connections_max, line_bytes_max, class: Influx line protocol
@@ -33,8 +34,9 @@ Options:
   -h, --help      print this
   -V, --version   print the version
 
-The log goes to standard error; RUST_LOG=debug shows more. SIGTERM and Ctrl-C stop gently: what
-was kept is on disk. Exit codes: 0 good; 1 it failed; 2 wrong usage or configuration.";
+The log goes to standard error; RUST_LOG=debug shows more. Changes of FILE and of the certificates
+are followed within seconds, at once on SIGHUP; bad ones are refused whole and told in the log and
+by /status. SIGTERM and Ctrl-C stop gently: what was kept is on disk. Exit codes: 0 good; 1 it failed; 2 wrong usage or configuration.";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]

@@ -66,7 +66,7 @@ fn run(file: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &format!("the system gives no event loop: {error}")),
     };
-    let ended = runtime.block_on(agent::run(config));
+    let ended = runtime.block_on(agent::run(file, config));
     runtime.shutdown_timeout(THREADS_LIMIT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,4 +1,7 @@
-//! The keeper's account of itself: numbers for `/status` and `/metrics`.
+//! What the agent knows of itself, for `/status`, `/metrics` and its own readings: the keeper's
+//! account, and what it runs with.
+
+use crate::expiry::Expiry;
 
 use crate::buffer::ClassAccount;
 
@@ -50,4 +53,25 @@ pub struct Status {
     pub last_error: Option<String>,
     /// In the order of the configuration.
     pub classes: Vec<ClassAccount>,
+}
+
+/// What the agent runs with: its configuration and its certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Configurations taken over while running.
+    pub config_reloads_total: u64,
+    /// Configurations that were not taken over, because they are bad or need a restart.
+    pub config_reloads_refused_total: u64,
+    /// Why the file that lies there now is not in force.
+    pub config_refused: Option<String>,
+    /// Certificates, keys and authorities taken over while running.
+    pub certificate_reloads_total: u64,
+    /// Such files that were not taken over.
+    pub certificate_reloads_refused_total: u64,
+    /// Why the files that lie there now are not in use.
+    pub certificate_refused: Option<String>,
+    /// Until when the certificate in use is good, if it is known.
+    pub certificate_expiry: Option<Expiry>,
+    /// An intake that is configured and does not run, and why.
+    pub intake_missing: Option<String>,
 }

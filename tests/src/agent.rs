@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::cluster::{Cluster, READY_LIMIT};
 use crate::loopback;
-use crate::process::Process;
+use crate::process::{Process, Signal};
 use crate::wait;
 
 /// What may differ between agents.
@@ -21,6 +21,8 @@ pub struct Options {
     pub servers: Vec<SocketAddr>,
     /// Host readings of this machine every so often; none if absent.
     pub host_interval: Option<Duration>,
+    /// Readings of the agent itself every so often; none if absent, so that a test knows every row.
+    pub health_interval: Option<Duration>,
     /// Line protocol over TCP, each line answered.
     pub line: bool,
     /// How long a reading waits for others before its batch is sealed.
@@ -55,6 +57,7 @@ impl Options {
             name: name.to_owned(),
             servers: cluster.nodes().iter().map(|node| node.mqtt).collect(),
             host_interval: None,
+            health_interval: None,
             line: true,
             linger: Duration::from_millis(20),
             ledger: false,
@@ -127,6 +130,12 @@ impl Agent {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// SIGHUP: it reads its configuration and its certificates again.
+    pub fn reload(&self) -> Result<(), String> {
+        let process = self.process.as_ref().ok_or("the agent is not running")?;
+        process.signal(Signal::HangUp).map_err(|e| e.to_string())
     }
 
     /// SIGTERM; an error if it does not end by itself or not well.
@@ -251,6 +260,13 @@ listen = "{}"
         );
         if options.ledger {
             let _ = writeln!(text, "\n[ledger]\nfile = \"{}\"", self.ledger.display());
+        }
+        match options.health_interval {
+            Some(interval) => {
+                let interval_ms = interval.as_millis();
+                let _ = writeln!(text, "\n[intake.health]\ninterval_ms = {interval_ms}");
+            }
+            None => text.push_str("\n[intake.health]\nenabled = false\n"),
         }
         if let Some(interval) = options.host_interval {
             let interval_ms = interval.as_millis();

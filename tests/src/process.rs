@@ -18,6 +18,7 @@ pub enum Signal {
     Int,
     Stop,
     Continue,
+    HangUp,
 }
 
 /// A running or ended child.
@@ -65,8 +66,9 @@ impl Process {
             Signal::Int => "INT",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
+            Signal::HangUp => "HUP",
         };
-        // The shell has `kill` built in: std has no call for it, and a crate is not worth four signals.
+        // The shell has `kill` built in: std has no call for it, and a crate is not worth five signals.
         let status = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.id())])
             .status()?;

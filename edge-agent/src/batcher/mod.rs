@@ -83,6 +83,11 @@ impl Batcher {
         }
     }
 
+    /// From here on, the open batches included.
+    pub fn use_options(&mut self, options: BatchOptions) {
+        self.options = options;
+    }
+
     /// Readings in the open batches.
     pub fn readings(&self) -> u64 {
         self.open.iter().map(|(_, open)| open.readings()).sum()

@@ -253,6 +253,13 @@ impl Buffer {
         self.disk.tell();
     }
 
+    /// From here on. The hello of an epoch tells `max_unsafe`: when that changes, a new epoch has to
+    /// begin.
+    pub fn use_bounds(&mut self, ram_bytes_max: usize, max_unsafe: Duration) {
+        self.options.ram_bytes_max = ram_bytes_max;
+        self.options.max_unsafe = max_unsafe;
+    }
+
     pub fn epoch(&self) -> Epoch {
         self.current().epoch
     }

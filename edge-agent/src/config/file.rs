@@ -160,6 +160,7 @@ impl ConfigFile {
             return Err(bad("batch", "bytes_max", batch.bytes_max, allowed));
         }
         let classes = classes::resolve(self.class)?;
+        let agent_health = self.intake.agent_health(&classes)?;
         let (host, lines, replays) = self.intake.resolve(folder, &classes)?;
         Ok(Config {
             agent,
@@ -171,6 +172,7 @@ impl ConfigFile {
             window: self.window.resolve()?,
             health,
             ledger: self.ledger.map(|table| folder.join(table.file)),
+            agent_health,
             host,
             lines,
             replays,

@@ -10,15 +10,24 @@ use shared::payload::line::{DEVICE_KEY, Precision};
 
 use super::classes::named;
 use super::file::{Located, bad, is_host_port, quoted, range, size};
-use super::{Csv, Host, Line, Listen, Replay, ReplayFormat};
+use super::{AgentHealth, Csv, Host, Line, Listen, Replay, ReplayFormat};
 use crate::buffer::Classes;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct IntakeTables {
+    health: AgentHealthTable,
     host: Option<HostTable>,
     line: Vec<LineTable>,
     replay: Vec<ReplayTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AgentHealthTable {
+    enabled: bool,
+    interval_ms: u64,
+    class: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +104,16 @@ fn speed() -> f64 {
     1.0
 }
 
+impl Default for AgentHealthTable {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_ms: 10_000,
+            class: None,
+        }
+    }
+}
+
 impl Default for HostTable {
     fn default() -> Self {
         Self {
@@ -106,6 +125,22 @@ impl Default for HostTable {
 }
 
 impl IntakeTables {
+    /// On unless switched off: who looks after many agents sees them all in one table.
+    pub(super) fn agent_health(&self, classes: &Classes) -> Result<Option<AgentHealth>, Located> {
+        let interval = range(
+            "intake.health",
+            "interval_ms",
+            self.health.interval_ms,
+            100,
+            86_400_000,
+        )?;
+        let class = named(classes, "intake.health", self.health.class.as_deref())?;
+        Ok(self.health.enabled.then_some(AgentHealth {
+            interval: Duration::from_millis(interval),
+            class,
+        }))
+    }
+
     pub(super) fn resolve(self, folder: &Path, classes: &Classes) -> Result<Intakes, Located> {
         let host = self.host.unwrap_or(HostTable {
             enabled: false,

@@ -36,6 +36,8 @@ pub struct Config {
     pub health: Option<String>,
     /// Where every kept reading is written as line protocol; nowhere if absent.
     pub ledger: Option<PathBuf>,
+    /// Readings of the agent itself; none if switched off.
+    pub agent_health: Option<AgentHealth>,
     pub host: Option<Host>,
     pub lines: Vec<Line>,
     pub replays: Vec<Replay>,
@@ -89,6 +91,13 @@ pub struct Window {
 /// Readings of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
+    pub interval: Duration,
+    pub class: Class,
+}
+
+/// Readings of the agent itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentHealth {
     pub interval: Duration,
     pub class: Class,
 }

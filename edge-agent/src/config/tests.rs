@@ -160,6 +160,15 @@ fn a_disabled_host_intake_is_none() {
 }
 
 #[test]
+fn the_agent_tells_of_itself_unless_told_not_to() {
+    let interval = |more: &str| check(more).unwrap().agent_health.map(|own| own.interval);
+    assert_eq!(interval(""), Some(Duration::from_secs(10)));
+    let quicker = "[intake.health]\ninterval_ms = 500\n";
+    assert_eq!(interval(quicker), Some(Duration::from_millis(500)));
+    assert_eq!(interval("[intake.health]\nenabled = false\n"), None);
+}
+
+#[test]
 fn an_unknown_key_names_file_line_key_and_what_exists() {
     let error = check("\n[health]\nlisten = \"127.0.0.1:1\"\nlissen = 1\n").unwrap_err();
     for part in ["/etc/tributary/agent.toml", "line 14", "lissen", "`listen`"] {
@@ -265,5 +274,6 @@ fn the_example_in_the_repository_is_good_and_shows_the_defaults() {
     assert_eq!(opened.buffer, config.buffer);
     assert_eq!(opened.window, config.window);
     assert_eq!(opened.lines, config.lines);
+    assert_eq!(opened.agent_health, config.agent_health);
     assert!(opened.health.is_some() && opened.replays.len() == 1);
 }

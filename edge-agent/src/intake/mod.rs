@@ -1,11 +1,12 @@
 //! Where readings come from. Each intake turns what a device gives into readings, hands them over
 //! and tells the device what became of them, where its protocol allows.
 //!
-//! `host` reads this machine, `line` serves Influx line protocol, `replay` reads a file with its
-//! own times; `frame` finds the lines of a stream of bytes. All of them hand over through
-//! `Entry`, which counts and keeps the ledger.
+//! `health` reads the agent itself, `host` this machine, `line` serves Influx line protocol,
+//! `replay` reads a file with its own times; `frame` finds the lines of a stream of bytes. All of
+//! them hand over through `Entry`, which counts and keeps the ledger.
 
 mod frame;
+pub mod health;
 pub mod host;
 pub mod line;
 pub mod replay;

@@ -61,6 +61,11 @@ impl Account {
         self.trouble(format!("uplink: {why}"));
     }
 
+    /// The session was ended on purpose: no trouble.
+    pub(super) fn renewing(&mut self) {
+        self.status.connected = false;
+    }
+
     pub(super) fn trouble(&mut self, text: String) {
         self.status.last_error = Some(text);
     }

@@ -6,6 +6,7 @@ mod dead_letters;
 mod folder;
 mod outage;
 mod quarantine;
+mod renewal;
 mod room;
 mod sending;
 mod time_of_day;
@@ -36,6 +37,8 @@ use crate::window::{Alarm, Outcome, Window, WindowOptions};
 use account::Account;
 use folder::{Folder, mint_epoch};
 use outage::Outage;
+use renewal::Renewal;
+pub use renewal::Settings;
 use time_of_day::TimeOfDay;
 use waiters::Waiters;
 
@@ -57,7 +60,10 @@ pub struct KeeperOptions {
     /// `host:port`, tried in rotation.
     pub servers: Vec<String>,
     pub keep_alive: Duration,
-    pub tls: Arc<rustls::ClientConfig>,
+    /// Certificates; new ones are used from the next session on, which begins soon.
+    pub tls: watch::Receiver<Arc<rustls::ClientConfig>>,
+    /// What replaces the settings above; `None` until they change.
+    pub changes: watch::Receiver<Option<Settings>>,
 }
 
 /// Why the agent cannot keep anything: whoever runs it must look.
@@ -87,6 +93,7 @@ pub struct Keeper {
     waiters: Waiters,
     account: Account,
     outage: Outage,
+    renewal: Renewal,
     folder: Folder,
     disk: Disk,
     clock: Clock,
@@ -126,6 +133,7 @@ enum Event {
     Handed(Option<Handed>),
     Synced(Synced),
     Uplink(UplinkEvent),
+    Changed,
     Time,
 }
 
@@ -150,11 +158,12 @@ impl Keeper {
         }
         let (done, synced) = mpsc::channel(4);
         let window = Window::new(options.window);
+        let renewal = Renewal::new(&options);
         let uplink = Uplink::new(UplinkOptions {
             agent: options.agent.clone(),
             servers: options.servers.clone(),
-            tls: Arc::clone(&options.tls),
-            in_flight_max: u16::try_from(options.window.batches_max.max(1)).unwrap_or(u16::MAX),
+            tls: renewal.tls(),
+            in_flight_max: renewal::in_flight_max(options.window),
         });
         tracing::info!(%epoch, held_readings = opened.buffer.readings_pending(), "a new epoch begins");
         Ok(Keeper {
@@ -166,6 +175,7 @@ impl Keeper {
             waiters: Waiters::default(),
             account,
             outage: Outage::default(),
+            renewal,
             folder: opened.folder,
             disk: Disk {
                 handle: opened.handle,
@@ -195,6 +205,7 @@ impl Keeper {
         let mut open = true;
         loop {
             self.work();
+            self.renew().await;
             let now = self.clock.now();
             if let Some(limit) = stopping
                 && (now >= limit || self.nothing_to_wait_for())
@@ -223,6 +234,7 @@ impl Keeper {
                 }
                 Event::Synced(result) => self.synced(result),
                 Event::Uplink(event) => self.uplink_event(event),
+                Event::Changed => self.change(),
                 Event::Time => {}
             }
         }
@@ -249,6 +261,7 @@ impl Keeper {
             Some(result) = self.disk.synced.recv() => Event::Synced(result),
             event = self.uplink.event() => Event::Uplink(event),
             handed = self.handovers.receive(), if open => Event::Handed(handed),
+            () = self.renewal.changed() => Event::Changed,
             () = tokio::time::sleep_until(start + deadline) => Event::Time,
         }
     }
@@ -278,7 +291,9 @@ impl Keeper {
             self.submit(work);
         }
         self.give_up_silent_session(now);
-        self.send(now);
+        if !self.renewal.is_due() {
+            self.send(now);
+        }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.let_go();

@@ -60,7 +60,8 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
         },
         servers: vec!["127.0.0.1:1".to_owned()],
         keep_alive: Duration::from_secs(5),
-        tls: Arc::new(tls),
+        tls: watch::channel(Arc::new(tls)).1,
+        changes: watch::channel(None).1,
     }
 }
 
@@ -277,4 +278,37 @@ async fn what_keeps_being_damaged_is_not_moved_aside_for_ever() {
     let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(opened.err(), Some(KeeperError::Buffer { .. })));
     assert!(folder.0.join("journal").is_dir());
+}
+
+#[tokio::test]
+async fn settings_change_while_it_runs_and_a_new_promise_begins_an_epoch() {
+    let folder = Scratch::new();
+    let (change, changes) = watch::channel(None);
+    let options = KeeperOptions {
+        changes,
+        ..options(&folder.0, 64 << 20)
+    };
+    let settings = Settings {
+        batch: options.batch,
+        window: options.window,
+        ram_bytes_max: options.buffer.ram_bytes_max,
+        max_unsafe: Duration::from_secs(1),
+        servers: vec!["127.0.0.2:1".to_owned()],
+        keep_alive: options.keep_alive,
+    };
+    let keeper = Keeper::open(options, channel().1).unwrap();
+    let mut status = keeper.status();
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(keeper.run(stopped));
+    let first = status
+        .wait_for(|status| status.epoch != 0)
+        .await
+        .unwrap()
+        .epoch;
+    change.send_replace(Some(settings));
+    let begun = status.wait_for(|status| status.epoch != first).await;
+    assert_ne!(begun.unwrap().epoch, first);
+    stop.send_replace(true);
+    tasks.join_next().await.unwrap().unwrap().unwrap();
 }

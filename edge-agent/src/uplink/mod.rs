@@ -124,6 +124,17 @@ impl Uplink {
             .map_or("", String::as_str)
     }
 
+    /// Certificates for the next session; one that runs goes on with what it began with.
+    pub fn use_tls(&mut self, tls: Arc<rustls::ClientConfig>) {
+        self.options.tls = tls;
+    }
+
+    /// Where the next session goes, and how; one that runs goes on.
+    pub fn use_servers(&mut self, servers: Vec<String>, in_flight_max: u16) {
+        self.options.servers = servers;
+        self.options.in_flight_max = in_flight_max;
+    }
+
     /// Begins a session and asks where these streams stand.
     pub fn connect(&mut self, keep_alive: Duration, streams: impl Iterator<Item = (Epoch, Lane)>) {
         self.due = None;

@@ -59,6 +59,12 @@ impl Link {
         self.shrunk_at = now;
     }
 
+    /// Another bound was configured.
+    pub(super) fn use_bound(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
+        self.bytes_allowed = self.bytes_allowed.min(bytes_max);
+    }
+
     /// Bytes that may be on their way now.
     pub(super) fn bytes_allowed(&self) -> usize {
         self.bytes_allowed

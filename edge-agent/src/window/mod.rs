@@ -150,6 +150,15 @@ impl Window {
         }
     }
 
+    /// From here on; what is in flight stays there.
+    pub fn use_options(&mut self, options: WindowOptions) {
+        if options.bytes_per_second_max != self.options.bytes_per_second_max {
+            self.pace = Pace::new(options.bytes_per_second_max);
+        }
+        self.link.use_bound(options.bytes_max);
+        self.options = options;
+    }
+
     /// A session began; CONNACK told these positions, and the largest batch that fits the server's
     /// packets if there is a bound. Positions move streams forward, never back.
     pub fn connected(
