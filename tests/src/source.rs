@@ -195,7 +195,7 @@ impl Answers {
 }
 
 /// `ok <line>` is kept; `error <line> <why>` is not. Answers come in the order of the lines.
-fn fate(answer: &str) -> Fate {
+pub(crate) fn fate(answer: &str) -> Fate {
     if answer.starts_with("ok ") {
         Fate::Kept
     } else {
