@@ -147,7 +147,10 @@ fn nearly_every_byte_on_a_slow_link_brings_something_forward() {
 }
 
 /// An agent that reaches the first leader, or the only node, through one proxy.
-fn agent_behind_a_link(cluster: &ClusterUnderTest, options: Options) -> (Proxy, AgentUnderTest) {
+pub(crate) fn agent_behind_a_link(
+    cluster: &ClusterUnderTest,
+    options: Options,
+) -> (Proxy, AgentUnderTest) {
     let node = cluster.wait_leader().unwrap();
     let link = Proxy::start(cluster.address(), cluster.nodes()[node].mqtt).unwrap();
     let options = Options {
@@ -158,11 +161,11 @@ fn agent_behind_a_link(cluster: &ClusterUnderTest, options: Options) -> (Proxy, 
     (link, agent)
 }
 
-fn await_connected(agent: &AgentUnderTest) {
+pub(crate) fn await_connected(agent: &AgentUnderTest) {
     wait::until("a session", LIMIT, || connected(agent).filter(|up| *up)).unwrap();
 }
 
-fn connected(agent: &AgentUnderTest) -> Option<bool> {
+pub(crate) fn connected(agent: &AgentUnderTest) -> Option<bool> {
     agent.status().ok()?["connected"].as_bool()
 }
 

@@ -203,11 +203,12 @@ pub(crate) fn fate(answer: &str) -> Fate {
     }
 }
 
+/// The time of day, in nanoseconds since 1970.
 #[expect(
     clippy::disallowed_methods,
     reason = "a device stamps its readings with its own clock"
 )]
-fn wall_clock_ns() -> i64 {
+pub fn wall_clock_ns() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
