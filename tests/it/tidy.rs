@@ -297,6 +297,7 @@ fn is_root(file: &str, manifests: &str) -> bool {
         "examples",
         "fuzz_targets",
         "journal/tests",
+        "edge-agent/tests",
     ]
     .iter()
     .any(|name| folder(name))
