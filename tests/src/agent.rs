@@ -193,6 +193,11 @@ impl Agent {
         self.process.is_some()
     }
 
+    /// The process id while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// HTTP/1.0 by hand: the harness needs three lines of it.
     fn get(&self, path: &str) -> io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.http, Duration::from_secs(2))?;
