@@ -222,6 +222,11 @@ impl Agent {
         self.process.is_some()
     }
 
+    /// The process id while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// `Some` once a process that was started has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.as_mut().and_then(Process::ended)
