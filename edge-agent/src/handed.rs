@@ -150,16 +150,22 @@ impl InTransit {
 
 /// What a hand-over weighs in the channel, in bytes; at most all the room there is.
 fn weight(handed: &Handed) -> u32 {
+    let bytes = readings_bytes(&handed.readings);
+    u32::try_from(bytes.clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
+}
+
+/// About what readings take in memory. A run of one shape holds it once.
+pub(crate) fn readings_bytes(readings: &[Reading]) -> usize {
     let mut bytes = 0;
     let mut before: Option<&Reading> = None;
-    for reading in &handed.readings {
+    for reading in readings {
         bytes += values_bytes(reading);
         if before.is_none_or(|one| !Arc::ptr_eq(&one.shape, &reading.shape)) {
             bytes += reading.shape.memory_bytes();
         }
         before = Some(reading);
     }
-    u32::try_from(bytes.clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
+    bytes
 }
 
 /// About what a reading takes in memory besides its shape.

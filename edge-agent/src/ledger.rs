@@ -18,7 +18,7 @@ use shared::reading::Reading;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::clock::Stamper;
-use crate::handed::{HANDED_BYTES_MAX, HANDOVERS_MAX, NotKept, Stamp, Stopped, reading_bytes};
+use crate::handed::{HANDED_BYTES_MAX, HANDOVERS_MAX, NotKept, Stamp, Stopped, readings_bytes};
 use crate::intake::{Outcome, outcome_of};
 
 /// Readings of which the time of day is not known yet; more, and the ledger is given up.
@@ -78,7 +78,7 @@ impl Written {
     fn weight(&self) -> u32 {
         let bytes = match self {
             Written::Lines(lines) => lines.len(),
-            Written::Untimed(readings) => readings.iter().map(reading_bytes).sum(),
+            Written::Untimed(readings) => readings_bytes(readings),
         };
         u32::try_from(bytes.clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
     }

@@ -159,6 +159,8 @@ mod tests {
             cert: folder.path().join("cert.pem"),
             key: folder.path().join("key.pem"),
             keep_alive: std::time::Duration::from_secs(1),
+            bytes_per_second_max: 0,
+            backlog_hours: crate::window::Hours::ALWAYS,
         };
         let error = client(&gw1, &files, &clock).unwrap_err();
         let text = error.to_string();

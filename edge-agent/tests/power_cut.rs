@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edge_agent::batcher::{BatchOptions, Batcher, WaiterId};
-use edge_agent::buffer::{Buffer, BufferOptions, Recovery, Source, payload_to_batch};
+use edge_agent::buffer::{
+    Buffer, BufferOptions, Classes, Recovery, Source, payload_to_batch,
+};
+use edge_agent::handed::Kind;
 use journal::{Journal, JournalError, Options, SimStorage};
 use shared::batch::{Body, Values, decode};
 use shared::id::{Epoch, Lane, TimeNs};
@@ -65,6 +68,7 @@ impl Life {
             bytes_max: FILES.file_bytes * FILES.files_max as u64,
             ram_bytes_max: 8 << 10,
             max_unsafe: MAX_UNSAFE,
+            classes: Classes::default(),
         };
         let now = Duration::ZERO;
         Ok(Life {
@@ -82,22 +86,23 @@ impl Life {
 
     /// One batch of the next values.
     fn read(&mut self, oracle: &mut Oracle, count: i64, waits: bool) {
+        let kind = Kind::default();
         for value in oracle.handed..oracle.handed + count {
-            let reading = Reading {
-                table: "t".to_owned(),
-                device: format!("d{}", value % 3),
-                tags: Vec::new(),
-                time: TimeNs(value),
-                fields: vec![("v".to_owned(), Value::Int(value))],
-            };
+            let reading = Reading::new(
+                "t".to_owned(),
+                format!("d{}", value % 3),
+                Vec::new(),
+                TimeNs(value),
+                vec![("v".to_owned(), Value::Int(value))],
+            );
             let waiter = waits.then(|| WaiterId(value.unsigned_abs()));
-            self.batcher.push(self.now, reading, waiter);
+            self.batcher.push(self.now, reading, kind, waiter);
             if !waits {
                 self.unsafe_since.push((value, self.now));
             }
         }
         oracle.handed += count;
-        let collected = self.batcher.take().expect("values were pushed");
+        let collected = self.batcher.take(kind).expect("values were pushed");
         self.buffer
             .seal(collected, LIVE_MAX, self.now, self.now, WALL)
             .expect("small batches are within every limit");

@@ -2,7 +2,7 @@ use super::*;
 use shared::batch::{Body, Header, Values, decode, encode};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 use shared::limits::BATCH_BYTES_MAX;
-use shared::reading::FieldType;
+use shared::reading::{FieldType, Value};
 
 use crate::handed::{Class, Stamp};
 
@@ -129,7 +129,7 @@ fn readings_that_share_their_shape_mean_what_others_mean() {
         &mut batcher,
         again(5, vec![Value::Int(5), Value::Bool(false)]),
     );
-    let collected = batcher.take().unwrap();
+    let collected = batcher.take(KIND).unwrap();
     assert_eq!(collected.names[0].len(), 2, "the type of x changed");
     let groups = &collected.data.groups;
     assert_eq!(groups[0].times, [1, 2, 3, 5]);
@@ -142,7 +142,7 @@ fn readings_that_share_their_shape_mean_what_others_mean() {
         &mut batcher,
         again(6, vec![Value::Int(6), Value::Bool(true)]),
     );
-    assert_eq!(batcher.take().unwrap().names[0].len(), 1, "told anew");
+    assert_eq!(batcher.take(KIND).unwrap().names[0].len(), 1, "told anew");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn fields_that_come_one_by_one_end_in_one_definition() {
     for one in [&x, &y, &x, &y] {
         push(&mut batcher, one.clone());
     }
-    let collected = batcher.take().unwrap();
+    let collected = batcher.take(KIND).unwrap();
     let rows = collected.data.groups.iter().map(|group| group.times.len());
     assert_eq!(rows.collect::<Vec<_>>(), [1, 3]);
     encoded(&collected.data);

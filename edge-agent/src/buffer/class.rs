@@ -294,9 +294,9 @@ impl Buffer {
             if !gives {
                 continue;
             }
-            let mut place = self.oldest(class, Form::Thin);
+            let mut place = self.oldest_of(class, Form::Thin);
             if place.is_none() && gives_whole {
-                place = self.oldest(class, Form::Whole);
+                place = self.oldest_of(class, Form::Whole);
             }
             if place.is_some() {
                 return place;
@@ -311,7 +311,7 @@ impl Buffer {
     }
 
     /// The oldest batch of a class and form whose going makes room.
-    pub(super) fn oldest(&mut self, class: Class, form: Form) -> Option<Place> {
+    pub(super) fn oldest_of(&mut self, class: Class, form: Form) -> Option<Place> {
         let in_memory = self.disk.failed;
         self.epochs.iter_mut().find_map(|shelf| {
             let epoch = shelf.epoch;

@@ -96,7 +96,7 @@ pub(super) struct LaneShelf {
     /// Entries that are neither on disk nor on their way there.
     pub(super) unwritten: usize,
     /// By class, and whole or thin: no such data are below this number.
-    looked: [[BatchNumber; 2]; CLASSES_MAX],
+    pub(super) looked: [[BatchNumber; 2]; CLASSES_MAX],
 }
 
 impl LaneShelf {

@@ -316,6 +316,7 @@ fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<
         sealed_at: above.sealed_at,
         // Since when something is missing is not known.
         complete_below: TimeNs(0),
+        boot_relative: false,
     };
     let body = Body::Gap(Gap {
         from,
@@ -334,6 +335,7 @@ fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<
         gap: Some(GapReason::Damaged),
         class: Class::default(),
         form: Form::Thin,
+        boot_relative: false,
         sealed_at: TimeNs(0),
         born: Duration::ZERO,
         size: bytes.len(),

@@ -236,7 +236,7 @@ impl Agent {
                     assert_eq!(batch.header.previous, before);
                     (next, before) = (held.place.to.next(), held.digest);
                     match batch.body {
-                        Body::Hello(_) => {}
+                        Body::Hello(_) | Body::Clock(_) => {}
                         Body::Names(all) => {
                             devices.extend(all.into_iter().map(|one| (one.id, one)));
                         }

@@ -95,7 +95,7 @@ impl Buffer {
         let class = self.class_to_thin()?;
         let Place {
             epoch, lane, from, ..
-        } = self.oldest(class, Form::Whole)?;
+        } = self.oldest_of(class, Form::Whole)?;
         let bytes_max = THINNED_BYTES_MAX.min(self.bytes_max() / THINNED_PARTS);
         let mut bytes = 0;
         let held = self.lane(epoch, lane)?;

@@ -364,7 +364,7 @@ fn metrics(view: &View) -> String {
     for (name, value, help) in CLASS_NUMBERS {
         let name = format!("class_{name}");
         head(&mut text, &name, help);
-        for class in &status.classes {
+        for class in &view.status.classes {
             let (label, value) = (label(&class.name), value(class));
             writeln!(text, "tributary_agent_{name}{{class=\"{label}\"}} {value}")
                 .expect(CANNOT_FAIL);

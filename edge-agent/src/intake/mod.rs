@@ -176,13 +176,6 @@ impl Entry {
     }
 }
 
-fn kind(stamp: Stamp) -> Kind {
-    Kind {
-        stamp,
-        ..Kind::default()
-    }
-}
-
 impl Complaints {
     pub(crate) fn new(start: Instant) -> Complaints {
         Complaints {

@@ -454,7 +454,8 @@ impl Keeper {
     }
 
     fn send(&mut self, now: Duration) {
-        while let Some(ticket) = self.window.next(now, Clock::wall(), &self.buffer) {
+        let wall = self.wall();
+        while let Some(ticket) = self.window.next(now, wall, &self.buffer) {
             if ticket.too_large {
                 self.too_large(ticket, now);
                 continue;

@@ -4,7 +4,7 @@
 use shared::batch::decode;
 use shared::reading::Reading;
 
-use super::{Clock, Keeper};
+use super::Keeper;
 use crate::buffer::Place;
 use crate::handed::{Class, Kind, NotKept, Stamp};
 
@@ -28,7 +28,8 @@ impl Keeper {
 
     /// Lets go of what there is no room for.
     pub(super) fn make_room(&mut self) {
-        let settled = self.buffer.make_room(Clock::wall());
+        let wall = self.wall();
+        let settled = self.buffer.make_room(wall);
         if settled.readings_lost > 0 {
             tracing::warn!(
                 readings = settled.readings_lost,
@@ -57,7 +58,8 @@ impl Keeper {
 
     /// Ends a thinning whose result is safe, and begins another where there is still little room.
     pub(super) fn thin(&mut self) {
-        let settled = self.buffer.finish_thinning(Clock::wall());
+        let wall = self.wall();
+        let settled = self.buffer.finish_thinning(wall);
         self.settle(&settled);
         let Some(plan) = self.buffer.plan_thinning() else {
             return;
@@ -81,7 +83,7 @@ impl Keeper {
         summed: &[Place],
     ) -> bool {
         let stamp = Stamp::Wall;
-        let now = self.clock.now();
+        let (now, wall) = (self.clock.now(), self.wall());
         let collected =
             readings.and_then(|rows| self.batcher.collect(now, Kind { class, stamp }, rows));
         let Some(collected) = collected else {
@@ -90,7 +92,7 @@ impl Keeper {
         let replaced = summed.to_vec();
         let sealed = self
             .buffer
-            .seal_thinned(collected, replaced, now, Clock::wall());
+            .seal_thinned(collected, replaced, now, wall);
         match sealed {
             Ok(batches) => {
                 self.account.sealed += batches;

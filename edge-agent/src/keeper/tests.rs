@@ -296,7 +296,7 @@ async fn settings_change_while_it_runs_and_a_new_promise_begins_an_epoch() {
         servers: vec!["127.0.0.2:1".to_owned()],
         keep_alive: options.keep_alive,
     };
-    let keeper = Keeper::open(options, channel().1).unwrap();
+    let keeper = Keeper::open(options, channel().1, Teller::new(None)).unwrap();
     let mut status = keeper.status();
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
