@@ -224,7 +224,10 @@ impl Resolver<'_> {
             }
         };
         let table = self.table_of(series);
-        let fields = binding.fields.map_or(&[][..], |fields| &**fields);
+        let fields: &[String] = match binding.fields {
+            Some(fields) => &**fields,
+            None => &[],
+        };
         let mut used = [0; SLOT_WORDS];
         columns
             .iter()

@@ -1,5 +1,5 @@
-//! What cannot be stored as declared: whatever a valid batch holds, it can be kept, merged and read,
-//! and costs no more than is counted.
+//! What cannot be stored as declared: whatever a valid batch holds, it can be kept, merged and
+//! read, and costs no more than is counted.
 
 use std::sync::Arc;
 
