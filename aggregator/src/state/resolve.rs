@@ -224,10 +224,8 @@ impl Resolver<'_> {
             }
         };
         let table = self.table_of(series);
-        let fields: &[String] = match binding.fields {
-            Some(fields) => &**fields,
-            None => &[],
-        };
+        let fields = binding.fields.map(|fields| &fields[..]);
+        let fields = fields.unwrap_or_default();
         let mut used = [0; SLOT_WORDS];
         columns
             .iter()
