@@ -114,7 +114,7 @@ impl Bench {
         link
     }
 
-    pub(super) fn merge(&mut self) {
+    fn merge(&mut self) {
         self.apply(&Command::Merge);
         assert!(self.node.finish_merges());
     }

@@ -13,7 +13,7 @@ use shared::reading::FieldType;
 use super::features::{Bench, DAY, submission};
 use super::{PlainRow, all_rows, plain_value};
 use crate::state::rows::{Resolved, Source, Target};
-use crate::state::{Outcome, Payload, Rows};
+use crate::state::{Command, Outcome, Payload, Rows};
 
 const NOW: i64 = 1000 * DAY;
 
@@ -89,10 +89,15 @@ fn resolved(rows: &Rows) -> &[Resolved] {
     }
 }
 
+fn merge(bench: &mut Bench) {
+    bench.apply(&Command::Merge);
+    assert!(bench.node.finish_merges());
+}
+
 /// The rows of before and after a merge, which must be the same, in segments that verify.
 fn merged(bench: &mut Bench) -> (Vec<PlainRow>, Vec<PlainRow>) {
     let before = all_rows(&bench.node.store.view());
-    bench.merge();
+    merge(bench);
     for name in bench.files() {
         bench.node.store.verify(&name).unwrap();
     }
@@ -147,7 +152,7 @@ fn many_refused_rows_of_a_few_bytes_make_a_small_segment() {
     let values = Values::Bool(vec![true; times.len()]);
     send(&mut bench, vec![group(times, 7, values)]);
     assert!(bench.node.store.level0_bytes() < 10_000);
-    bench.merge();
+    merge(&mut bench);
     assert_eq!(
         bench.node.store.view().row_count("quarantine"),
         Some(58_000)
@@ -309,7 +314,7 @@ proptest! {
             match step {
                 Step::Data(groups) => send(&mut bench, groups),
                 Step::Lines(bytes) => lines(&mut bench, bytes),
-                Step::Merge => bench.merge(),
+                Step::Merge => merge(&mut bench),
             }
         }
         let (before, after) = merged(&mut bench);
