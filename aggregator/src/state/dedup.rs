@@ -216,13 +216,16 @@ impl AgentState {
     }
 
     fn first_left_out(&self) -> Option<Epoch> {
-        let left_out = self.epochs.iter().filter_map(|(epoch, state)| {
+        self.left_out().min().map(|(_, epoch)| epoch)
+    }
+
+    fn left_out(&self) -> impl Iterator<Item = (TimeNs, Epoch)> {
+        self.epochs.iter().filter_map(|(epoch, state)| {
             let Standing::LeftOut(at) = state.standing else {
                 return None;
             };
             Some((at, *epoch))
-        });
-        left_out.min().map(|(_, epoch)| epoch)
+        })
     }
 
     fn epoch_mut(&mut self, epoch: Epoch) -> &mut EpochState {
@@ -233,6 +236,23 @@ impl AgentState {
             self.epochs.remove(&oldest);
         }
         self.epochs.entry(epoch).or_default()
+    }
+
+    /// Whether this epoch is known or may begin. Where there are too many, the one that was left
+    /// out first goes for it; a hello may name a thousand, so they are looked for once and kept in
+    /// `left_out`, the first one last.
+    fn make_room(&mut self, epoch: Epoch, left_out: &mut Option<Vec<(TimeNs, Epoch)>>) -> bool {
+        if self.epochs.len() < EPOCHS_PER_AGENT_MAX || self.epochs.contains_key(&epoch) {
+            return true;
+        }
+        let left_out = left_out.get_or_insert_with(|| {
+            let mut all: Vec<_> = self.left_out().collect();
+            all.sort_unstable_by(|one, other| other.cmp(one));
+            all
+        });
+        left_out
+            .pop()
+            .is_some_and(|(_, first)| self.epochs.remove(&first).is_some())
     }
 
     /// Moves a stream on, at replicated time `now`. Only after [`decide`] said so.
@@ -259,10 +279,11 @@ impl AgentState {
             .iter()
             .map(|held| (*held, Standing::Held));
         let last = hello.last.map(|last| (last.epoch, Standing::LeftOut(now)));
+        let mut left_out = None;
         for (older, standing) in held.chain(last) {
             // It may not have come yet, and its own hello cannot know of this one.
-            if self.has_room_for(older) {
-                let known = &mut self.epoch_mut(older).standing;
+            if self.make_room(older, &mut left_out) {
+                let known = &mut self.epochs.entry(older).or_default().standing;
                 if *known == Standing::Youngest {
                     *known = standing;
                 }
@@ -270,10 +291,12 @@ impl AgentState {
         }
         if is_youngest {
             self.current = Some(epoch);
+            let mut still_held = hello.older_epochs.clone();
+            still_held.sort_unstable();
             for (known, state) in &mut self.epochs {
                 state.standing = match state.standing {
                     Standing::Youngest if *known == epoch => Standing::Youngest,
-                    _ if hello.older_epochs.contains(known) => Standing::Held,
+                    _ if still_held.binary_search(known).is_ok() => Standing::Held,
                     Standing::LeftOut(at) => Standing::LeftOut(at),
                     Standing::Youngest | Standing::Held => Standing::LeftOut(now),
                 };
@@ -472,6 +495,7 @@ mod tests {
     use super::*;
     use shared::batch::LastEpoch;
     use shared::id::Digest;
+    use shared::limits::OLDER_EPOCHS_MAX;
 
     const E1: Epoch = Epoch(91);
     const E2: Epoch = Epoch(7);
@@ -561,5 +585,35 @@ mod tests {
             state.standing = Standing::Youngest;
         }
         assert!(agent.has_room_for(Epoch(500)) && !agent.has_room_for(Epoch(1 << 40)));
+    }
+
+    /// Each of them once had all epochs looked through twice.
+    #[test]
+    fn a_hello_of_many_unknown_epochs_looks_once_for_those_that_must_go() {
+        let mut agent = AgentState::default();
+        for epoch in 0..EPOCHS_PER_AGENT_MAX as u64 {
+            hello(&mut agent, Epoch(epoch), &[], 1 + epoch.cast_signed());
+        }
+        let mut left_out = None;
+        for epoch in 1..=1_000_u64 {
+            assert!(agent.make_room(Epoch(epoch << 40), &mut left_out));
+            agent
+                .epochs
+                .insert(Epoch(epoch << 40), EpochState::default());
+            let expected = EPOCHS_PER_AGENT_MAX - 1 - usize::try_from(epoch).unwrap();
+            assert_eq!(left_out.as_ref().map(Vec::len), Some(expected));
+        }
+        let older: Vec<Epoch> = (1..=OLDER_EPOCHS_MAX as u64)
+            .map(|epoch| Epoch(epoch << 20))
+            .collect();
+        hello(&mut agent, Epoch(1 << 60), &older, DAY);
+        assert_eq!(agent.epochs.len(), EPOCHS_PER_AGENT_MAX);
+        // Those of before, this one's own and its older ones took the places of the first.
+        let gone = 1_000 + 1 + OLDER_EPOCHS_MAX as u64;
+        assert!(!agent.epochs.contains_key(&Epoch(gone - 1)));
+        assert!(agent.epochs.contains_key(&Epoch(gone)));
+        for epoch in &older {
+            assert_eq!(agent.epochs[epoch].standing, Standing::Held);
+        }
     }
 }

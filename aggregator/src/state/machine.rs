@@ -354,6 +354,7 @@ impl State {
             last: &mut self.last,
             agent,
             time_max,
+            quarantined: BTreeMap::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ use shared::id::{AgentId, TimeNs};
 use shared::limits::PACKET_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::agents::Presence;
@@ -79,6 +80,8 @@ struct Inner<U: Upstream> {
     inbox: VecDeque<(Packet, Charge)>,
     /// The check or hand-over in progress.
     step: Option<StepFuture<U::Ticket>>,
+    /// A check was made in this turn, so it is over.
+    checked: bool,
     /// Handed over, in packet order; the front is answered first.
     tickets: VecDeque<(u64, U::Ticket)>,
     /// When each publish without an answer was complete.
@@ -132,6 +135,7 @@ where
             session: Session::new(identity.id.clone()),
             inbox: VecDeque::new(),
             step: None,
+            checked: false,
             tickets: VecDeque::new(),
             since: VecDeque::new(),
             out: Vec::new(),
@@ -161,6 +165,9 @@ where
             self.inner.advance(&self.identity, &mut self.around);
             if self.write().await.is_err() || self.inner.closing {
                 break;
+            }
+            if self.gave_way().await {
+                continue;
             }
             let charges = charging.is_some();
             let reads = !charges && self.may_read();
@@ -223,6 +230,15 @@ where
             }
         }
         self.farewell().await;
+    }
+
+    /// After a check the other connections of this thread have their turn.
+    async fn gave_way(&mut self) -> bool {
+        let checked = std::mem::take(&mut self.inner.checked);
+        if checked {
+            yield_now().await;
+        }
+        checked
     }
 
     fn may_read(&self) -> bool {
@@ -348,7 +364,8 @@ impl<U: Upstream> Inner<U> {
     /// Gives packets to the session until it has to wait for something.
     fn advance(&mut self, identity: &Identity, around: &mut Surroundings<U>) {
         let full = usize::from(RECEIVE_MAXIMUM);
-        while self.step.is_none() && !self.closing && self.session.pending() < full {
+        while self.step.is_none() && !self.checked && !self.closing && self.session.pending() < full
+        {
             let Some((packet, charge)) = self.inbox.pop_front() else {
                 return;
             };
@@ -397,6 +414,7 @@ impl<U: Upstream> Inner<U> {
                     payload,
                 } if payload.len() < INLINE_BYTES_MAX => {
                     let mut more = Vec::new();
+                    self.checked = true;
                     let result = validate::check(kind, &identity.id, payload);
                     self.session.checked(sequence, result, &mut more);
                     work.extend(more);

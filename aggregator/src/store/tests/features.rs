@@ -15,7 +15,7 @@ use super::{Node, all_rows, table_rows};
 use crate::state::{Command, Origin, Outcome, Payload, State, Submission};
 use crate::store::{Scan, Store, StoreError};
 
-const DAY: i64 = 86_400_000_000_000;
+pub(super) const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
 
 pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
@@ -27,7 +27,7 @@ pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
     target.sync().unwrap();
 }
 
-fn submission(agent: &AgentId, payload: Payload) -> Command {
+pub(super) fn submission(agent: &AgentId, payload: Payload) -> Command {
     let origin = Origin { boot: 1, ticket: 1 };
     let received = TimeNs(1000 * DAY);
     Command::Submissions(vec![Submission {
@@ -39,14 +39,14 @@ fn submission(agent: &AgentId, payload: Payload) -> Command {
 }
 
 /// A node, its log and one agent with one series "truck"/"d1".
-struct Bench {
-    node: Node,
-    agent: Agent,
-    index: u64,
+pub(super) struct Bench {
+    pub(super) node: Node,
+    pub(super) agent: Agent,
+    pub(super) index: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let node = Node::open(&SimStorage::new(7));
         let mut bench = Self {
             node,
@@ -71,12 +71,12 @@ impl Bench {
         bench
     }
 
-    fn apply(&mut self, command: &Command) -> crate::state::Effects {
+    pub(super) fn apply(&mut self, command: &Command) -> crate::state::Effects {
         self.index += 1;
         self.node.apply(self.index, command)
     }
 
-    fn send(&mut self, link: &Link) -> Outcome {
+    pub(super) fn send(&mut self, link: &Link) -> Outcome {
         let id = self.agent.id.clone();
         self.apply(&submission(&id, Payload::Batch(link.bytes.clone())))
             .outcomes[0]
@@ -153,7 +153,7 @@ impl Bench {
         assert!(self.node.finish_merges());
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         self.node.store.segments().list().unwrap()
     }
 }
