@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use edge_agent::batcher::{BatchOptions, Batcher, Fit};
+use edge_agent::handed::{Class, Kind, Stamp};
 use shared::batch::{Body, Header, encode};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 use shared::payload::line::{DEVICE_KEY, LineReader, Precision};
 
 use crate::Failed;
 
+/// One class, times of day.
+const KIND: Kind = Kind {
+    class: Class(0),
+    stamp: Stamp::Wall,
+};
 /// As an agent is configured by default.
 const OPTIONS: BatchOptions = BatchOptions {
-    rows_max: 5_000,
-    bytes_max: 256 << 10,
+    rows_max: 4_000,
+    bytes_max: 16 << 10,
     linger: Duration::from_secs(1),
 };
 
@@ -43,10 +49,10 @@ impl Sealer {
         };
         let reading = reading?;
         let values = reading.values.len();
-        if self.batcher.fit(&reading) == Fit::AfterSeal {
+        if self.batcher.fit(&reading, KIND) == Fit::AfterSeal {
             self.seal()?;
         }
-        self.batcher.push(Duration::ZERO, reading, None);
+        self.batcher.push(Duration::ZERO, reading, KIND, None);
         Ok(values)
     }
 
@@ -55,7 +61,7 @@ impl Sealer {
     }
 
     fn seal(&mut self) -> Result<(), Failed> {
-        let Some(collected) = self.batcher.take() else {
+        let Some(collected) = self.batcher.take(KIND) else {
             return Ok(());
         };
         for definitions in collected.names {
@@ -79,6 +85,7 @@ impl Sealer {
             names_needed,
             sealed_at: TimeNs(0),
             complete_below: TimeNs(0),
+            boot_relative: false,
         };
         self.bytes += encode(&header, body)?.len();
         Ok(())

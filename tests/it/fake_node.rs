@@ -222,14 +222,14 @@ impl Shared {
             kind: batch.body.kind(),
             readings_lost: match &batch.body {
                 Body::Gap(gap) => gap.readings,
-                Body::Hello(_) | Body::Names(_) | Body::Data(_) => 0,
+                Body::Hello(_) | Body::Names(_) | Body::Data(_) | Body::Clock(_) => 0,
             },
             before: state.answered.iter().filter(same).count(),
         };
         let verdict = (self.story.answer)(&arrived).unwrap_or_else(|| {
             let next = match &batch.body {
                 Body::Gap(gap) => gap.digest_to,
-                Body::Hello(_) | Body::Names(_) | Body::Data(_) => {
+                Body::Hello(_) | Body::Names(_) | Body::Data(_) | Body::Clock(_) => {
                     digest(batch.header.previous, bytes)
                 }
             };
