@@ -1,6 +1,7 @@
 //! The parts of the measurement, each with agents of its own.
 
 use std::error::Error;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,7 +38,7 @@ impl Measured {
     ) -> Result<Measured, Box<dyn Error>> {
         let mut options = Options::for_cluster(name, cluster);
         options.linger = Duration::from_secs(1);
-        options.log = "warn".to_owned();
+        "warn".clone_into(&mut options.log);
         let agent = Agent::prepare(cluster, &options)?;
         let quiet = loopback::free_port(cluster.address())?;
         let mut text = fs::read_to_string(&agent.config)?;
@@ -45,7 +46,10 @@ impl Measured {
             let own = format!("data_dir = \"data-agent-{name}\"");
             text = text.replace(&own, &format!("data_dir = \"{}\"", folder.display()));
         }
-        text += &format!("\n[[intake.line]]\nlisten = \"tcp://{quiet}\"\n\n[buffer]\n{buffer}\n");
+        write!(
+            text,
+            "\n[[intake.line]]\nlisten = \"tcp://{quiet}\"\n\n[buffer]\n{buffer}\n"
+        )?;
         fs::write(&agent.config, text)?;
         Ok(Measured { agent, quiet })
     }

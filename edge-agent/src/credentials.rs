@@ -31,11 +31,7 @@ impl Credentials {
     ///
     /// # Errors
     /// A file that cannot be read, a certificate of somebody else, a key of another certificate.
-    pub fn load(
-        agent: &AgentId,
-        files: &Uplink,
-        clock: &Stamper,
-    ) -> Result<Credentials, TlsError> {
+    pub fn load(agent: &AgentId, files: &Uplink, clock: &Stamper) -> Result<Credentials, TlsError> {
         // Before they are used: what changes meanwhile is then another fingerprint next time.
         let fingerprint = fingerprint([&files.cert, &files.key, &files.ca]);
         let client = tls::client(agent, files, clock)?;

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edge_agent::batcher::{BatchOptions, Batcher, WaiterId};
-use edge_agent::buffer::{
-    Buffer, BufferOptions, Classes, Recovery, Source, payload_to_batch,
-};
+use edge_agent::buffer::{Buffer, BufferOptions, Classes, Recovery, Source, payload_to_batch};
 use edge_agent::handed::Kind;
 use journal::{Journal, JournalError, Options, SimStorage};
 use shared::batch::{Body, Values, decode};

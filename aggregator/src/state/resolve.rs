@@ -364,7 +364,7 @@ fn kept_count(times: &[i64], columns: &[Column], resolved: &Resolved) -> usize {
         .zip(resolved.columns.iter())
         .any(|(column, target)| {
             let kept = matches!(target, Target::Keep { .. });
-            kept && column.present.is_none() && inexact_count(column, target) == 0
+            kept && column.present.is_none() && inexact_count(column, *target) == 0
         });
     if whole {
         return times.len();
@@ -378,13 +378,13 @@ fn refused_count(columns: &[Column], targets: &[Target]) -> usize {
         .zip(targets)
         .map(|(column, target)| match target {
             Target::Refuse { .. } => column.values.len(),
-            Target::Keep { .. } => inexact_count(column, target),
+            Target::Keep { .. } => inexact_count(column, *target),
         });
     each.sum()
 }
 
 /// Ints of a float field that are not exact as floats.
-fn inexact_count(column: &Column, target: &Target) -> usize {
+fn inexact_count(column: &Column, target: Target) -> usize {
     match (&column.values, target) {
         (
             Values::Int(ints),

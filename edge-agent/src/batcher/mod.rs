@@ -69,6 +69,8 @@ pub struct Collected {
 #[derive(Debug)]
 pub struct Batcher {
     options: BatchOptions,
+    /// How long readings that nobody waits for wait for others now.
+    linger: Duration,
     dictionary: Dictionary,
     /// One of each kind that ever came; some are empty.
     open: Vec<(Kind, Open)>,
@@ -77,6 +79,7 @@ pub struct Batcher {
 impl Batcher {
     pub fn new(options: BatchOptions) -> Self {
         Batcher {
+            linger: options.linger,
             options,
             dictionary: Dictionary::default(),
             open: Vec::new(),
@@ -86,6 +89,23 @@ impl Batcher {
     /// From here on, the open batches included.
     pub fn use_options(&mut self, options: BatchOptions) {
         self.options = options;
+        self.linger = options.linger;
+    }
+
+    /// How long readings wait for others from here on, if nobody waits for them: where they cannot
+    /// be sent anyway, longer makes fewer and smaller batches. `None`: as configured.
+    pub fn gather(&mut self, at_least: Option<Duration>) {
+        let linger = self.options.linger;
+        self.linger = at_least.map_or(linger, |least| least.max(linger));
+    }
+
+    fn due_at(&self, open: &Open) -> Option<Duration> {
+        let linger = if open.is_waited_for() {
+            self.options.linger
+        } else {
+            self.linger
+        };
+        open.since.map(|since| since + linger)
     }
 
     /// Readings in the open batches.
@@ -100,7 +120,8 @@ impl Batcher {
 
     /// When the first of the open batches has waited long enough.
     pub fn due(&self) -> Option<Duration> {
-        self.since().map(|since| since + self.options.linger)
+        let due = self.open.iter().filter_map(|(_, open)| self.due_at(open));
+        due.min()
     }
 
     /// Whether this reading can be pushed now, and else what has to happen first.
@@ -141,8 +162,7 @@ impl Batcher {
     /// Of which kinds the open batch should be sealed now.
     pub fn due_kinds(&self, now: Duration) -> impl Iterator<Item = Kind> {
         let is_due = move |open: &Open| {
-            let waited = open.since.map(|since| since + self.options.linger);
-            open.is_full(&self.options) || waited.is_some_and(|due| due <= now)
+            open.is_full(&self.options) || self.due_at(open).is_some_and(|due| due <= now)
         };
         let due = self.open.iter().filter(move |(_, open)| is_due(open));
         due.map(|(kind, _)| *kind)

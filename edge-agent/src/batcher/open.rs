@@ -62,6 +62,10 @@ impl Open {
         self.cost.rows == 0
     }
 
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
     pub(super) fn readings(&self) -> u64 {
         self.cost.rows as u64
     }

@@ -323,3 +323,21 @@ fn what_is_given_up_leaves_its_definitions_to_others() {
     push(&mut batcher, one(2));
     assert_eq!(batcher.take(KIND).unwrap().names[0].len(), 1);
 }
+
+#[test]
+fn what_cannot_be_sent_is_gathered_longer_unless_somebody_waits() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let longer = OPTIONS.linger * 9;
+    let other = Kind {
+        class: Class(1),
+        ..KIND
+    };
+    let one = reading("a", 1, &[("x", Value::Int(1))]);
+    batcher.gather(Some(longer));
+    batcher.push(START, one.clone(), KIND, None);
+    assert_eq!(batcher.due(), Some(START + longer));
+    batcher.push(START, one, other, Some(WaiterId(1)));
+    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([other]));
+    batcher.gather(None);
+    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([KIND, other]));
+}

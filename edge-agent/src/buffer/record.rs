@@ -17,8 +17,8 @@ use shared::limits::COUNT_MAX;
 use shared::verdict::Position;
 use shared::wire::{Reader, WireError, put_varint};
 
-use crate::handed::Class;
 use crate::clock::BootId;
+use crate::handed::Class;
 
 pub(super) const KIND_BATCH: u8 = 1;
 pub(super) const KIND_EPOCH: u8 = 2;

@@ -410,7 +410,7 @@ mod tests {
 
     fn value<'a>(reading: &'a Reading, name: &str) -> &'a Value {
         let found = reading.fields().find(|(own, _)| *own == name);
-        &found.unwrap_or_else(|| panic!("{name} in {reading:?}")).1
+        found.unwrap_or_else(|| panic!("{name} in {reading:?}")).1
     }
 
     #[test]

@@ -191,21 +191,6 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
         ),
         ("[batch]\nrows_max = 0\n", ":12: `batch.rows_max`", "1 to"),
         (
-            "[[class]]\nname = \"a\"\n[[class]]\nname = \"b\"\noverflow = \"keep\"\n",
-            ":15: `class.overflow`",
-            "\"reject\"",
-        ),
-        (
-            "[[class]]\nname = \"a\"\n[[class]]\nname = \"a\"\n",
-            ":14: `class.name`",
-            "already",
-        ),
-        (
-            "[[class]]\nname = \"a\"\n[intake.host]\nclass = \"c\"\n",
-            ":14: `intake.host.class`",
-            "there are: a",
-        ),
-        (
             "[buffer]\n\nbytes_max = 7\n",
             ":13: `buffer.bytes_max`",
             "allowed",
@@ -250,6 +235,32 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
     assert!(error.contains(":3: `agent.id`"), "{error}");
     let error = check_text(&SMALL.replace("10.0.0.1:8883", "10.0.0.1")).unwrap_err();
     assert!(error.contains(":7: `uplink.servers`"), "{error}");
+}
+
+#[test]
+fn a_bad_class_is_told_the_same_way() {
+    for (more, start, part) in [
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"b\"\noverflow = \"keep\"\n",
+            ":15: `class.overflow`",
+            "\"reject\"",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"a\"\n",
+            ":14: `class.name`",
+            "already",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[intake.host]\nclass = \"c\"\n",
+            ":14: `intake.host.class`",
+            "there are: a",
+        ),
+    ] {
+        let error = check(more).unwrap_err();
+        let start = format!("/etc/tributary/agent.toml{start}");
+        assert!(error.starts_with(&start), "{start}: {error}");
+        assert!(error.contains(part), "{part} in {error}");
+    }
 }
 
 #[test]

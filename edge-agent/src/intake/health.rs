@@ -48,13 +48,7 @@ pub async fn run(
 }
 
 /// Names are those of `/metrics`. Stamped with `time`; `day` is the time of day as far as known.
-fn reading(
-    agent: &AgentId,
-    time: TimeNs,
-    day: TimeNs,
-    status: &Status,
-    setup: &Setup,
-) -> Reading {
+fn reading(agent: &AgentId, time: TimeNs, day: TimeNs, status: &Status, setup: &Setup) -> Reading {
     let now_seconds = day.0.div_euclid(1_000_000_000);
     let alarms = alarms(status, setup, now_seconds).len() as u64;
     let counts = [

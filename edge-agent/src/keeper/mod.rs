@@ -17,18 +17,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use journal::{JournalError, Position as DiskPosition, WriterHandle};
-use shared::batch::{GapReason, LastEpoch};
+use shared::batch::LastEpoch;
 use shared::id::AgentId;
-use shared::verdict::Verdict;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::batcher::{BatchOptions, Batcher, Fit};
-use crate::buffer::{
-    Buffer, BufferOptions, DiskWork, Place, Settled, Source, Unreadable, payload_to_batch,
-};
+use crate::buffer::{Buffer, BufferOptions, DiskWork, Settled, Unreadable};
 use crate::clock::Teller;
 use crate::handed::{Handed, Handovers, Kind, NotKept};
 use crate::status::Status;
@@ -453,52 +449,6 @@ impl Keeper {
         self.account.settled(settled);
     }
 
-    fn send(&mut self, now: Duration) {
-        let wall = self.wall();
-        while let Some(ticket) = self.window.next(now, wall, &self.buffer) {
-            if ticket.too_large {
-                self.too_large(ticket, now);
-                continue;
-            }
-            let Some(bytes) = self.read(ticket.place) else {
-                self.damaged(ticket.id, ticket.place, now);
-                continue;
-            };
-            let length = bytes.len() as u64;
-            if !self.uplink.publish(ticket.id, ticket.place.lane, bytes) {
-                self.session_ended("the session takes no more");
-                self.uplink.fail();
-                return;
-            }
-            self.account.sent(length, ticket.again);
-        }
-    }
-
-    fn read(&self, place: Place) -> Option<Bytes> {
-        match self.buffer.source(place)? {
-            Source::Ram(bytes) => Some(bytes),
-            Source::Disk(position) => match self.disk.handle.reader().read(position) {
-                Ok(payload) => payload_to_batch(&payload),
-                Err(error) => {
-                    tracing::error!(%error, ?place, "a batch cannot be read back from the buffer");
-                    None
-                }
-            },
-        }
-    }
-
-    fn damaged(&mut self, id: u64, place: Place, now: Duration) {
-        self.set_aside(place);
-        let wall = self.wall();
-        self.window
-            .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
-        let reason = GapReason::Damaged;
-        let outcome = self
-            .window
-            .give_up(now, wall, place, reason, &mut self.buffer);
-        self.outcome(outcome);
-    }
-
     fn uplink_event(&mut self, event: UplinkEvent) {
         let now = self.clock.now();
         match event {
@@ -510,6 +460,7 @@ impl Keeper {
             UplinkEvent::Connected(welcome) => {
                 tracing::info!(server = self.uplink.server(), "connected");
                 self.outage.over();
+                self.batcher.gather(None);
                 self.account.connected(self.uplink.server());
                 let outcome = self.window.connected(
                     now,
@@ -550,6 +501,7 @@ impl Keeper {
             );
         }
         self.window.disconnected();
+        self.gather_offline();
         self.account.disconnected(why);
         self.give_account();
     }
@@ -569,31 +521,6 @@ impl Keeper {
             self.refused(place);
         }
         if let Some(alarm) = alarm {
-            self.alarm(alarm);
-        }
-    }
-
-    /// The cluster will never take this batch: keep it aside, then let a gap record stand for it.
-    fn refused(&mut self, place: Place) {
-        let (now, wall) = (self.clock.now(), self.wall());
-        if let Some(bytes) = self.read(place) {
-            match self.folder.dead_letter(place, &bytes) {
-                Ok(removed) => {
-                    self.account.dead_letters += 1;
-                    self.account.dead_letters_removed += removed;
-                }
-                Err(error) => {
-                    self.account
-                        .trouble(format!("a refused batch could not be set aside: {error}"));
-                }
-            }
-        }
-        let reason = GapReason::Refused;
-        let outcome = self
-            .window
-            .give_up(now, wall, place, reason, &mut self.buffer);
-        self.settle(&outcome.settled);
-        if let Some(alarm) = outcome.alarm {
             self.alarm(alarm);
         }
     }

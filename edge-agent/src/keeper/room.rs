@@ -90,9 +90,7 @@ impl Keeper {
             return false;
         };
         let replaced = summed.to_vec();
-        let sealed = self
-            .buffer
-            .seal_thinned(collected, replaced, now, wall);
+        let sealed = self.buffer.seal_thinned(collected, replaced, now, wall);
         match sealed {
             Ok(batches) => {
                 self.account.sealed += batches;

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::buffer::Classes;
+use crate::buffer::{Classes, Place};
 use crate::handed::{Intakes, Kind, channel};
 use crate::window::Hours;
 
@@ -212,7 +212,8 @@ async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
     let mut put_aside = Vec::new();
     for _ in 0..2 {
         let (_intakes, handovers) = channel();
-        let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
+        let keeper =
+            Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
         assert!(folder.0.join("journal").is_dir());
         assert_eq!(keeper.buffer.readings_pending(), 100, "one batch of three");
         let trouble = keeper.account.last_error();
@@ -233,7 +234,7 @@ async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
         assert_eq!(gaps, [1], "the first batch of data");
         let files = std::fs::read_dir(folder.0.join("damaged")).unwrap();
         put_aside.push(files.count());
-        end(keeper).await;
+        Box::pin(end(keeper)).await;
     }
     assert_eq!(put_aside, [1, 1], "once");
 }
@@ -257,7 +258,7 @@ async fn a_buffer_beyond_use_is_moved_aside_and_the_cluster_is_told() {
     let told = hello(&keeper);
     assert!(!told.last.unwrap().ended_cleanly);
     assert_eq!(told.older_epochs, []);
-    end(keeper).await;
+    Box::pin(end(keeper)).await;
     let running = start(&folder.0, 64 << 20);
     assert_eq!(running.hand_over(10).await, Ok(()));
     assert_eq!(running.stop().await.pending_readings, 50);

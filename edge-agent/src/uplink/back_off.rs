@@ -83,7 +83,7 @@ mod tests {
                 dice = dice.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
                 now += back_off.delay(u32::try_from(dice >> 32).unwrap());
             }
-            let after = usize::try_from((now - DOWN).as_millis()).unwrap();
+            let after = usize::try_from(now.saturating_sub(DOWN).as_millis()).unwrap();
             back_per_100_ms[(after / 100).min(49)] += 1;
         }
         let later = attempts_per_second[10..].iter().max().unwrap();

@@ -101,14 +101,14 @@ pub struct Window {
 struct Ceiling {
     /// Of a batch, in this session.
     bytes_max: Option<usize>,
-    /// A session ended over it.
-    refused: Option<Place>,
+    /// A session ended over it. With its bytes: the gap record that takes its place is another.
+    refused: Option<(Place, usize)>,
 }
 
 impl Ceiling {
     fn forbids(&self, chosen: &Sendable) -> bool {
         let above = self.bytes_max.is_some_and(|max| chosen.bytes > max);
-        above || self.refused == Some(chosen.place)
+        above || self.refused == Some((chosen.place, chosen.bytes))
     }
 }
 
@@ -215,7 +215,7 @@ impl Window {
     pub fn packet_refused(&mut self) {
         let largest = self.flights.values().max_by_key(|flight| flight.bytes);
         if let Some(flight) = largest {
-            self.ceiling.refused = Some(flight.place);
+            self.ceiling.refused = Some((flight.place, flight.bytes));
         }
         self.disconnected();
     }

@@ -44,10 +44,11 @@ pub fn check_header(header: &Header, kind: Kind) -> Result<(), Unfit> {
             "a hello that is not number 1 of the names lane",
         )),
         Kind::Names if !names_lane => Err(Unfit::Rule("definitions outside the names lane")),
-        Kind::Names if first => Err(Unfit::Rule("number 1 of the names lane is the hello")),
         Kind::Data if names_lane => Err(Unfit::Rule("readings in the names lane")),
         Kind::Clock if !names_lane => Err(Unfit::Rule("a clock outside the names lane")),
-        Kind::Clock if first => Err(Unfit::Rule("number 1 of the names lane is the hello")),
+        Kind::Names | Kind::Clock if first => {
+            Err(Unfit::Rule("number 1 of the names lane is the hello"))
+        }
         Kind::Hello | Kind::Names | Kind::Data | Kind::Gap | Kind::Clock => Ok(()),
     }
 }

@@ -213,13 +213,7 @@ where
                     self.inner.step = None;
                     self.inner.step_done(done, &self.identity, &mut self.around);
                 }
-                Woken::Answer(answer) => {
-                    let (sequence, _) = self.inner.tickets.pop_front().expect("it answered");
-                    let mut actions = Vec::new();
-                    self.inner.session.answered(sequence, answer, &mut actions);
-                    self.inner
-                        .perform(actions, &self.identity, &mut self.around);
-                }
+                Woken::Answer(answer) => self.answered(answer),
                 Woken::Deadline => self.deadline(reads),
                 Woken::Stop => self.inner.end(
                     DisconnectReasonCode::ServerShuttingDown,
@@ -230,6 +224,14 @@ where
             }
         }
         self.farewell().await;
+    }
+
+    fn answered(&mut self, answer: crate::cluster::Answer) {
+        let (sequence, _) = self.inner.tickets.pop_front().expect("it answered");
+        let mut actions = Vec::new();
+        self.inner.session.answered(sequence, answer, &mut actions);
+        self.inner
+            .perform(actions, &self.identity, &mut self.around);
     }
 
     /// After a check the other connections of this thread have their turn.

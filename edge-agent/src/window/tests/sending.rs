@@ -108,7 +108,7 @@ fn a_quota_lets_its_stream_rest_and_costs_no_session() {
         assert!(!agent.send());
         let rest = Duration::from_millis(u64::from(retry_ms)).min(REST_MAX);
         assert_eq!(agent.window.wake_at(agent.now), Some(from + rest));
-        agent.now = from + rest - Duration::from_millis(1);
+        agent.now = from + rest.saturating_sub(Duration::from_millis(1));
         assert!(!agent.send());
         agent.now = from + rest;
     }

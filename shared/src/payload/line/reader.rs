@@ -118,7 +118,7 @@ impl LineReader {
             return;
         }
         let spaces = line.len() - fields_at - without_spaces(&line[fields_at..]).len();
-        let head = &line[..fields_at + spaces + shape.fields[0].len() + 1];
+        let head = &line[..=fields_at + spaces + shape.fields[0].len()];
         if let Some(at) = self.by_head.get(head).copied()
             && let Some(same) = self.known[at].shapes.iter().find(|one| **one == *shape)
         {
