@@ -52,5 +52,9 @@ fn describe(batch: &Batch, bytes: usize, text: &mut String) -> std::fmt::Result 
             writeln!(text, "reason          {}", gap.reason.as_str())?;
             writeln!(text, "readings lost   {}", gap.readings)
         }
+        Body::Clock(clock) => {
+            writeln!(text, "quality         {}", clock.quality.as_str())?;
+            writeln!(text, "offset          {} ns", clock.offset_ns)
+        }
     }
 }

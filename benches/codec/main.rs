@@ -148,6 +148,7 @@ fn encode(data: &Data) -> Vec<u8> {
         names_needed: BatchNumber(2),
         sealed_at: TimeNs(sealed_at),
         complete_below: TimeNs(sealed_at - 1_000_000_000),
+        boot_relative: false,
     };
     batch::encode(&header, &Body::Data(data.clone())).expect("a batch within the limits")
 }

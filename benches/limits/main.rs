@@ -55,6 +55,7 @@ fn codec(rows: usize) {
         names_needed: BatchNumber(1),
         sealed_at: TimeNs(0),
         complete_below: TimeNs(0),
+        boot_relative: false,
     };
     let bytes = batch::encode(&header, &body).expect("a batch within the limits");
     let values = (rows * 7) as f64;

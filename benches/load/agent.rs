@@ -91,6 +91,7 @@ impl Source {
             names_needed: BatchNumber(if lane == Lane::Names { 0 } else { 2 }),
             sealed_at: TimeNs(START_NS),
             complete_below: TimeNs(START_NS),
+            boot_relative: false,
         }
     }
 

@@ -14,24 +14,29 @@ Usage: tributary-agent run FILE       run with this configuration until SIGTERM 
 
 FILE is a TOML file with these tables (paths in it start at its own folder):
   [agent]           id, data_dir
-  [uplink]          servers = [\"host:8883\", ...], ca, cert, key, keep_alive_seconds
+  [uplink]          servers = [\"host:8883\", ...], ca, cert, key, keep_alive_seconds,
+                    bytes_per_second_max, backlog_hours = [\"22:00-06:00\", ...]
   [batch]           rows_max, bytes_max, linger_ms
   [buffer]          bytes_max, ram_bytes_max, max_unsafe_ms
+  [[class]]         name, overflow = \"drop_oldest\", \"thin\" or \"reject\": whose readings go
+                    when the buffer is full, most worth keeping first
   [window]          batches_max, bytes_max, backlog_share_percent
-  [health]          listen = \"127.0.0.1:9100\": /status (JSON), /metrics (Prometheus)
+  [health]          listen = \"127.0.0.1:9100\": / for people, /status (JSON), /metrics (Prometheus)
   [ledger]          file: every kept reading as line protocol
-  [intake.host]     enabled, interval_ms: this machine
+  [intake.health]   enabled, interval_ms, class: the agent itself, table agent_health; on by default
+  [intake.host]     enabled, interval_ms, class: this machine
   [[intake.line]]   listen = \"tcp://host:port\", \"unix://path\" or \"stdin\", ack, precision,
-                    device_key, connections_max, line_bytes_max: Influx line protocol
+                    device_key, connections_max, line_bytes_max, class: Influx line protocol
   [[intake.replay]] file, format, speed, precision, device_key, table, time_column,
-                    device_column, tags, texts: a CSV or line protocol file
+                    device_column, tags, texts, class: a CSV or line protocol file
 
 Options:
   -h, --help      print this
   -V, --version   print the version
 
-The log goes to standard error; RUST_LOG=debug shows more. SIGTERM and Ctrl-C stop gently: what
-was kept is on disk. Exit codes: 0 good; 1 it failed; 2 wrong usage or configuration.";
+The log goes to standard error; RUST_LOG=debug shows more. Changes of FILE and of the certificates
+are followed within seconds, at once on SIGHUP; bad ones are refused whole and told in the log and
+by /status. SIGTERM and Ctrl-C stop gently: what was kept is on disk. Exit codes: 0 good; 1 it failed; 2 wrong usage or configuration.";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]

@@ -15,11 +15,38 @@ pub const HANDOVERS_MAX: usize = 256;
 /// Bytes of readings that may wait for the keeper; one larger hand-over is taken alone.
 pub const HANDED_BYTES_MAX: usize = 16 << 20;
 
+/// Priority classes that there may be.
+pub const CLASSES_MAX: usize = 8;
+
+/// Which priority class readings are of: a place in the configuration's list, 0 is the default
+/// class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Class(pub u8);
+
+/// By whose clock readings are stamped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Stamp {
+    /// Time of day, given by the device or by an agent that knows it.
+    #[default]
+    Wall,
+    /// Nanoseconds since this machine's boot: the agent does not know the time of day yet.
+    Boot,
+}
+
+/// What readings must have in common to share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Kind {
+    pub class: Class,
+    pub stamp: Stamp,
+}
+
 /// Readings that one source handed over together, and who wants to know that they are kept.
 #[derive(Debug)]
 pub struct Handed {
     /// 1 to [`HANDED_READINGS_MAX`], each passed `Reading::check`.
     pub readings: Vec<Reading>,
+    /// Of all the readings.
+    pub kind: Kind,
     /// `Some`: the source waits. "Kept" is: synced to the agent's journal or acked by the cluster,
     /// whichever is first, for all readings of the hand-over.
     pub kept: Option<oneshot::Sender<Result<(), NotKept>>>,
@@ -123,25 +150,32 @@ impl InTransit {
 
 /// What a hand-over weighs in the channel, in bytes; at most all the room there is.
 fn weight(handed: &Handed) -> u32 {
-    let bytes: usize = handed.readings.iter().map(reading_bytes).sum();
+    let bytes = readings_bytes(&handed.readings);
     u32::try_from(bytes.clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
 }
 
-/// About what a reading takes in memory.
-pub(crate) fn reading_bytes(reading: &Reading) -> usize {
-    const EACH: usize = 64;
-    let tags = reading
-        .tags
-        .iter()
-        .map(|(key, value)| EACH + key.len() + value.len());
-    let fields = reading.fields.iter().map(|(name, value)| {
-        let text = match value {
-            Value::Text(text) => text.len(),
-            Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
-        };
-        EACH + name.len() + text
-    });
-    EACH + reading.table.len() + reading.device.len() + tags.sum::<usize>() + fields.sum::<usize>()
+/// About what readings take in memory. A run of one shape holds it once.
+pub(crate) fn readings_bytes(readings: &[Reading]) -> usize {
+    let mut bytes = 0;
+    let mut before: Option<&Reading> = None;
+    for reading in readings {
+        bytes += values_bytes(reading);
+        if before.is_none_or(|one| !Arc::ptr_eq(&one.shape, &reading.shape)) {
+            bytes += reading.shape.memory_bytes();
+        }
+        before = Some(reading);
+    }
+    bytes
+}
+
+/// About what a reading takes in memory besides its shape.
+fn values_bytes(reading: &Reading) -> usize {
+    let text_bytes = |value: &Value| match value {
+        Value::Text(text) => text.len(),
+        Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
+    };
+    let texts: usize = reading.values.iter().map(text_bytes).sum();
+    size_of::<Reading>() + size_of_val(reading.values.as_slice()) + texts
 }
 
 #[cfg(test)]
@@ -150,15 +184,16 @@ mod tests {
     use shared::id::TimeNs;
 
     fn handed(text_bytes: usize) -> Handed {
-        let reading = Reading {
-            table: "t".to_owned(),
-            device: "d".to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(1),
-            fields: vec![("f".to_owned(), Value::Text("x".repeat(text_bytes)))],
-        };
+        let reading = Reading::new(
+            "t".to_owned(),
+            "d".to_owned(),
+            Vec::new(),
+            TimeNs(1),
+            vec![("f".to_owned(), Value::Text("x".repeat(text_bytes)))],
+        );
         Handed {
             readings: vec![reading],
+            kind: Kind::default(),
             kept: None,
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! A reading is written when its fate is known and before its source hears of it, so a line that
 //! was answered `ok` is in the ledger. It is handed to the operating system, not synced: it
-//! outlives the agent, not the machine.
+//! outlives the agent, not the machine. Readings that were stamped before the time of day was known
+//! are the exception: they are written once it is, with the times that the cluster gives them.
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -11,12 +12,17 @@ use std::io::{self, BufWriter, Read, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use shared::id::TimeNs;
 use shared::payload::line;
 use shared::reading::Reading;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::handed::{HANDED_BYTES_MAX, HANDOVERS_MAX, NotKept, Stopped};
+use crate::clock::Stamper;
+use crate::handed::{HANDED_BYTES_MAX, HANDOVERS_MAX, NotKept, Stamp, Stopped, readings_bytes};
 use crate::intake::{Outcome, outcome_of};
+
+/// Readings of which the time of day is not known yet; more, and the ledger is given up.
+const UNTIMED_MAX: usize = 100_000;
 
 type Teller = oneshot::Sender<Result<(), NotKept>>;
 
@@ -33,6 +39,9 @@ pub struct LedgerWriter {
     receiver: mpsc::Receiver<Expected>,
     file: BufWriter<File>,
     path: PathBuf,
+    clock: Stamper,
+    /// Kept, and stamped since boot.
+    untimed: Vec<Reading>,
     /// Written no more: it would have a hole.
     broken: bool,
 }
@@ -44,17 +53,42 @@ pub(crate) struct Full;
 /// Readings whose fate is open.
 #[derive(Debug)]
 struct Expected {
-    lines: String,
+    entry: Written,
     outcome: Outcome,
     teller: Option<Teller>,
     _room: OwnedSemaphorePermit,
+}
+
+/// What is to be written of a hand-over.
+#[derive(Debug)]
+enum Written {
+    Lines(String),
+    /// Their times count from boot.
+    Untimed(Vec<Reading>),
+}
+
+impl Written {
+    fn new(readings: &[Reading], stamp: Stamp) -> Written {
+        match stamp {
+            Stamp::Wall => Written::Lines(text(readings)),
+            Stamp::Boot => Written::Untimed(readings.to_vec()),
+        }
+    }
+
+    fn weight(&self) -> u32 {
+        let bytes = match self {
+            Written::Lines(lines) => lines.len(),
+            Written::Untimed(readings) => readings_bytes(readings),
+        };
+        u32::try_from(bytes.clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
+    }
 }
 
 /// Opens the file for appending; half a line, which a killed agent may leave, is cut off.
 ///
 /// # Errors
 /// The file cannot be opened or cut.
-pub fn open(path: &Path) -> io::Result<(Ledger, LedgerWriter)> {
+pub fn open(path: &Path, clock: Stamper) -> io::Result<(Ledger, LedgerWriter)> {
     let mut file = OpenOptions::new()
         .create(true)
         .read(true)
@@ -73,6 +107,8 @@ pub fn open(path: &Path) -> io::Result<(Ledger, LedgerWriter)> {
         receiver,
         file: BufWriter::new(file),
         path: path.to_owned(),
+        clock,
+        untimed: Vec::new(),
         broken: false,
     };
     Ok((ledger, writer))
@@ -106,14 +142,15 @@ impl Ledger {
     pub(crate) async fn expect(
         &self,
         readings: &[Reading],
+        stamp: Stamp,
         teller: Option<Teller>,
     ) -> Result<Teller, Stopped> {
-        let lines = text(readings);
-        let room = Arc::clone(&self.room).acquire_many_owned(weight(&lines));
+        let entry = Written::new(readings, stamp);
+        let room = Arc::clone(&self.room).acquire_many_owned(entry.weight());
         let room = room.await.map_err(|_| Stopped)?;
         let (kept, outcome) = oneshot::channel();
         let expected = Expected {
-            lines,
+            entry,
             outcome,
             teller,
             _room: room,
@@ -123,12 +160,12 @@ impl Ledger {
     }
 
     /// As [`Ledger::expect`], for sources that cannot wait and are not told.
-    pub(crate) fn try_expect(&self, readings: &[Reading]) -> Result<Teller, Full> {
-        let lines = text(readings);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(weight(&lines));
+    pub(crate) fn try_expect(&self, readings: &[Reading], stamp: Stamp) -> Result<Teller, Full> {
+        let entry = Written::new(readings, stamp);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(entry.weight());
         let (kept, outcome) = oneshot::channel();
         let expected = Expected {
-            lines,
+            entry,
             outcome,
             teller: None,
             _room: room.map_err(|_| Full)?,
@@ -144,14 +181,54 @@ impl LedgerWriter {
         while let Some(expected) = self.receiver.recv().await {
             // In order: the keeper settles readings about in the order in which it got them.
             let outcome = outcome_of(expected.outcome).await;
+            self.write_untimed();
             if outcome.is_ok() {
-                self.write(&expected.lines);
+                match expected.entry {
+                    Written::Lines(lines) => self.write(&lines),
+                    Written::Untimed(readings) => self.keep_untimed(readings),
+                }
             }
             if let Some(teller) = expected.teller {
                 // The source may be gone.
                 let _ = teller.send(outcome);
             }
         }
+        self.write_untimed();
+        if !self.untimed.is_empty() {
+            tracing::warn!(
+                readings = self.untimed.len(),
+                "the time of day never got known: these readings are kept, and not in the ledger"
+            );
+        }
+    }
+
+    fn keep_untimed(&mut self, readings: Vec<Reading>) {
+        self.untimed.extend(readings);
+        self.write_untimed();
+        if self.untimed.len() > UNTIMED_MAX {
+            self.broken = true;
+            self.untimed = Vec::new();
+            tracing::error!(
+                "the ledger {} is given up: too many readings wait for the time of day. Nothing \
+                 more is written to it; readings are kept and sent all the same",
+                self.path.display()
+            );
+        }
+    }
+
+    /// Writes what waited for the time of day, if that is known by now.
+    fn write_untimed(&mut self) {
+        if self.untimed.is_empty() {
+            return;
+        }
+        let Some(first_ns) = self.clock.first_ns() else {
+            return;
+        };
+        let mut readings = std::mem::take(&mut self.untimed);
+        for reading in &mut readings {
+            reading.time = TimeNs(reading.time.0.saturating_add(first_ns));
+        }
+        self.write(&text(&readings));
     }
 
     fn write(&mut self, lines: &str) {
@@ -179,31 +256,27 @@ fn text(readings: &[Reading]) -> String {
             }
             Err(why) => tracing::warn!(
                 "a reading of table {} cannot stand in the ledger: {why}",
-                reading.table
+                reading.shape.table
             ),
         }
     }
     lines
 }
 
-fn weight(lines: &str) -> u32 {
-    u32::try_from(lines.len().clamp(1, HANDED_BYTES_MAX)).expect("below 4 GiB")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared::id::TimeNs;
+    use crate::clock::Teller as ClockTeller;
     use shared::reading::Value;
 
     fn reading(value: i64) -> Reading {
-        Reading {
-            table: "t".to_owned(),
-            device: "d".to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(value),
-            fields: vec![("v".to_owned(), Value::Int(value))],
-        }
+        Reading::new(
+            "t".to_owned(),
+            "d".to_owned(),
+            Vec::new(),
+            TimeNs(value),
+            vec![("v".to_owned(), Value::Int(value))],
+        )
     }
 
     #[tokio::test]
@@ -211,11 +284,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.lp");
         std::fs::write(&path, "t,device=d v=0i 0\nt,dev").unwrap();
-        let (ledger, writer) = open(&path).unwrap();
+        let (ledger, writer) = open(&path, Stamper::of_this_machine()).unwrap();
         let (teller, told) = oneshot::channel();
-        let first = ledger.expect(&[reading(1)], Some(teller)).await.unwrap();
-        let refused = ledger.try_expect(&[reading(2)]).unwrap();
-        let lost = ledger.try_expect(&[reading(3)]).unwrap();
+        let first = ledger
+            .expect(&[reading(1)], Stamp::Wall, Some(teller))
+            .await
+            .unwrap();
+        let refused = ledger.try_expect(&[reading(2)], Stamp::Wall).unwrap();
+        let lost = ledger.try_expect(&[reading(3)], Stamp::Wall).unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(writer.run());
         first.send(Ok(())).unwrap();
@@ -226,7 +302,7 @@ mod tests {
         refused.send(Err(NotKept::BufferFull)).unwrap();
         drop(lost);
         ledger
-            .try_expect(&[reading(4)])
+            .try_expect(&[reading(4)], Stamp::Wall)
             .unwrap()
             .send(Ok(()))
             .unwrap();
@@ -240,13 +316,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_stamped_since_boot_is_written_once_the_time_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.lp");
+        let mut clock = ClockTeller::new(None);
+        let (ledger, mut writer) = open(&path, clock.stamper()).unwrap();
+        writer.keep_untimed(vec![reading(1)]);
+        let year_2100 = TimeNs(4_102_444_800_000_000_000);
+        clock.hear(year_2100);
+        let first_ns = clock.stamper().first_ns().unwrap();
+        let kept = ledger.try_expect(&[reading(2)], Stamp::Boot).unwrap();
+        kept.send(Ok(())).unwrap();
+        drop(ledger);
+        writer.run().await;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = |value: i64| format!("t,device=d v={value}i {}\n", first_ns + value);
+        assert_eq!(text, line(1) + &line(2));
+    }
+
+    #[tokio::test]
     async fn announcements_are_bounded() {
         let folder = tempfile::tempdir().unwrap();
-        let (ledger, _writer) = open(&folder.path().join("ledger.lp")).unwrap();
+        let (ledger, _writer) =
+            open(&folder.path().join("ledger.lp"), Stamper::of_this_machine()).unwrap();
         let kept: Vec<_> = (0..HANDOVERS_MAX)
-            .map(|_| ledger.try_expect(&[reading(1)]).unwrap())
+            .map(|_| ledger.try_expect(&[reading(1)], Stamp::Wall).unwrap())
             .collect();
-        assert_eq!(ledger.try_expect(&[reading(1)]).unwrap_err(), Full);
+        assert_eq!(
+            ledger.try_expect(&[reading(1)], Stamp::Wall).unwrap_err(),
+            Full
+        );
         drop(kept);
     }
 
@@ -255,7 +354,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.lp");
         std::fs::write(&path, "x".repeat(200_000)).unwrap();
-        drop(open(&path).unwrap());
+        drop(open(&path, Stamper::of_this_machine()).unwrap());
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 0);
     }
 }

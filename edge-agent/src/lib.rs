@@ -1,11 +1,15 @@
 //! From device to wire: intake -> batcher -> buffer -> window -> uplink.
 //!
 //! `config` is what the operator says, `agent` who owns what and in which order it starts and
-//! stops; `health` gives the account, `inspect` shows files to people.
+//! stops; `sources` are the intakes that run, `watch` and `difference` find what changed in the
+//! files and `reload` follows it, `systemd` speaks to the service manager. `health` gives the
+//! account, `inspect` shows files to people.
 
 pub mod config;
 pub mod tls;
-mod clock;
+pub mod clock;
+pub mod credentials;
+pub mod expiry;
 pub mod handed;
 pub mod intake;
 pub mod ledger;
@@ -16,5 +20,10 @@ pub mod window;
 pub mod uplink;
 pub mod keeper;
 pub mod health;
+mod watch;
+mod difference;
+mod sources;
+mod reload;
+mod systemd;
 pub mod agent;
 pub mod inspect;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use edge_agent::clock::Stamper;
 use edge_agent::config::Config;
 use edge_agent::{agent, inspect, tls};
 use tracing_subscriber::EnvFilter;
@@ -40,7 +41,7 @@ fn check(file: &Path) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(WRONG_USAGE, &error),
     };
-    match tls::client(&config.agent, &config.uplink) {
+    match tls::client(&config.agent, &config.uplink, &Stamper::of_this_machine()) {
         Ok(_) => print(&format!("{} is good", file.display())),
         Err(error) => fail(WRONG_USAGE, &error),
     }
@@ -65,7 +66,7 @@ fn run(file: &Path) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILED, &format!("the system gives no event loop: {error}")),
     };
-    let ended = runtime.block_on(agent::run(config));
+    let ended = runtime.block_on(agent::run(file, config));
     runtime.shutdown_timeout(THREADS_LIMIT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use shared::id::AgentId;
 
+use crate::clock::Stamper;
+use crate::clock::certificates::{Judge, TlsTime};
 use crate::config::Uplink;
 
 /// What every name in a certificate of a cluster begins with.
@@ -43,11 +45,16 @@ pub enum TlsError {
     },
 }
 
-/// The client side of every connection to a node.
+/// The client side of every connection to a node. `clock` tells at which time certificates are
+/// judged.
 ///
 /// # Errors
 /// A file that cannot be read, a certificate of somebody else, a key of another certificate.
-pub fn client(agent: &AgentId, files: &Uplink) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client(
+    agent: &AgentId,
+    files: &Uplink,
+    clock: &Stamper,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let chain = certificates(&files.cert)?;
     check_name(&files.cert, &chain[0], agent)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| TlsError::Pem {
@@ -69,10 +76,14 @@ pub fn client(agent: &AgentId, files: &Uplink) -> Result<Arc<ClientConfig>, TlsE
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
             .map_err(|e| unusable(&files.ca, rustls::Error::General(e.to_string())))?;
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let time = Arc::new(TlsTime::new(clock.clone()));
+    let judge = Arc::new(Judge::new(verifier, clock.clone()));
+    let mut config = ClientConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()
         .map_err(|source| unusable(&files.cert, source))?
-        .with_webpki_verifier(verifier)
+        // Not its own checks but only the time that they are made at.
+        .dangerous()
+        .with_custom_certificate_verifier(judge)
         .with_client_auth_cert(chain, key)
         .map_err(|source| unusable(&files.key, source))?;
     config.resumption = Resumption::disabled();
@@ -141,21 +152,24 @@ mod tests {
     #[test]
     fn a_missing_file_is_named_with_what_makes_it() {
         let folder = tempfile::tempdir().unwrap();
+        let (gw1, clock) = (AgentId::parse("gw1").unwrap(), Stamper::of_this_machine());
         let files = Uplink {
             servers: Vec::new(),
             ca: folder.path().join("ca.pem"),
             cert: folder.path().join("cert.pem"),
             key: folder.path().join("key.pem"),
             keep_alive: std::time::Duration::from_secs(1),
+            bytes_per_second_max: 0,
+            backlog_hours: crate::window::Hours::ALWAYS,
         };
-        let error = client(&AgentId::parse("gw1").unwrap(), &files).unwrap_err();
+        let error = client(&gw1, &files, &clock).unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("cert.pem") && text.contains("pki agent"),
             "{text}"
         );
         std::fs::write(&files.cert, "no PEM").unwrap();
-        let error = client(&AgentId::parse("gw1").unwrap(), &files).unwrap_err();
+        let error = client(&gw1, &files, &clock).unwrap_err();
         assert!(error.to_string().contains("no certificate"), "{error}");
     }
 }

@@ -1,12 +1,13 @@
 //! Any bytes as line protocol: parsing never panics, what it reads fits a batch and comes back
-//! from its own line, and where InfluxDB's parser accepts the payload too, it reads the same.
+//! from its own line, a reader that knows such lines reads the same, and where InfluxDB's parser
+//! accepts the payload too, it reads the same.
 
 #![no_main]
 
 use influxdb_line_protocol::{FieldValue, ParsedLine, parse_lines};
 use libfuzzer_sys::fuzz_target;
 use shared::id::TimeNs;
-use shared::payload::line::{self, LineOptions};
+use shared::payload::line::{self, LineOptions, LineReader, Precision};
 use shared::reading::{Reading, Value};
 
 const DEFAULT_TIME: TimeNs = TimeNs(1_764_000_000_000_000_000);
@@ -27,6 +28,13 @@ fuzz_target!(|bytes: &[u8]| {
             Err(error) => assert!((1..=line_ends + 1).contains(&error.line), "{error}"),
         }
     }
+    let mut reader = LineReader::new(Precision::Ns, line::DEVICE_KEY, DEFAULT_DEVICE);
+    for _ in 0..2 {
+        for one in bytes.split(|byte| *byte == b'\n') {
+            let by_the_rules = line::parse(one, options).next();
+            assert_eq!(reader.read(one, DEFAULT_TIME), by_the_rules);
+        }
+    }
     if readings.len() == lines.len() {
         compare(bytes, &readings);
     }
@@ -37,7 +45,7 @@ fn check(reading: &Reading, options: LineOptions<'_>) {
     assert_eq!(reading.check(), Ok(()));
     // The table of a line may begin with an escaped `#`, which cannot be written.
     let Ok(text) = line::format(reading) else {
-        return assert!(reading.table.starts_with('#'), "{reading:?}");
+        return assert!(reading.shape.table.starts_with('#'), "{reading:?}");
     };
     let again: Vec<_> = line::parse(text.as_bytes(), options).collect();
     assert_eq!(again, [Ok(reading.clone())], "{text}");
@@ -80,13 +88,13 @@ fn reading_of(parsed: &ParsedLine<'_>) -> Reading {
         FieldValue::Boolean(value) => Value::Bool(*value),
     };
     let fields = parsed.field_set.iter();
-    Reading {
-        table: parsed.series.measurement.to_string(),
+    Reading::new(
+        parsed.series.measurement.to_string(),
         device,
         tags,
-        time: parsed.timestamp.map_or(DEFAULT_TIME, TimeNs),
-        fields: fields
+        parsed.timestamp.map_or(DEFAULT_TIME, TimeNs),
+        fields
             .map(|(key, given)| (key.to_string(), value(given)))
             .collect(),
-    }
+    )
 }

@@ -26,6 +26,11 @@ impl Position {
         self.generation
     }
 
+    /// Where in the file.
+    pub fn offset(&self) -> u32 {
+        self.offset
+    }
+
     /// Bytes of payload.
     pub fn payload_bytes(&self) -> usize {
         self.length as usize
@@ -84,6 +89,18 @@ impl Reader {
     /// bytes are not those that were written.
     pub fn read(&self, position: Position) -> Result<Bytes, JournalError> {
         self.read_record(position).map(|(_, payload)| payload)
+    }
+
+    /// The bytes of a record as they stand in the file, header first, right or wrong.
+    pub fn read_raw(&self, position: Position) -> Result<Bytes, JournalError> {
+        let live = self
+            .file(position.generation)
+            .ok_or(JournalError::Released)?;
+        let mut bytes = vec![0; HEADER_BYTES + position.length as usize];
+        live.file
+            .read_at(u64::from(position.offset), &mut bytes)
+            .map_err(JournalError::io("read a record"))?;
+        Ok(bytes.into())
     }
 
     /// As [`Reader::read`], with the head.

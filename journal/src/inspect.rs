@@ -51,7 +51,7 @@ pub fn describe(
         .open(name, OpenMode::Existing)
         .map_err(JournalError::io("open a file"))?;
     let mut records = 0;
-    let scanned = recover::scan(file.as_ref(), generation, None, &mut |seen| {
+    let scanned = recover::scan(file.as_ref(), generation, None, None, &mut |seen| {
         records += 1;
         visit(RecordInfo {
             offset: seen.offset,

@@ -17,7 +17,7 @@ use crate::record::{
     self, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, PAYLOAD_BYTES_MAX,
     RecordHead,
 };
-use crate::recover::{self, Scanned};
+use crate::recover::{self, Scanned, Skipped};
 use crate::spare::{Spare, Spares};
 use crate::storage::{OpenMode, Storage};
 
@@ -52,6 +52,8 @@ pub struct Journal {
     spares: Spares,
     /// How many files are to be ready before they are needed.
     ahead: usize,
+    /// All files that there may be are to be there.
+    reserving: bool,
     current: Option<Current>,
     opens: u64,
     opens_durable: bool,
@@ -177,6 +179,30 @@ impl Journal {
         options: Options,
         visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
     ) -> Result<Journal, JournalError> {
+        Self::open_with(storage, options, None, visit)
+    }
+
+    /// As [`Journal::open`], for records that stand for themselves: damaged ones are passed over,
+    /// and told.
+    ///
+    /// # Errors
+    /// `Rot` if whole files or too many records are damaged or missing; whatever `visit` returns.
+    pub fn open_skipping(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<(Journal, Vec<Skipped>), JournalError> {
+        let mut skipped = Vec::new();
+        let journal = Self::open_with(storage, options, Some(&mut skipped), visit)?;
+        Ok((journal, skipped))
+    }
+
+    fn open_with(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        skipped: Option<&mut Vec<Skipped>>,
+        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<Journal, JournalError> {
         if !(FILE_BYTES_MIN..=FILE_BYTES_MAX).contains(&options.file_bytes) || options.files_max < 2
         {
             return Err(JournalError::Misuse {
@@ -187,6 +213,7 @@ impl Journal {
         let mut journal = Journal {
             spares: Spares::new(Arc::clone(&storage), options.file_bytes),
             ahead: 0,
+            reserving: false,
             storage,
             options,
             files,
@@ -196,7 +223,7 @@ impl Journal {
             opens_durable: false,
             latched: false,
         };
-        if let Some((generation, scanned)) = journal.scan_all(visit)? {
+        if let Some((generation, scanned)) = journal.scan_all(skipped, visit)? {
             journal.settle(generation, scanned)?;
         }
         let synced = journal.storage.sync_directory();
@@ -218,6 +245,7 @@ impl Journal {
     /// Scans all files. Returns the newest and what it holds.
     fn scan_all(
         &mut self,
+        mut skipped: Option<&mut Vec<Skipped>>,
         visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
     ) -> Result<Option<(u64, Scanned)>, JournalError> {
         let names = self
@@ -237,17 +265,19 @@ impl Journal {
                 .open(&file_name(generation), OpenMode::Existing);
             let file = file.map_err(JournalError::io("open a file"))?;
             let chain = before.map(|(_, scanned)| scanned.chain);
-            let mut scanned = recover::scan(file.as_ref(), generation, chain, &mut |seen| {
-                let position = Position {
-                    generation,
-                    offset: seen.offset,
-                    length: seen.header.length,
-                };
-                if seen.header.head.kind >= KIND_OWN_MIN {
-                    return Ok(());
-                }
-                visit(position, seen.header.head, seen.payload)
-            })?;
+            let skipped = skipped.as_deref_mut();
+            let mut scanned =
+                recover::scan(file.as_ref(), generation, chain, skipped, &mut |seen| {
+                    let position = Position {
+                        generation,
+                        offset: seen.offset,
+                        length: seen.header.length,
+                    };
+                    if seen.header.head.kind >= KIND_OWN_MIN {
+                        return Ok(());
+                    }
+                    visit(position, seen.header.head, seen.payload)
+                })?;
             let last = nth + 1 == generations.len();
             if !scanned.begun && !(last && (before.is_some() || generation == 1)) {
                 return Err(rot(generation, "its first record is missing"));
@@ -404,7 +434,7 @@ impl Journal {
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
         let mut synced = self.current.as_mut().map_or(Ok(()), Current::sync);
-        if synced.is_ok() && self.ahead > 0 && self.spares.retry_due() {
+        if synced.is_ok() && (self.ahead > 0 || self.reserving) && self.spares.retry_due() {
             synced = self.make_spare().map(|_| ());
         }
         self.latch(synced)
@@ -416,6 +446,19 @@ impl Journal {
         self.usable()?;
         self.ahead = files;
         let made = self.make_ahead();
+        self.latch(made)
+    }
+
+    /// Makes one of the files that there may be: space that is the journal's from then on, however
+    /// full the disk gets. `false`: all are there, or the disk is full; then it is tried again with
+    /// a later sync.
+    pub fn reserve_one(&mut self) -> Result<bool, JournalError> {
+        self.usable()?;
+        self.reserving = true;
+        if self.spares.disk_full() {
+            return Ok(false);
+        }
+        let made = self.make_spare();
         self.latch(made)
     }
 
@@ -544,6 +587,17 @@ impl Journal {
 
     pub fn bytes_max(&self) -> u64 {
         self.options.file_bytes * self.options.files_max as u64
+    }
+
+    /// Of them, those that stand on the disk already.
+    pub fn bytes_reserved(&self) -> u64 {
+        let files = self.files_live() + self.files_ready();
+        (files as u64 * self.options.file_bytes).min(self.bytes_max())
+    }
+
+    /// There was no room for another file when one was last made.
+    pub fn disk_full(&self) -> bool {
+        self.spares.disk_full()
     }
 
     /// Bytes that can be appended before `Full`, less what the ends of files waste. While the disk

@@ -19,6 +19,7 @@ pub use error::JournalError;
 pub use files::{FileInfo, Position, Reader};
 pub use journal::{Journal, Options};
 pub use record::{PAYLOAD_BYTES_MAX, RecordHead};
+pub use recover::Skipped;
 pub use sim::SimStorage;
 pub use storage::{DiskStorage, OpenMode, Storage, StorageFile};
 pub use writer::{Append, Writer, WriterHandle};

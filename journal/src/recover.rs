@@ -1,5 +1,9 @@
 //! Reading one file from its start: what is good, where it ends, and whether the end is a torn
 //! tail or rot. `journal` calls it for every file at `open`, `inspect` for people.
+//!
+//! Rot can be passed over where records stand for themselves. What lies between a bad record and
+//! one that was written after a sync of it was all written by one run, in one piece: no record of
+//! an earlier run is there, so the next good one is the next that was appended.
 
 use std::io;
 
@@ -9,6 +13,22 @@ use crate::record::{self, HEADER_BYTES, Header, KIND_FILE, KIND_OPEN, KIND_SEAL}
 use crate::storage::StorageFile;
 
 const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes that are copied of one damaged part.
+const SKIPPED_BYTES_MAX: usize = 1 << 20;
+/// Damaged parts that are passed over; with more the journal is of no use.
+const SKIPPED_MAX: usize = 64;
+
+/// A damaged part that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The name of its file.
+    pub file: String,
+    pub offset: u64,
+    /// From there to the next good record, or to the end of the file.
+    pub length: u64,
+    /// How it begins; at most 1 MiB.
+    pub bytes: Vec<u8>,
+}
 
 /// A good record, as the scan meets it.
 pub(crate) struct Seen<'a> {
@@ -113,6 +133,32 @@ impl Window<'_> {
         }
         Ok(false)
     }
+
+    /// Where the first good record behind a bad one stands, and the checksum that it continues.
+    fn good_behind(&mut self, bad: u64) -> Result<Option<(u64, u32)>, JournalError> {
+        let mut offset = bad + record::ALIGNMENT_BYTES as u64;
+        while offset + HEADER_BYTES as u64 <= self.file_bytes {
+            if let Some((header, _)) = self.record(offset)? {
+                return Ok(Some((offset, header.previous)));
+            }
+            offset += record::ALIGNMENT_BYTES as u64;
+        }
+        Ok(None)
+    }
+
+    fn skipped(&mut self, offset: u64, end: u64) -> Result<Skipped, JournalError> {
+        let length = end - offset;
+        let copied =
+            usize::try_from(length).map_or(SKIPPED_BYTES_MAX, |all| all.min(SKIPPED_BYTES_MAX));
+        let bytes = self.get(offset, copied);
+        let bytes = bytes.map_err(JournalError::io("read a file"))?.to_vec();
+        Ok(Skipped {
+            file: file_name(self.generation),
+            offset,
+            length,
+            bytes,
+        })
+    }
 }
 
 fn rot(generation: u64, offset: u64, detail: &'static str) -> JournalError {
@@ -131,7 +177,8 @@ fn u64_in(payload: &[u8], nth: usize) -> Option<u64> {
 }
 
 /// Scans a file. `before` is the checksum of the last record of the file before, where there is
-/// one. `visit` gets every good record, the journal's own too, in order.
+/// one. `visit` gets every good record, the journal's own too, in order. With `skipped`, what is
+/// bad where it was synced is passed over and told there.
 ///
 /// # Errors
 /// `Rot` where something that had been synced is bad; `Version`; `Io`; whatever `visit` returns.
@@ -139,6 +186,7 @@ pub(crate) fn scan(
     file: &dyn StorageFile,
     generation: u64,
     before: Option<u32>,
+    mut skipped: Option<&mut Vec<Skipped>>,
     visit: &mut dyn FnMut(Seen<'_>) -> Result<(), JournalError>,
 ) -> Result<Scanned, JournalError> {
     let file_bytes = file
@@ -158,6 +206,33 @@ pub(crate) fn scan(
         chain: before.unwrap_or(0),
         ..Scanned::default()
     };
+    loop {
+        scan_run(&mut window, &mut scanned, before, visit)?;
+        let bad = u64::from(scanned.end);
+        if scanned.sealed || !window.later_sync_behind(bad)? {
+            return Ok(scanned);
+        }
+        let detail = "bad here, but good where it was synced later";
+        let room = skipped.as_deref_mut();
+        let room = room.filter(|skipped| skipped.len() < SKIPPED_MAX);
+        let (Some(skipped), Some((next, chain))) = (room, window.good_behind(bad)?) else {
+            return Err(rot(generation, bad, detail));
+        };
+        skipped.push(window.skipped(bad, next)?);
+        scanned.begun = true;
+        scanned.end = u32::try_from(next).expect("it lies in the file");
+        scanned.chain = chain;
+    }
+}
+
+/// Takes records from `scanned.end` on, up to a seal or to the first that is not the next.
+fn scan_run(
+    window: &mut Window<'_>,
+    scanned: &mut Scanned,
+    before: Option<u32>,
+    visit: &mut dyn FnMut(Seen<'_>) -> Result<(), JournalError>,
+) -> Result<(), JournalError> {
+    let generation = window.generation;
     while !scanned.sealed {
         let offset = u64::from(scanned.end);
         let first = scanned.end == 0;
@@ -190,13 +265,5 @@ pub(crate) fn scan(
         scanned.chain = header.crc;
         scanned.synced = header.synced;
     }
-    let bad = u64::from(scanned.end);
-    if !scanned.sealed && window.later_sync_behind(bad)? {
-        return Err(rot(
-            generation,
-            bad,
-            "bad here, but good where it was synced later",
-        ));
-    }
-    Ok(scanned)
+    Ok(())
 }

@@ -35,6 +35,10 @@ pub struct Usage {
     pub bytes_used: u64,
     pub bytes_free: u64,
     pub bytes_max: u64,
+    /// What stands on the disk already, used or not.
+    pub bytes_reserved: u64,
+    /// There was no room for more when it was last tried.
+    pub disk_full: bool,
 }
 
 enum Work {
@@ -71,6 +75,7 @@ pub struct Writer {
     journal: Journal,
     shared: Arc<Shared>,
     contiguous: bool,
+    reserving: bool,
     /// Why nothing is appended any more.
     failed: Option<JournalError>,
 }
@@ -206,6 +211,7 @@ impl Writer {
             journal,
             shared,
             contiguous: false,
+            reserving: false,
             failed: None,
         };
         (writer, handle)
@@ -218,6 +224,29 @@ impl Writer {
     pub fn contiguous(mut self) -> Writer {
         self.contiguous = true;
         self
+    }
+
+    /// Makes all files that there may be, one at a time and only while nothing else is to do: a
+    /// disk that others fill cannot stop the journal then.
+    #[must_use]
+    pub fn reserving(mut self) -> Writer {
+        self.reserving = true;
+        self
+    }
+
+    /// `false`: something waits to be done, or no more can be made.
+    fn reserve_one(&mut self) -> bool {
+        let idle = {
+            let queue = self.shared.queue();
+            queue.work.is_empty() && queue.handles > 0
+        };
+        if !(self.reserving && idle) {
+            return false;
+        }
+        // An error has latched the journal and stands in the log: the next append tells it.
+        let made = self.journal.reserve_one().unwrap_or(false);
+        self.shared.queue().usage = usage(&self.journal);
+        made
     }
 
     fn append(&mut self, records: &[Append]) -> Result<Vec<Position>, JournalError> {
@@ -293,6 +322,7 @@ impl Writer {
     pub fn spawn(mut self, name: &str) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             while self.step() {
+                while self.reserve_one() {}
                 let queue = self.shared.queue();
                 let idle = |queue: &mut Queue| queue.work.is_empty() && queue.handles > 0;
                 drop(self.shared.arrived.wait_while(queue, idle));
@@ -321,6 +351,8 @@ fn usage(journal: &Journal) -> Usage {
         bytes_used: journal.bytes_used(),
         bytes_free: journal.bytes_free(),
         bytes_max: journal.bytes_max(),
+        bytes_reserved: journal.bytes_reserved(),
+        disk_full: journal.disk_full(),
     }
 }
 
@@ -436,6 +468,54 @@ mod tests {
         })
         .unwrap();
         assert_eq!(numbers, [0]);
+    }
+
+    #[test]
+    fn space_that_is_reserved_stays_when_others_fill_the_disk() {
+        let sim = SimStorage::new(5);
+        let (writer, handle) = Writer::new(journal(&sim));
+        let mut writer = writer.reserving();
+        while writer.reserve_one() {}
+        let usage = handle.usage();
+        assert_eq!(usage.bytes_reserved, usage.bytes_max);
+        sim.fill_up(0);
+        let names = || sim.as_storage().list().unwrap().len();
+        let files = names();
+        let (sender, answers) = mpsc::sync_channel(1);
+        for number in 0..1_000 {
+            let sender = sender.clone();
+            let done = Box::new(move |result: Result<Vec<Position>, _>| {
+                sender.send(result.unwrap()[0]).unwrap();
+            });
+            handle.append(vec![record(number)], done).unwrap();
+            writer.step();
+            handle.release(answers.recv().unwrap()).unwrap();
+            writer.step();
+            assert_eq!(names(), files);
+        }
+        assert!(!handle.usage().disk_full);
+    }
+
+    #[test]
+    fn a_disk_with_little_room_is_told_and_tried_again() {
+        let sim = SimStorage::new(6);
+        sim.fill_up(OPTIONS.file_bytes * 2);
+        let (writer, handle) = Writer::new(journal(&sim));
+        let mut writer = writer.reserving();
+        while writer.reserve_one() {}
+        let usage = handle.usage();
+        assert!(usage.disk_full);
+        assert_eq!(usage.bytes_reserved, OPTIONS.file_bytes * 2);
+        sim.fill_up(1 << 20);
+        for number in 0..64 {
+            let done = Box::new(|result: Result<Vec<Position>, _>| assert!(result.is_ok()));
+            handle.append(vec![record(number)], done).unwrap();
+            writer.step();
+            while writer.reserve_one() {}
+        }
+        let usage = handle.usage();
+        assert!(!usage.disk_full);
+        assert_eq!(usage.bytes_reserved, usage.bytes_max);
     }
 
     #[test]

@@ -1,20 +1,32 @@
 //! A reading: one row that a device gave.
 
+use std::sync::Arc;
+
 use crate::id::TimeNs;
 use crate::limits::{FIELDS_MAX, NAME_BYTES_MAX, TAGS_MAX, TEXT_BYTES_MAX};
 
 /// One row = (table, device, tags, time, fields).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
+    /// All but the time and the values: readings share it.
+    pub shape: Arc<SeriesShape>,
+    pub time: TimeNs,
+    /// One for each of the shape's fields, in their order.
+    pub values: Vec<Value>,
+}
+
+/// A series and the names of its fields: what its readings have in common. A source that gives
+/// many readings makes it once, so that one more reading costs its values alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesShape {
     /// Readings of one kind: "weather", "truck".
     pub table: String,
     /// What it comes from.
     pub device: String,
     /// Labels that identify, together with the device. Sorted by key, keys unique.
     pub tags: Vec<(String, String)>,
-    pub time: TimeNs,
-    /// At least one; names unique and different from every tag key.
-    pub fields: Vec<(String, Value)>,
+    /// At least one; unique and different from every tag key.
+    pub fields: Vec<String>,
 }
 
 /// One field of one reading.
@@ -51,19 +63,69 @@ pub enum Unfit {
 }
 
 impl Reading {
+    /// A reading with a shape of its own.
+    pub fn new(
+        table: String,
+        device: String,
+        tags: Vec<(String, String)>,
+        time: TimeNs,
+        fields: Vec<(String, Value)>,
+    ) -> Reading {
+        let (fields, values) = fields.into_iter().unzip();
+        let shape = Arc::new(SeriesShape {
+            table,
+            device,
+            tags,
+            fields,
+        });
+        Reading {
+            shape,
+            time,
+            values,
+        }
+    }
+
+    /// Its fields, by name.
+    pub fn fields(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
+        let names = self.shape.fields.iter().map(String::as_str);
+        names.zip(&self.values)
+    }
+
     /// Whether a batch can carry this reading.
     pub fn check(&self) -> Result<(), Unfit> {
-        let names = self.fields.iter().map(|(name, _)| name.as_str());
-        check_series(&self.table, &self.device, &self.tags, names)?;
+        self.shape.check()?;
+        if self.values.len() != self.shape.fields.len() {
+            return Err(Unfit::Rule("a field without a value, or one too many"));
+        }
         let fits = |value: &Value| match value {
             Value::Text(text) => text.len() <= TEXT_BYTES_MAX,
             Value::Float(_) | Value::Int(_) | Value::Bool(_) => true,
         };
-        if self.fields.iter().all(|(_, value)| fits(value)) {
+        if self.values.iter().all(fits) {
             Ok(())
         } else {
             Err(Unfit::Limit("bytes of a text value"))
         }
+    }
+}
+
+impl SeriesShape {
+    /// Whether batches can carry readings of this shape.
+    pub fn check(&self) -> Result<(), Unfit> {
+        let names = self.fields.iter().map(String::as_str);
+        check_series(&self.table, &self.device, &self.tags, names)
+    }
+
+    /// About what it takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        const EACH: usize = 64;
+        let tags = self
+            .tags
+            .iter()
+            .map(|(key, value)| EACH + key.len() + value.len());
+        let fields = self.fields.iter().map(|name| EACH + name.len());
+        let names = self.table.len() + self.device.len();
+        EACH + names + tags.sum::<usize>() + fields.sum::<usize>()
     }
 }
 
@@ -162,16 +224,16 @@ mod tests {
 
     fn reading() -> Reading {
         let pair = |key: &str| (key.to_owned(), "x".to_owned());
-        Reading {
-            table: "truck".to_owned(),
-            device: "t-17".to_owned(),
-            tags: vec![pair("fleet"), pair("model")],
-            time: TimeNs(1),
-            fields: vec![
+        Reading::new(
+            "truck".to_owned(),
+            "t-17".to_owned(),
+            vec![pair("fleet"), pair("model")],
+            TimeNs(1),
+            vec![
                 ("velocity".to_owned(), Value::Float(1.5)),
                 ("state".to_owned(), Value::Text("on".to_owned())),
             ],
-        }
+        )
     }
 
     #[test]
@@ -181,31 +243,35 @@ mod tests {
 
     #[test]
     fn each_rule_bites() {
-        let breaches: [(&str, fn(&mut Reading)); 13] = [
-            ("no table", |r| r.table.clear()),
-            ("long table", |r| r.table = "x".repeat(257)),
-            ("control character", |r| r.device = "a\nb".to_owned()),
-            ("empty tag value", |r| r.tags[0].1.clear()),
-            ("unsorted tags", |r| r.tags.swap(0, 1)),
-            ("tag twice", |r| r.tags[1].0 = "fleet".to_owned()),
-            ("no fields", |r| r.fields.clear()),
-            ("field twice", |r| r.fields[1].0 = "velocity".to_owned()),
-            ("field like a tag", |r| r.fields[1].0 = "model".to_owned()),
-            ("field time", |r| r.fields[0].0 = "time".to_owned()),
-            ("tag device", |r| r.tags[0].0 = "device".to_owned()),
-            ("too many fields", |r| {
-                r.fields = (0..1025)
-                    .map(|i| (format!("f{i}"), Value::Bool(true)))
-                    .collect();
-            }),
-            ("long text", |r| {
-                r.fields[1].1 = Value::Text("x".repeat(16_385));
+        let breaches: [(&str, fn(&mut SeriesShape)); 12] = [
+            ("no table", |s| s.table.clear()),
+            ("long table", |s| s.table = "x".repeat(257)),
+            ("control character", |s| s.device = "a\nb".to_owned()),
+            ("empty tag value", |s| s.tags[0].1.clear()),
+            ("unsorted tags", |s| s.tags.swap(0, 1)),
+            ("tag twice", |s| s.tags[1].0 = "fleet".to_owned()),
+            ("no fields", |s| s.fields.clear()),
+            ("field twice", |s| s.fields[1] = "velocity".to_owned()),
+            ("field like a tag", |s| s.fields[1] = "model".to_owned()),
+            ("field time", |s| s.fields[0] = "time".to_owned()),
+            ("tag device", |s| s.tags[0].0 = "device".to_owned()),
+            ("too many fields", |s| {
+                s.fields = (0..1025).map(|i| format!("f{i}")).collect();
             }),
         ];
         for (what, breach) in breaches {
             let mut broken = reading();
-            breach(&mut broken);
+            breach(Arc::make_mut(&mut broken.shape));
+            broken
+                .values
+                .resize(broken.shape.fields.len(), Value::Bool(true));
             assert!(broken.check().is_err(), "{what}");
         }
+        let mut long = reading();
+        long.values[1] = Value::Text("x".repeat(16_385));
+        assert!(long.check().is_err());
+        let mut missing = reading();
+        missing.values.pop();
+        assert!(missing.check().is_err());
     }
 }

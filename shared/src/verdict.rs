@@ -16,6 +16,8 @@ pub const DIGEST_PROPERTY: &str = "digest";
 pub const RETRY_PROPERTY: &str = "retry_ms";
 /// User property of CONNECT and CONNACK: see [`format_stream`] and [`format_stream_position`].
 pub const STREAM_PROPERTY: &str = "stream";
+/// The key of the user property of CONNACK with the node's clock, in decimal nanoseconds.
+pub const TIME_PROPERTY: &str = "time_ns";
 
 /// Where a stream stands in the replicated state: the last number that took effect and its digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tests::agent::{AgentUnderTest, Options, RESENT_BATCHES};
 use tests::cluster::{Cluster, ClusterUnderTest};
 use tests::ledger::{Fate, Ledger};
+use tests::long;
 use tests::oracle::{self, Watermarks};
 use tests::process::Signal;
 use tests::proxy::Proxy;
@@ -18,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 
 #[test]
-fn leader_killed_twenty_times() {
+fn leader_killed_again_and_again() {
     let mut cluster = ClusterUnderTest::start(3);
     let agents: Vec<_> = ["gw1", "gw2", "gw3"]
         .map(|name| AgentUnderTest::start(&cluster, name))
@@ -28,7 +29,7 @@ fn leader_killed_twenty_times() {
         .map(|agent| Source::start(agent.line, &agent.name, 100))
         .collect();
     let mut marks = Watermarks::default();
-    for round in 0..20 {
+    for round in 0..long::or(20, 50) {
         let leader = cluster.wait_leader().unwrap();
         await_kept(&sources, 20);
         cluster.kill(leader);
@@ -151,7 +152,7 @@ fn pubacks_swallowed() {
 }
 
 /// Waits until each source has been told `more` times that a reading is kept.
-fn await_kept(sources: &[Source], more: usize) {
+pub(crate) fn await_kept(sources: &[Source], more: usize) {
     let goals: Vec<_> = sources.iter().map(|source| source.kept() + more).collect();
     wait::until(
         &format!("{more} more readings kept by each agent"),
@@ -193,7 +194,7 @@ fn look(cluster: &Cluster, node: usize, marks: &mut Watermarks) {
 }
 
 /// Stops the sources, lets the agents drain, reads every row from every node and compares.
-fn finish(
+pub(crate) fn finish(
     what: &str,
     cluster: &mut ClusterUnderTest,
     agents: &[AgentUnderTest],
@@ -222,7 +223,7 @@ fn finish(
 }
 
 /// How many readings the gap records list. One of an unclean end cannot know: then any number.
-fn listed_lost(gaps: &tests::sql::Table) -> u64 {
+pub(crate) fn listed_lost(gaps: &tests::sql::Table) -> u64 {
     let counts: Vec<u64> = gaps
         .column("readings")
         .iter()

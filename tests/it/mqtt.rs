@@ -13,9 +13,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use tests::wait;
 
-const CONNECT: u8 = 1;
+pub(crate) const CONNECT: u8 = 1;
 pub(crate) const CONNACK: u8 = 2;
-const PUBLISH: u8 = 3;
+pub(crate) const PUBLISH: u8 = 3;
 pub(crate) const PUBACK: u8 = 4;
 pub(crate) const DISCONNECT: u8 = 14;
 const QOS_1: u8 = 0b0010;
@@ -163,12 +163,12 @@ fn connect_body(client_id: &str) -> Vec<u8> {
     body
 }
 
-fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).expect("a short text");
     [&length.to_be_bytes(), text.as_bytes()].concat()
 }
 
-fn variable(mut length: usize) -> Vec<u8> {
+pub(crate) fn variable(mut length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let low = u8::try_from(length & 0x7f).expect("seven bits");
@@ -182,7 +182,7 @@ fn variable(mut length: usize) -> Vec<u8> {
 }
 
 /// The packet at the start of the bytes and its length, if it is whole.
-fn parse(bytes: &[u8]) -> Option<(Packet, usize)> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<(Packet, usize)> {
     let kind = bytes.first()? >> 4;
     let mut length = 0;
     for (at, byte) in bytes.iter().enumerate().skip(1).take(4) {

@@ -193,6 +193,7 @@ impl Sealer {
             names_needed: BatchNumber(names_needed),
             sealed_at: TimeNs(0),
             complete_below: TimeNs(0),
+            boot_relative: false,
         };
         let bytes = encode(&header, body).expect("a batch within the limits");
         self.digest = digest(self.digest, &bytes);

@@ -5,12 +5,12 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use crate::cluster::{Cluster, READY_LIMIT};
 use crate::loopback;
-use crate::process::Process;
+use crate::process::{self, Process, Signal};
 use crate::wait;
 
 /// What may differ between agents.
@@ -21,12 +21,24 @@ pub struct Options {
     pub servers: Vec<SocketAddr>,
     /// Host readings of this machine every so often; none if absent.
     pub host_interval: Option<Duration>,
-    /// Line protocol over TCP, each line answered.
+    /// Readings of the agent itself every so often; none if absent, so that a test knows every row.
+    pub health_interval: Option<Duration>,
+    /// Line protocol over TCP.
     pub line: bool,
+    /// Each line is answered once it is kept.
+    pub line_ack: bool,
     /// How long a reading waits for others before its batch is sealed.
     pub linger: Duration,
+    /// Bytes of values, before they are encoded, after which a batch is sealed.
+    pub batch_bytes_max: usize,
+    /// After so long without a word the link is asked for a sign of life. Whole seconds.
+    pub keep_alive: Duration,
     /// Writes every reading it keeps to this file as line protocol.
     pub ledger: bool,
+    /// More of its configuration: whole TOML tables that are not written otherwise.
+    pub tables: String,
+    /// Of its process, besides the harness's own.
+    pub environment: Vec<(String, String)>,
     /// What it logs: `RUST_LOG`.
     pub log: String,
 }
@@ -42,9 +54,11 @@ pub struct Agent {
     pub config: PathBuf,
     /// Where it writes its ledger, if told to.
     pub ledger: PathBuf,
+    /// Its own folder: the buffer, and what the cluster refused.
+    pub data_dir: PathBuf,
     binary: PathBuf,
     log: PathBuf,
-    log_filter: String,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -55,9 +69,15 @@ impl Options {
             name: name.to_owned(),
             servers: cluster.nodes().iter().map(|node| node.mqtt).collect(),
             host_interval: None,
+            health_interval: None,
             line: true,
+            line_ack: true,
             linger: Duration::from_millis(20),
+            batch_bytes_max: 256 << 10,
+            keep_alive: Duration::from_secs(20),
             ledger: false,
+            tables: String::new(),
+            environment: Vec::new(),
             log: "info".to_owned(),
         }
     }
@@ -69,15 +89,18 @@ impl Agent {
         cluster.issue_agent(&options.name)?;
         let port = || loopback::free_port(cluster.address()).map_err(|e| e.to_string());
         let folder = cluster.folder();
+        let mut environment = options.environment.clone();
+        environment.push(("RUST_LOG".to_owned(), options.log.clone()));
         let agent = Agent {
             name: options.name.clone(),
             line: port()?,
             http: port()?,
             config: folder.join(format!("agent-{}.toml", options.name)),
             ledger: folder.join(format!("ledger-{}.lp", options.name)),
+            data_dir: folder.join(format!("data-agent-{}", options.name)),
             binary: cluster.binaries().agent.clone(),
             log: folder.join(format!("agent-{}.log", options.name)),
-            log_filter: options.log.clone(),
+            environment,
             process: None,
         };
         let text = agent.config_text(options, &cluster.pki_folder());
@@ -95,10 +118,10 @@ impl Agent {
     pub fn spawn(&mut self) -> Result<(), String> {
         assert!(self.process.is_none(), "agent {} runs already", self.name);
         let mut command = Command::new(&self.binary);
-        command
-            .arg("run")
-            .arg(&self.config)
-            .env("RUST_LOG", &self.log_filter);
+        command.arg("run").arg(&self.config);
+        for (key, value) in &self.environment {
+            command.env(key, value);
+        }
         let process = Process::spawn(&format!("agent {}", self.name), &mut command, &self.log)
             .map_err(|e| format!("cannot start {command:?}: {e}"))?;
         self.process = Some(process);
@@ -127,6 +150,12 @@ impl Agent {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// SIGHUP: it reads its configuration and its certificates again.
+    pub fn reload(&self) -> Result<(), String> {
+        let process = self.process.as_ref().ok_or("the agent is not running")?;
+        process.signal(Signal::HangUp).map_err(|e| e.to_string())
     }
 
     /// SIGTERM; an error if it does not end by itself or not well.
@@ -182,7 +211,7 @@ impl Agent {
     }
 
     pub fn tail(&self) -> String {
-        crate::process::tail(&format!("agent {}", self.name), &self.log)
+        process::tail(&format!("agent {}", self.name), &self.log)
     }
 
     pub fn log(&self) -> &Path {
@@ -191,6 +220,26 @@ impl Agent {
 
     pub fn is_running(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// The process id while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// `Some` once a process that was started has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
+    /// Bytes of memory that it holds now, while it runs.
+    pub fn rss_bytes(&self) -> Option<u64> {
+        process::rss_bytes(self.process.as_ref()?.id())
+    }
+
+    /// Bytes of all files in its folder: what it takes of the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        bytes_below(&self.data_dir)
     }
 
     /// HTTP/1.0 by hand: the harness needs three lines of it.
@@ -224,6 +273,8 @@ impl Agent {
             .map(|server| format!("\"{server}\""))
             .collect();
         let linger_ms = options.linger.as_millis();
+        let batch_bytes_max = options.batch_bytes_max;
+        let keep_alive_seconds = options.keep_alive.as_secs();
         let mut text = format!(
             r#"# A throw-away agent.
 [agent]
@@ -235,9 +286,14 @@ servers = [{}]
 ca = "{pki}/nodes-ca.pem"
 cert = "{pki}/agent-{name}.pem"
 key = "{pki}/agent-{name}.key"
+keep_alive_seconds = {keep_alive_seconds}
 
 [batch]
 linger_ms = {linger_ms}
+bytes_max = {batch_bytes_max}
+
+[buffer]
+bytes_max = 33554432
 
 [health]
 listen = "{}"
@@ -249,6 +305,13 @@ listen = "{}"
         if options.ledger {
             let _ = writeln!(text, "\n[ledger]\nfile = \"{}\"", self.ledger.display());
         }
+        match options.health_interval {
+            Some(interval) => {
+                let interval_ms = interval.as_millis();
+                let _ = writeln!(text, "\n[intake.health]\ninterval_ms = {interval_ms}");
+            }
+            None => text.push_str("\n[intake.health]\nenabled = false\n"),
+        }
         if let Some(interval) = options.host_interval {
             let interval_ms = interval.as_millis();
             let _ = writeln!(
@@ -259,12 +322,26 @@ listen = "{}"
         if options.line {
             let _ = writeln!(
                 text,
-                "\n[[intake.line]]\nlisten = \"tcp://{}\"\nack = true",
-                self.line
+                "\n[[intake.line]]\nlisten = \"tcp://{}\"\nack = {}",
+                self.line, options.line_ack
             );
+        }
+        if !options.tables.is_empty() {
+            let _ = writeln!(text, "\n{}", options.tables);
         }
         text
     }
+}
+
+/// A file that goes while it is looked at takes nothing.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 /// Numbers of `/status` that are all zero once the cluster has everything.

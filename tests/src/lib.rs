@@ -4,8 +4,9 @@
 //! `it/` uses all of it; the quickstart uses the part that starts a system. In reading order:
 //! `binaries` builds, `loopback` finds addresses, `process` owns a child, `wait` polls with a
 //! deadline, `cluster` and `agent` are the system under test, `sql` reads it; `source` hands
-//! readings to an agent and keeps a `ledger`, `oracle` compares the ledger with the rows, `proxy`
-//! hurts a connection, `skip` says why a test cannot run here.
+//! readings to an agent and keeps a `ledger`, `bulk` hands over a day of them at once, `oracle`
+//! compares the ledger with the rows, `proxy` hurts a connection, `dice` chooses what breaks next,
+//! `long` says how much of it, `skip` why a test cannot run here.
 
 pub mod binaries;
 pub mod loopback;
@@ -17,5 +18,8 @@ pub mod sql;
 pub mod ledger;
 pub mod oracle;
 pub mod source;
+pub mod bulk;
 pub mod proxy;
+pub mod dice;
+pub mod long;
 pub mod skip;

@@ -18,6 +18,7 @@ pub enum Signal {
     Int,
     Stop,
     Continue,
+    HangUp,
 }
 
 /// A running or ended child.
@@ -65,8 +66,9 @@ impl Process {
             Signal::Int => "INT",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
+            Signal::HangUp => "HUP",
         };
-        // The shell has `kill` built in: std has no call for it, and a crate is not worth four signals.
+        // The shell has `kill` built in: std has no call for it, and a crate is not worth five signals.
         let status = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.id())])
             .status()?;
@@ -140,6 +142,16 @@ pub fn tail(name: &str, log: &Path) -> String {
     }
 }
 
+/// Bytes of memory that a process holds now (`VmRSS`); `None` once it is gone.
+pub fn rss_bytes(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
 /// Runs a short command to its end: its stdout, or its words for the failure.
 pub fn run(command: &mut Command) -> Result<String, String> {
     let output = command
@@ -178,6 +190,7 @@ mod tests {
         let process = Process::spawn("sleeper", &mut command, &log).unwrap();
         let proc_entry = PathBuf::from(format!("/proc/{}", process.id()));
         assert!(proc_entry.exists());
+        assert!(rss_bytes(process.id()).is_some_and(|bytes| bytes > 0));
         drop(process);
         assert!(!proc_entry.exists());
     }

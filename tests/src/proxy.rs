@@ -1,12 +1,22 @@
 //! A TCP proxy that passes bytes (TLS too: it reads none of them) until it is told to hurt: cut,
-//! delay, or swallow what one side says.
+//! slow down, swallow what one side says, or swallow everything.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::wait;
+
+/// Bytes that are read at once, at most.
+const PIECE_BYTES: usize = 16 << 10;
+/// A limited link passes about so many pieces a second, so that it is slow and does not stutter.
+const PIECES_PER_SECOND: u64 = 20;
+/// Pieces that one way holds: what is on a link in its latency.
+const PIECES_MAX: usize = 256;
 
 /// A proxy that lives until it is dropped.
 #[derive(Debug)]
@@ -23,10 +33,20 @@ struct Shared {
     open: AtomicBool,
     refuse: AtomicBool,
     swallow_answers: AtomicBool,
-    delay_ms: AtomicU64,
+    black_hole: AtomicBool,
+    latency_ms: AtomicU64,
+    /// Each way of each connection; 0 is no limit.
+    bytes_per_second: AtomicU64,
+    attempts: AtomicU64,
     connections: AtomicU64,
     swallowed_bytes: AtomicU64,
     request_bytes: AtomicU64,
+}
+
+/// Bytes on their way over the link.
+struct Piece {
+    bytes: Vec<u8>,
+    arrives: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +66,10 @@ impl Proxy {
             open: AtomicBool::new(true),
             refuse: AtomicBool::new(false),
             swallow_answers: AtomicBool::new(false),
-            delay_ms: AtomicU64::new(0),
+            black_hole: AtomicBool::new(false),
+            latency_ms: AtomicU64::new(0),
+            bytes_per_second: AtomicU64::new(0),
+            attempts: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             swallowed_bytes: AtomicU64::new(0),
             request_bytes: AtomicU64::new(0),
@@ -59,6 +82,7 @@ impl Proxy {
                     if !accepting.open.load(Ordering::Relaxed) {
                         return;
                     }
+                    accepting.attempts.fetch_add(1, Ordering::Relaxed);
                     // A client or upstream that is gone is what a proxy is for.
                     let _ = client.and_then(|client| pass(&accepting, client));
                 }
@@ -95,10 +119,26 @@ impl Proxy {
             .store(swallow, Ordering::Relaxed);
     }
 
-    /// Holds every piece back for so long, each way.
-    pub fn delay(&self, delay: Duration) {
-        let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        self.shared.delay_ms.store(ms, Ordering::Relaxed);
+    /// Swallows everything both ways and closes nothing, as a link does that died: both ends think
+    /// that they are connected. What was swallowed is gone, so cut it to go back.
+    pub fn black_hole(&self, on: bool) {
+        self.shared.black_hole.store(on, Ordering::Relaxed);
+    }
+
+    /// Makes the link slow: so many bytes a second each way of each connection (`None`: as many as
+    /// come), each of which arrives `latency` later. The sockets before it hold some more bytes, as
+    /// a modem does.
+    pub fn shape(&self, bytes_per_second: Option<u64>, latency: Duration) {
+        let ms = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+        self.shared.latency_ms.store(ms, Ordering::Relaxed);
+        self.shared
+            .bytes_per_second
+            .store(bytes_per_second.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Connections that were asked for so far, those that were refused included.
+    pub fn attempts(&self) -> u64 {
+        self.shared.attempts.load(Ordering::Relaxed)
     }
 
     /// Connections passed so far.
@@ -140,12 +180,20 @@ fn pass(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
         (Direction::Answer, server, client),
     ];
     for (direction, from, to) in ways {
-        let shared = Arc::clone(shared);
+        let (sender, receiver) = mpsc::sync_channel(PIECES_MAX);
+        let (reading, writing) = (Arc::clone(shared), Arc::clone(shared));
+        let source = from.try_clone()?;
         thread::Builder::new()
-            .name("proxy way".to_owned())
+            .name("proxy reads".to_owned())
             .spawn(move || {
-                // Its end, however it comes, is passed on by closing both sides.
-                let _ = copy(&shared, direction, &from, &to);
+                // Its end, however it comes, is seen by the writer once it has written the rest.
+                let _ = read(&reading, direction, &source, &sender);
+            })?;
+        thread::Builder::new()
+            .name("proxy writes".to_owned())
+            .spawn(move || {
+                let _ = write(&writing, direction, &to, &receiver);
+                // Passed on by closing both sides.
                 let _ = from.shutdown(Shutdown::Both);
                 let _ = to.shutdown(Shutdown::Both);
             })?;
@@ -153,26 +201,54 @@ fn pass(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn copy(
+fn read(
     shared: &Shared,
     direction: Direction,
     mut from: &TcpStream,
-    mut to: &TcpStream,
+    link: &SyncSender<Piece>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; 16 << 10];
+    let mut buffer = vec![0; PIECE_BYTES];
     loop {
-        let count = from.read(&mut buffer)?;
+        let rate = shared.bytes_per_second.load(Ordering::Relaxed);
+        let piece_bytes = match rate {
+            0 => PIECE_BYTES,
+            rate => usize::try_from(rate / PIECES_PER_SECOND)
+                .unwrap_or(PIECE_BYTES)
+                .clamp(1, PIECE_BYTES),
+        };
+        let count = from.read(&mut buffer[..piece_bytes])?;
         if count == 0 {
             return Ok(());
         }
-        thread::sleep(Duration::from_millis(
-            shared.delay_ms.load(Ordering::Relaxed),
-        ));
-        let swallow = shared.swallow_answers.load(Ordering::Relaxed);
-        if direction == Direction::Answer && swallow {
-            shared
-                .swallowed_bytes
-                .fetch_add(count as u64, Ordering::Relaxed);
+        if shared.swallows(direction, count) {
+            continue;
+        }
+        if rate > 0 {
+            // So long the link is busy with them.
+            thread::sleep(Duration::from_secs_f64(count as f64 / rate as f64));
+        }
+        let latency = Duration::from_millis(shared.latency_ms.load(Ordering::Relaxed));
+        let piece = Piece {
+            bytes: buffer[..count].to_vec(),
+            arrives: wait::now() + latency,
+        };
+        if link.send(piece).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn write(
+    shared: &Shared,
+    direction: Direction,
+    mut to: &TcpStream,
+    link: &Receiver<Piece>,
+) -> io::Result<()> {
+    for piece in link {
+        thread::sleep(piece.arrives.saturating_duration_since(wait::now()));
+        let count = piece.bytes.len();
+        // What was on its way when the link died does not arrive either.
+        if shared.swallows(direction, count) {
             continue;
         }
         if direction == Direction::Request {
@@ -180,7 +256,22 @@ fn copy(
                 .request_bytes
                 .fetch_add(count as u64, Ordering::Relaxed);
         }
-        to.write_all(&buffer[..count])?;
+        to.write_all(&piece.bytes)?;
+    }
+    Ok(())
+}
+
+impl Shared {
+    /// Whether these bytes are lost; then they are counted.
+    fn swallows(&self, direction: Direction, count: usize) -> bool {
+        let answers = self.swallow_answers.load(Ordering::Relaxed);
+        let lost =
+            self.black_hole.load(Ordering::Relaxed) || (direction == Direction::Answer && answers);
+        if lost {
+            self.swallowed_bytes
+                .fetch_add(count as u64, Ordering::Relaxed);
+        }
+        lost
     }
 }
 
@@ -235,5 +326,35 @@ mod tests {
         proxy.refuse(true);
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
         assert!(ask(&mut stream, b"four").is_err());
+    }
+
+    #[test]
+    fn a_dead_link_stays_open_and_says_nothing() {
+        let proxy = Proxy::start(LOCALHOST, echo()).unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(ask(&mut stream, b"one").unwrap(), b"one");
+        proxy.black_hole(true);
+        let error = ask(&mut stream, b"two").unwrap_err();
+        assert!(matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        ));
+        assert_eq!((proxy.swallowed_bytes(), proxy.request_bytes()), (3, 3));
+        proxy.cut();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0, "cut");
+    }
+
+    #[test]
+    fn a_slow_link_takes_its_time() {
+        let proxy = Proxy::start(LOCALHOST, echo()).unwrap();
+        proxy.shape(Some(10_000), Duration::from_millis(50));
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        let start = wait::now();
+        stream.write_all(&[7; 2_000]).unwrap();
+        stream.read_exact(&mut [0; 2_000]).unwrap();
+        // 0.2 s one way, while the other goes on beside it, and the latency twice.
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(290), "{took:?}");
+        assert_eq!((proxy.attempts(), proxy.connections()), (1, 1));
     }
 }

@@ -195,7 +195,7 @@ impl Answers {
 }
 
 /// `ok <line>` is kept; `error <line> <why>` is not. Answers come in the order of the lines.
-fn fate(answer: &str) -> Fate {
+pub(crate) fn fate(answer: &str) -> Fate {
     if answer.starts_with("ok ") {
         Fate::Kept
     } else {
@@ -203,11 +203,12 @@ fn fate(answer: &str) -> Fate {
     }
 }
 
+/// The time of day, in nanoseconds since 1970.
 #[expect(
     clippy::disallowed_methods,
     reason = "a device stamps its readings with its own clock"
 )]
-fn wall_clock_ns() -> i64 {
+pub fn wall_clock_ns() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -84,6 +84,8 @@ struct LimitsTable {
     connections_max: u64,
     in_flight_bytes_max: u64,
     connection_bytes_max: u64,
+    agent_connections_max: u64,
+    agent_bytes_per_second_max: u64,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +136,8 @@ impl Default for LimitsTable {
             connections_max: 10_000,
             in_flight_bytes_max: 256 << 20,
             connection_bytes_max: 4 << 20,
+            agent_connections_max: 4,
+            agent_bytes_per_second_max: 0,
         }
     }
 }
@@ -302,11 +306,17 @@ impl LimitsTable {
             let allowed = format!("at most limits.in_flight_bytes_max, which is {all}");
             return Err(bad("limits", "connection_bytes_max", &one, allowed));
         }
+        let agent = self.agent_connections_max;
+        let agent = range("limits", "agent_connections_max", agent, 1, 1 << 20)?;
+        let quota = self.agent_bytes_per_second_max;
+        let quota = range("limits", "agent_bytes_per_second_max", quota, 0, 1 << 40)?;
         let fits = "the range check keeps it below 2^32";
         Ok(Limits {
             connections_max: usize::try_from(connections).expect(fits),
             in_flight_bytes_max: usize::try_from(all).expect(fits),
             connection_bytes_max: usize::try_from(one).expect(fits),
+            agent_connections_max: usize::try_from(agent).expect(fits),
+            agent_bytes_per_second_max: quota,
         })
     }
 }

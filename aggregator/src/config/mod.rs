@@ -87,6 +87,10 @@ pub struct Limits {
     pub in_flight_bytes_max: usize,
     /// The same for one connection.
     pub connection_bytes_max: usize,
+    /// Connections of one agent to this node.
+    pub agent_connections_max: usize,
+    /// Bytes of payloads that one agent may publish through this node; 0: any number.
+    pub agent_bytes_per_second_max: u64,
 }
 
 /// Why a configuration is not used. Who must act: the operator.
@@ -196,6 +200,22 @@ revoked = "revoked.toml"
         for part in ["/etc/tributary/a.toml", "line 10", "htpp", "postgres"] {
             assert!(error.contains(part), "{part} in {error}");
         }
+    }
+
+    #[test]
+    fn an_agent_may_have_a_few_connections_and_any_rate_unless_told_otherwise() {
+        let limits = check(SMALL).unwrap().limits;
+        let agent = (
+            limits.agent_connections_max,
+            limits.agent_bytes_per_second_max,
+        );
+        assert_eq!(agent, (4, 0));
+        let text = format!("{SMALL}\n[limits]\nagent_connections_max = 0\n");
+        let error = check(&text).unwrap_err();
+        assert!(error.contains("`limits.agent_connections_max`"), "{error}");
+        let text = format!("{SMALL}\n[limits]\nagent_bytes_per_second_max = 5000\n");
+        let limits = check(&text).unwrap().limits;
+        assert_eq!(limits.agent_bytes_per_second_max, 5_000);
     }
 
     #[test]

@@ -136,6 +136,10 @@ fn explain_verdict(verdict: &'static str) -> &'static str {
             "it stands behind a refused one, or the log has no room for it now; the agent sends it \
              again by itself"
         }
+        "quota" => {
+            "the agent publishes more than limits.agent_bytes_per_second_max; it waits and sends it \
+             again by itself"
+        }
         _ => "the agent sends it again by itself",
     }
 }

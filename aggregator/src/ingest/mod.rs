@@ -2,7 +2,7 @@
 //!
 //! `listener` accepts and counts connections; `connection` owns one socket and does all that is
 //! input, output or time; `session` decides, packet by packet, without any of these; `authorize`
-//! says who may publish where; `validate` checks content; `packet` is the only file that knows
+//! says who may publish where, `agents` how much; `validate` checks content; `packet` is the only file that knows
 //! the MQTT library's packets. Behind it stands `cluster`, seen through `upstream`.
 
 mod listener;
@@ -10,6 +10,7 @@ mod session;
 mod lane_gate;
 mod connection;
 mod budget;
+mod agents;
 mod authorize;
 mod validate;
 mod packet;

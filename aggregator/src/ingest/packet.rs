@@ -14,7 +14,7 @@ use mqtt_protocol_core::mqtt::result_code::{
 };
 use shared::id::{Epoch, Lane, TimeNs};
 use shared::limits::PACKET_BYTES_MAX;
-use shared::verdict::{Position, STREAM_PROPERTY, Verdict, format_stream_position};
+use shared::verdict::{Position, STREAM_PROPERTY, TIME_PROPERTY, Verdict, format_stream_position};
 
 use super::metrics::explain;
 use super::session::{
@@ -136,7 +136,7 @@ pub(super) fn accept(version: Version, accept: &Accept, welcome: &Welcome) -> Bu
         SubscriptionIdentifierAvailable::new(0)?.into(),
         SharedSubscriptionAvailable::new(0)?.into(),
         user("incarnation", &format!("{:016x}", welcome.incarnation))?,
-        user("time_ns", &welcome.now.0.to_string())?,
+        user(TIME_PROPERTY, &welcome.now.0.to_string())?,
     ];
     if accept.assign_client_id {
         properties.push(AssignedClientIdentifier::new(&welcome.client_id)?.into());

@@ -98,6 +98,7 @@ pub(super) fn batch_bytes(lane: Lane, number: u64) -> Vec<u8> {
         names_needed: BatchNumber(0),
         sealed_at: TimeNs(0),
         complete_below: TimeNs(0),
+        boot_relative: false,
     };
     let gap = Gap {
         from: BatchNumber(number),

@@ -6,14 +6,18 @@
 use bytes::Bytes;
 use shared::batch::{self, DecodeError};
 use shared::id::{AgentId, Lane, TimeNs};
-use shared::limits::LINE_PAYLOAD_BYTES_MAX;
+use shared::limits::{LINE_PAYLOAD_BYTES_MAX, decoded_bytes_max};
 use shared::payload::line::{self, LineOptions};
 
 use super::lane_gate::Place;
 use crate::state::command::Payload;
 
-/// Below this many bytes a check is shorter than a trip to another thread.
+/// Below this many bytes a check is made at once, and ends the turn of its connection: most are
+/// shorter than a trip to another thread, but some bytes may decode to a mebibyte.
 pub(super) const INLINE_BYTES_MAX: usize = 32 << 10;
+
+// The longest of them takes about a millisecond.
+const _: () = assert!(decoded_bytes_max(INLINE_BYTES_MAX) <= 1 << 20);
 
 /// What a topic takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +139,7 @@ mod tests {
             names_needed: BatchNumber(0),
             sealed_at: TimeNs(0),
             complete_below: TimeNs(0),
+            boot_relative: false,
         };
         let from = BatchNumber(from);
         let gap = Gap {

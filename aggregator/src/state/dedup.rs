@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use shared::batch::{GapReason, Header, Hello, SeriesDefinition};
+use shared::batch::{Clock, GapReason, Header, Hello, SeriesDefinition};
 use shared::id::{AgentId, BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
 
@@ -38,6 +38,9 @@ pub(super) struct EpochState {
     /// By `Lane as usize`.
     pub(super) lanes: [LaneState; 3],
     pub(super) standing: Standing,
+    /// What its boot-relative times are raised by, in nanoseconds: of the first clock entry that
+    /// took effect.
+    pub(super) clock_ns: Option<i64>,
     pub(super) dictionary: Arc<Dictionary>,
 }
 
@@ -154,14 +157,17 @@ pub(super) enum Decision {
     },
     Have,
     Gap,
+    /// Definitions that it needs have not come, or the clock that its times count from.
     Names,
     Fork,
 }
 
-/// The rule. `from` is the number of a batch, or the first number of a gap record.
+/// The rule. `from` is the number of a batch, or the first number of a gap record; `clock_ns` is
+/// of its epoch.
 pub(super) fn decide(
     lane: &LaneState,
     names_applied: BatchNumber,
+    clock_ns: Option<i64>,
     header: &Header,
     from: BatchNumber,
 ) -> Decision {
@@ -172,6 +178,9 @@ pub(super) fn decide(
     } else if from > next {
         Decision::Gap
     } else if header.lane != Lane::Names && header.names_needed > names_applied {
+        Decision::Names
+    } else if header.boot_relative && clock_ns.is_none() {
+        // The agent cannot say the number of a clock entry that it had not sealed yet.
         Decision::Names
     } else if from == next && header.previous != digest {
         Decision::Fork
@@ -185,6 +194,10 @@ impl AgentState {
         self.epochs
             .get(&epoch)
             .map_or_else(LaneState::default, |e| e.lanes[lane as usize])
+    }
+
+    pub(super) fn clock_ns(&self, epoch: Epoch) -> Option<i64> {
+        self.epochs.get(&epoch).and_then(|state| state.clock_ns)
     }
 
     pub(super) fn dictionary(&self, epoch: Epoch) -> Arc<Dictionary> {
@@ -203,13 +216,16 @@ impl AgentState {
     }
 
     fn first_left_out(&self) -> Option<Epoch> {
-        let left_out = self.epochs.iter().filter_map(|(epoch, state)| {
+        self.left_out().min().map(|(_, epoch)| epoch)
+    }
+
+    fn left_out(&self) -> impl Iterator<Item = (TimeNs, Epoch)> {
+        self.epochs.iter().filter_map(|(epoch, state)| {
             let Standing::LeftOut(at) = state.standing else {
                 return None;
             };
             Some((at, *epoch))
-        });
-        left_out.min().map(|(_, epoch)| epoch)
+        })
     }
 
     fn epoch_mut(&mut self, epoch: Epoch) -> &mut EpochState {
@@ -220,6 +236,23 @@ impl AgentState {
             self.epochs.remove(&oldest);
         }
         self.epochs.entry(epoch).or_default()
+    }
+
+    /// Whether this epoch is known or may begin. Where there are too many, the one that was left
+    /// out first goes for it; a hello may name a thousand, so they are looked for once and kept in
+    /// `left_out`, the first one last.
+    fn make_room(&mut self, epoch: Epoch, left_out: &mut Option<Vec<(TimeNs, Epoch)>>) -> bool {
+        if self.epochs.len() < EPOCHS_PER_AGENT_MAX || self.epochs.contains_key(&epoch) {
+            return true;
+        }
+        let left_out = left_out.get_or_insert_with(|| {
+            let mut all: Vec<_> = self.left_out().collect();
+            all.sort_unstable_by(|one, other| other.cmp(one));
+            all
+        });
+        left_out
+            .pop()
+            .is_some_and(|(_, first)| self.epochs.remove(&first).is_some())
     }
 
     /// Moves a stream on, at replicated time `now`. Only after [`decide`] said so.
@@ -246,10 +279,11 @@ impl AgentState {
             .iter()
             .map(|held| (*held, Standing::Held));
         let last = hello.last.map(|last| (last.epoch, Standing::LeftOut(now)));
+        let mut left_out = None;
         for (older, standing) in held.chain(last) {
             // It may not have come yet, and its own hello cannot know of this one.
-            if self.has_room_for(older) {
-                let known = &mut self.epoch_mut(older).standing;
+            if self.make_room(older, &mut left_out) {
+                let known = &mut self.epochs.entry(older).or_default().standing;
                 if *known == Standing::Youngest {
                     *known = standing;
                 }
@@ -257,10 +291,12 @@ impl AgentState {
         }
         if is_youngest {
             self.current = Some(epoch);
+            let mut still_held = hello.older_epochs.clone();
+            still_held.sort_unstable();
             for (known, state) in &mut self.epochs {
                 state.standing = match state.standing {
                     Standing::Youngest if *known == epoch => Standing::Youngest,
-                    _ if hello.older_epochs.contains(known) => Standing::Held,
+                    _ if still_held.binary_search(known).is_ok() => Standing::Held,
                     Standing::LeftOut(at) => Standing::LeftOut(at),
                     Standing::Youngest | Standing::Held => Standing::LeftOut(now),
                 };
@@ -281,6 +317,13 @@ impl AgentState {
                 at: received,
             });
         }
+    }
+
+    /// Takes over what the boot-relative times of an epoch count from: the first clock stays, for
+    /// rows were stored by it.
+    pub(super) fn set_clock(&mut self, epoch: Epoch, clock: Clock) {
+        let state = self.epoch_mut(epoch);
+        state.clock_ns.get_or_insert(clock.offset_ns);
     }
 
     /// Adds definitions; an id keeps its first meaning, and a second one that differs spoils it.
@@ -439,6 +482,7 @@ impl std::fmt::Display for GapWhy {
             Self::Record(GapReason::Crash) => f.write_str("crash"),
             Self::Record(GapReason::Refused) => f.write_str("refused"),
             Self::Record(GapReason::Restored) => f.write_str("restored"),
+            Self::Record(GapReason::Thinned) => f.write_str("thinned"),
             Self::UncleanEnd { max_unsafe_ms } => {
                 write!(f, "unclean end, up to {max_unsafe_ms} ms may be missing")
             }
@@ -451,6 +495,7 @@ mod tests {
     use super::*;
     use shared::batch::LastEpoch;
     use shared::id::Digest;
+    use shared::limits::OLDER_EPOCHS_MAX;
 
     const E1: Epoch = Epoch(91);
     const E2: Epoch = Epoch(7);
@@ -465,6 +510,7 @@ mod tests {
             names_needed: BatchNumber::NONE,
             sealed_at: TimeNs(1),
             complete_below: TimeNs(1),
+            boot_relative: false,
         };
         let to = Position {
             last: BatchNumber(1),
@@ -518,6 +564,7 @@ mod tests {
             names_needed: BatchNumber(1),
             sealed_at: TimeNs(1),
             complete_below: TimeNs(1),
+            boot_relative: false,
         };
         let to = agent.lane(E1, Lane::Names).position;
         agent.advance(&header, to, TimeNs(0), TimeNs(399 * DAY));
@@ -538,5 +585,35 @@ mod tests {
             state.standing = Standing::Youngest;
         }
         assert!(agent.has_room_for(Epoch(500)) && !agent.has_room_for(Epoch(1 << 40)));
+    }
+
+    /// Each of them once had all epochs looked through twice.
+    #[test]
+    fn a_hello_of_many_unknown_epochs_looks_once_for_those_that_must_go() {
+        let mut agent = AgentState::default();
+        for epoch in 0..EPOCHS_PER_AGENT_MAX as u64 {
+            hello(&mut agent, Epoch(epoch), &[], 1 + epoch.cast_signed());
+        }
+        let mut left_out = None;
+        for epoch in 1..=1_000_u64 {
+            assert!(agent.make_room(Epoch(epoch << 40), &mut left_out));
+            agent
+                .epochs
+                .insert(Epoch(epoch << 40), EpochState::default());
+            let expected = EPOCHS_PER_AGENT_MAX - 1 - usize::try_from(epoch).unwrap();
+            assert_eq!(left_out.as_ref().map(Vec::len), Some(expected));
+        }
+        let older: Vec<Epoch> = (1..=OLDER_EPOCHS_MAX as u64)
+            .map(|epoch| Epoch(epoch << 20))
+            .collect();
+        hello(&mut agent, Epoch(1 << 60), &older, DAY);
+        assert_eq!(agent.epochs.len(), EPOCHS_PER_AGENT_MAX);
+        // Those of before, this one's own and its older ones took the places of the first.
+        let gone = 1_000 + 1 + OLDER_EPOCHS_MAX as u64;
+        assert!(!agent.epochs.contains_key(&Epoch(gone - 1)));
+        assert!(agent.epochs.contains_key(&Epoch(gone)));
+        for epoch in &older {
+            assert_eq!(agent.epochs[epoch].standing, Standing::Held);
+        }
     }
 }

@@ -231,6 +231,7 @@ fn encode_agent(agent: &AgentState, out: &mut Writer) {
         EpochState {
             lanes,
             standing,
+            clock_ns,
             dictionary,
         },
     ) in epochs
@@ -243,6 +244,8 @@ fn encode_agent(agent: &AgentState, out: &mut Writer) {
         };
         out.u8(is_older);
         out.i64(at);
+        out.u8(u8::from(clock_ns.is_some()));
+        out.i64(clock_ns.unwrap_or(0));
         for LaneState {
             position,
             complete_below,
@@ -274,13 +277,15 @@ fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
     let current = from.flag()?;
     let current = Some(Epoch(from.u64()?)).filter(|_| current);
     let mut epochs = BTreeMap::new();
-    for _ in 0..from.count(8 + 9 + 96 + 8)? {
+    for _ in 0..from.count(8 + 9 + 9 + 96 + 8)? {
         let epoch = Epoch(from.u64()?);
         let standing = match (from.flag()?, from.i64()?) {
             (false, _) => Standing::Youngest,
             (true, HELD) => Standing::Held,
             (true, at) => Standing::LeftOut(TimeNs(at)),
         };
+        let has_clock = from.flag()?;
+        let clock_ns = Some(from.i64()?).filter(|_| has_clock);
         let mut lanes = [LaneState::default(); 3];
         for lane in &mut lanes {
             let (last, digest) = (BatchNumber(from.u64()?), Digest(from.digest()?));
@@ -294,6 +299,7 @@ fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
             EpochState {
                 lanes,
                 standing,
+                clock_ns,
                 dictionary,
             },
         );

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use shared::batch::{Body, Kind};
+use shared::batch::{Body, Header, Kind};
 use shared::id::{AgentId, Epoch, Lane, TimeNs};
 use shared::payload::line::LineOptions;
 use shared::verdict::Position;
@@ -19,7 +19,7 @@ use super::cow::CowMap;
 use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, decide};
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
-use super::rows::Rows;
+use super::rows::{Rows, raised};
 
 /// Until a `Settings` command says otherwise.
 const RETENTION_DAYS: u32 = 400;
@@ -67,7 +67,7 @@ pub enum Outcome {
     Have(Position),
     /// A number before it is missing.
     Gap(Position),
-    /// `names` batches that it needs are missing; where the names lane stands.
+    /// `names` batches that it needs are missing, perhaps a clock; where the names lane stands.
     Names(Position),
     /// It does not continue what is stored.
     Fork(Position),
@@ -277,7 +277,8 @@ impl State {
                 .unwrap_or_default()
         };
         let (lane, names) = (lane_of(header.lane), lane_of(Lane::Names));
-        let first_new = match decide(&lane, names.position.last, &header, from) {
+        let clock_ns = known.and_then(|known| known.clock_ns(header.epoch));
+        let first_new = match decide(&lane, names.position.last, clock_ns, &header, from) {
             Decision::Take { first_new } => first_new,
             Decision::Have => return Outcome::Have(lane.position),
             Decision::Gap => return Outcome::Gap(lane.position),
@@ -310,17 +311,38 @@ impl State {
             });
             return Outcome::Stored;
         }
+        self.take_over(submission, &header, bytes, rows);
+        Outcome::Stored
+    }
+
+    /// What a batch holds that took effect and is no gap record.
+    fn take_over(
+        &mut self,
+        submission: &Submission,
+        header: &Header,
+        bytes: &Bytes,
+        rows: &mut Vec<Rows>,
+    ) {
+        let Submission {
+            agent, received, ..
+        } = submission;
+        let (epoch, now) = (header.epoch, self.clock.now);
+        let known = Arc::make_mut(self.agents.entry_or(agent, Arc::default));
         match shared::batch::decode(bytes).map(|batch| batch.body) {
-            Ok(Body::Hello(hello)) => known.hello(header.epoch, &hello, now, *received),
-            Ok(Body::Names(names)) => known.define(header.epoch, &names, &mut self.catalog),
+            Ok(Body::Hello(hello)) => known.hello(epoch, &hello, now, *received),
+            Ok(Body::Names(names)) => known.define(epoch, &names, &mut self.catalog),
+            Ok(Body::Clock(clock)) => known.set_clock(epoch, clock),
             Ok(Body::Data(data)) => {
-                let dictionary = known.dictionary(header.epoch);
-                rows.push(self.resolver(agent).batch(&data, bytes, &dictionary));
+                let dictionary = known.dictionary(epoch);
+                let clock_ns = known.clock_ns(epoch).filter(|_| header.boot_relative);
+                let raise_ns = clock_ns.unwrap_or(0);
+                let data = raised(data, raise_ns);
+                let mut resolver = self.resolver(agent);
+                rows.push(resolver.batch(&data, bytes, raise_ns, &dictionary));
             }
             Ok(Body::Gap(_)) => unreachable!("its kind was not gap"),
             Err(_) => rows.push(self.resolver(agent).undecodable(*received, bytes)),
         }
-        Outcome::Stored
     }
 
     fn resolver<'a>(&'a mut self, agent: &'a AgentId) -> Resolver<'a> {
@@ -332,6 +354,7 @@ impl State {
             last: &mut self.last,
             agent,
             time_max,
+            quarantined: BTreeMap::new(),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod dedup;
 pub mod catalog;
 pub mod machine;
 pub mod rows;
+mod quarantine;
 mod resolve;
 mod clock;
 mod last;

@@ -7,15 +7,21 @@ use bytes::Bytes;
 use shared::batch::{Column, Data, Values};
 use shared::id::{AgentId, TimeNs};
 use shared::limits::TEXT_BYTES_MAX;
-use shared::reading::{FieldType, Reading, Value};
+use shared::reading::{FieldType, Reading, SeriesShape, Value};
 
-use super::catalog::{Catalog, Refusal, SeriesId, TableId};
+use super::catalog::{Catalog, Refusal, SeriesId, TABLE_FIELDS_MAX, TableId};
 use super::dedup::{Dictionary, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues, value_at};
+use super::quarantine::{Declared, Quarantined, fit, refused_rows};
 use super::rows::{
-    Extent, Quarantined, Resolved, Rows, SeriesRows, Source, Target, each_present, is_exact,
-    kept_rows, refused_rows,
+    Extent, Resolved, Rows, SeriesRows, Source, Target, each_present, is_exact, kept_rows,
 };
+
+/// The number of all series of a batch that were not defined.
+const UNDEFINED: u64 = u64::MAX;
+
+/// Words with a bit for each field of a table.
+const SLOT_WORDS: usize = TABLE_FIELDS_MAX.div_ceil(64);
 
 /// What resolving changes besides the rows it makes.
 pub(super) struct Resolver<'a> {
@@ -24,37 +30,17 @@ pub(super) struct Resolver<'a> {
     pub(super) agent: &'a AgentId,
     /// Times above are no last values: a clock far ahead would stay for ever.
     pub(super) time_max: i64,
+    /// By the number of a binding: a series that comes in many groups is quarantined once.
+    pub(super) quarantined: BTreeMap<u64, Arc<Quarantined>>,
 }
 
 /// What one series of a payload is.
 struct Binding<'a> {
-    series: Result<SeriesId, RefusedRef<'a>>,
-    fields: &'a [String],
-}
-
-#[derive(Clone, Copy)]
-struct RefusedRef<'a> {
-    reason: Refusal,
-    table: &'a str,
-    device: &'a str,
-    tags: &'a [(String, String)],
-}
-
-impl<'a> From<&'a RefusedSeries> for RefusedRef<'a> {
-    fn from(refused: &'a RefusedSeries) -> Self {
-        let RefusedSeries {
-            reason,
-            table,
-            device,
-            tags,
-        } = refused;
-        Self {
-            reason: *reason,
-            table,
-            device,
-            tags,
-        }
-    }
+    /// Tells it from the other series of the payload.
+    number: u64,
+    /// `Err(None)`: it was not defined.
+    series: Result<SeriesId, Option<&'a Arc<RefusedSeries>>>,
+    fields: Option<&'a Arc<[String]>>,
 }
 
 /// Rows and time range by table, gathered while resolving.
@@ -86,29 +72,33 @@ impl Extents {
 }
 
 impl Resolver<'_> {
-    /// A batch of an agent: its bytes stay as they are.
-    pub(super) fn batch(&mut self, data: &Data, bytes: &Bytes, dictionary: &Dictionary) -> Rows {
+    /// A batch of an agent: its bytes stay as they are, and their times lie `raise_ns` below those
+    /// of `data`.
+    pub(super) fn batch(
+        &mut self,
+        data: &Data,
+        bytes: &Bytes,
+        raise_ns: i64,
+        dictionary: &Dictionary,
+    ) -> Rows {
         let mut extents = Extents::default();
-        let mut series = Vec::new();
+        let count = data.groups.iter().map(|group| group.series.len()).sum();
+        let mut series = Vec::with_capacity(count);
         for group in &data.groups {
             for one in &group.series {
-                let unknown = RefusedRef {
-                    reason: Refusal::UnknownSeries,
-                    table: "",
-                    device: "",
-                    tags: &[],
-                };
                 let binding = match dictionary.series.get(&one.id.0) {
                     None => Binding {
-                        series: Err(unknown),
-                        fields: &[],
+                        number: UNDEFINED,
+                        series: Err(None),
+                        fields: None,
                     },
                     Some(local) => Binding {
+                        number: u64::from(one.id.0),
                         series: match &local.target {
                             LocalTarget::Series(series) => Ok(*series),
-                            LocalTarget::Refused(refused) => Err((&**refused).into()),
+                            LocalTarget::Refused(refused) => Err(Some(refused)),
                         },
-                        fields: &dictionary.field_lists[local.fields as usize],
+                        fields: Some(&dictionary.field_lists[local.fields as usize]),
                     },
                 };
                 let before = series.last();
@@ -121,6 +111,7 @@ impl Resolver<'_> {
         extents.into_rows(Source::Batch {
             agent,
             bytes: bytes.clone(),
+            raise_ns,
             series,
         })
     }
@@ -129,7 +120,7 @@ impl Resolver<'_> {
     pub(super) fn readings(&mut self, readings: Vec<Reading>) -> Rows {
         let mut extents = Extents::default();
         let mut decoded = Vec::new();
-        for group in group_readings(readings) {
+        for (number, group) in (0_u64..).zip(group_readings(readings)) {
             let Pending {
                 table,
                 device,
@@ -138,21 +129,25 @@ impl Resolver<'_> {
                 times,
                 columns,
             } = group;
+            let fields: Arc<[String]> = fields.into();
             let series = Catalog::intern(self.catalog, &table, &device, &tags).map_err(|reason| {
-                RefusedRef {
+                Arc::new(RefusedSeries {
                     reason,
-                    table: &table,
-                    device: &device,
-                    tags: &tags,
-                }
+                    table,
+                    device,
+                    tags,
+                })
             });
             let binding = Binding {
-                series,
-                fields: &fields,
+                number,
+                series: series.as_ref().copied().map_err(Some),
+                fields: Some(&fields),
             };
             let resolved = self.series(&times, &columns, &binding, None, &mut extents);
             decoded.extend(kept_rows(&times, &columns, &resolved));
-            decoded.extend(refused_rows(&times, &columns, &resolved, self.agent));
+            refused_rows(&times, &columns, &resolved, self.agent, &mut |rows| {
+                decoded.push(rows);
+            });
         }
         extents.into_rows(Source::Decoded(decoded))
     }
@@ -160,12 +155,13 @@ impl Resolver<'_> {
     /// A payload that was valid when it was proposed and is not now: kept as one quarantine row.
     pub(super) fn undecodable(&mut self, received: TimeNs, bytes: &[u8]) -> Rows {
         let series = Catalog::intern_quarantine(self.catalog, self.agent.as_str());
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_BYTES_MAX)]);
         let texts = [
             self.agent.to_string(),
             String::new(),
             String::new(),
             String::new(),
-            String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_BYTES_MAX)]).into_owned(),
+            fit(shown.into_owned(), TEXT_BYTES_MAX),
             Refusal::Undecodable.as_str().to_owned(),
         ];
         let columns = (0_u16..).zip(texts).map(|(field, text)| Column {
@@ -200,6 +196,7 @@ impl Resolver<'_> {
         let mut resolved = Resolved {
             series: binding.series.as_ref().ok().copied(),
             rows: 0,
+            refused: 0,
             quarantine: None,
             columns: targets,
         };
@@ -218,92 +215,85 @@ impl Resolver<'_> {
         }
         let refused = refused_count(columns, &resolved.columns);
         if refused > 0 {
-            let quarantined = self.quarantined(binding, refused);
+            let quarantined = self.quarantined(binding);
             extents.add(self.table_of(quarantined.series), refused as u64, range);
-            resolved.quarantine = Some(Arc::new(quarantined));
+            resolved.refused = u32::try_from(refused).expect("values of a batch are limited");
+            resolved.quarantine = Some(quarantined);
         }
         resolved
     }
 
     fn targets(&mut self, columns: &[Column], binding: &Binding<'_>) -> Vec<Target> {
-        let mut slots_used = Vec::with_capacity(columns.len());
-        let mut target = |column: &Column| {
-            let Some(field) = binding.fields.get(usize::from(column.field)) else {
-                let reason = match &binding.series {
-                    Err(refused) => refused.reason,
-                    Ok(_) => Refusal::UnknownField,
-                };
-                return Target::Refuse {
-                    field: format!("#{}", column.field),
-                    reason,
-                };
-            };
-            let refuse = |reason| Target::Refuse {
-                field: field.clone(),
-                reason,
-            };
-            let series = match &binding.series {
-                Ok(series) => *series,
-                Err(refused) => return refuse(refused.reason),
-            };
-            if column.values.is_empty() {
-                // Nothing is stored and nothing is refused: it must not fix a type either.
-                return refuse(Refusal::UnknownField);
-            }
-            let table = self.table_of(series);
-            let inexact = match &column.values {
-                Values::Int(ints) => ints.iter().any(|int| !is_exact(*int)),
-                _ => false,
-            };
-            let found = column.values.field_type();
-            match Catalog::field_slot(self.catalog, table, field, found, inexact) {
-                Ok((slot, _)) if slots_used.contains(&slot) => refuse(Refusal::FieldTwice),
-                Ok((slot, field_type)) => {
-                    slots_used.push(slot);
-                    Target::Keep { slot, field_type }
-                }
-                Err(reason) => refuse(reason),
+        let series = match binding.series {
+            Ok(series) => series,
+            Err(refused) => {
+                let reason = refused.map_or(Refusal::UnknownSeries, |refused| refused.reason);
+                return vec![Target::Refuse { reason }; columns.len()];
             }
         };
-        columns.iter().map(&mut target).collect()
+        let table = self.table_of(series);
+        let fields = binding.fields.map(|fields| &fields[..]);
+        let fields = fields.unwrap_or_default();
+        let mut used = [0; SLOT_WORDS];
+        columns
+            .iter()
+            .map(|column| self.target(table, fields, column, &mut used))
+            .collect()
     }
 
-    fn quarantined(&mut self, binding: &Binding<'_>, rows: usize) -> Quarantined {
-        let (table, device, tags) = match &binding.series {
-            Ok(series) => {
-                let info = self
-                    .catalog
-                    .series(*series)
-                    .expect("a series that was interned");
-                (
-                    info.table.clone(),
-                    info.device.clone(),
-                    tags_text(&info.tags),
-                )
-            }
-            Err(refused) => {
-                let RefusedRef {
-                    table,
-                    device,
-                    tags,
-                    ..
-                } = refused;
-                let device = if device.is_empty() {
-                    self.agent.as_str()
-                } else {
-                    device
-                };
-                ((*table).to_owned(), device.to_owned(), tags_text(tags))
-            }
+    fn target(
+        &mut self,
+        table: TableId,
+        fields: &[String],
+        column: &Column,
+        used: &mut [u64; SLOT_WORDS],
+    ) -> Target {
+        let refuse = |reason| Target::Refuse { reason };
+        let field = fields.get(usize::from(column.field));
+        // Without values nothing is stored and nothing is refused: it must not fix a type either.
+        let Some(field) = field.filter(|_| !column.values.is_empty()) else {
+            return refuse(Refusal::UnknownField);
         };
-        let series = Catalog::intern_quarantine(self.catalog, &device);
-        let rows = u32::try_from(rows).expect("values of a batch are limited");
-        Quarantined {
-            series,
-            rows,
-            table,
-            tags,
+        let inexact = match &column.values {
+            Values::Int(ints) => ints.iter().any(|int| !is_exact(*int)),
+            _ => false,
+        };
+        let found = column.values.field_type();
+        match Catalog::field_slot(self.catalog, table, field, found, inexact) {
+            Ok((slot, field_type)) => {
+                let (word, bit) = (usize::from(slot / 64), 1_u64 << (slot % 64));
+                if used[word] & bit != 0 {
+                    return refuse(Refusal::FieldTwice);
+                }
+                used[word] |= bit;
+                Target::Keep { slot, field_type }
+            }
+            Err(reason) => refuse(reason),
         }
+    }
+
+    fn quarantined(&mut self, binding: &Binding<'_>) -> Arc<Quarantined> {
+        if let Some(known) = self.quarantined.get(&binding.number) {
+            return Arc::clone(known);
+        }
+        let declared = match binding.series {
+            Ok(series) => {
+                let info = self.catalog.series(series);
+                Declared::Series(Arc::clone(info.expect("a series that was interned")))
+            }
+            Err(Some(refused)) => Declared::Refused(Arc::clone(refused)),
+            Err(None) => Declared::Undefined,
+        };
+        let device = declared.device().unwrap_or(self.agent.as_str());
+        let series = Catalog::intern_quarantine(self.catalog, device);
+        let quarantined = Arc::new(Quarantined {
+            series,
+            declared,
+            fields: binding.fields.cloned().unwrap_or_default(),
+        });
+        self.quarantined
+            .insert(binding.number, Arc::clone(&quarantined));
+        quarantined
     }
 
     fn offer_last(
@@ -374,7 +364,7 @@ fn kept_count(times: &[i64], columns: &[Column], resolved: &Resolved) -> usize {
         .zip(resolved.columns.iter())
         .any(|(column, target)| {
             let kept = matches!(target, Target::Keep { .. });
-            kept && column.present.is_none() && inexact_count(column, target) == 0
+            kept && column.present.is_none() && inexact_count(column, *target) == 0
         });
     if whole {
         return times.len();
@@ -388,13 +378,13 @@ fn refused_count(columns: &[Column], targets: &[Target]) -> usize {
         .zip(targets)
         .map(|(column, target)| match target {
             Target::Refuse { .. } => column.values.len(),
-            Target::Keep { .. } => inexact_count(column, target),
+            Target::Keep { .. } => inexact_count(column, *target),
         });
     each.sum()
 }
 
 /// Ints of a float field that are not exact as floats.
-fn inexact_count(column: &Column, target: &Target) -> usize {
+fn inexact_count(column: &Column, target: Target) -> usize {
     match (&column.values, target) {
         (
             Values::Int(ints),
@@ -405,14 +395,6 @@ fn inexact_count(column: &Column, target: &Target) -> usize {
         ) => ints.iter().filter(|int| !is_exact(**int)).count(),
         _ => 0,
     }
-}
-
-fn tags_text(tags: &[(String, String)]) -> String {
-    let pairs: Vec<String> = tags
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    pairs.join(",")
 }
 
 /// Readings of one series with the same fields of the same types.
@@ -439,15 +421,17 @@ fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
     let mut known: BTreeMap<Shape, usize> = BTreeMap::new();
     for reading in readings {
         let Reading {
+            shape,
+            time,
+            values,
+        } = reading;
+        let SeriesShape {
             table,
             device,
             tags,
-            time,
             fields,
-        } = reading;
-        let types = fields
-            .iter()
-            .map(|(name, value)| (name.clone(), value.field_type()));
+        } = Arc::unwrap_or_clone(shape);
+        let types = fields.into_iter().zip(values.iter().map(Value::field_type));
         let shape: Shape = (table, device, tags, types.collect());
         let at = *known
             .entry(shape)
@@ -468,7 +452,7 @@ fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
                 groups.len() - 1
             });
         groups[at].times.push(time.0);
-        for (column, (_, value)) in groups[at].columns.iter_mut().zip(fields) {
+        for (column, value) in groups[at].columns.iter_mut().zip(values) {
             match (&mut column.values, value) {
                 (Values::Float(all), Value::Float(value)) => all.push(value),
                 (Values::Int(all), Value::Int(value)) => all.push(value),

@@ -9,6 +9,7 @@ use shared::id::AgentId;
 use shared::reading::FieldType;
 
 use super::catalog::{EXACT_INT_MAX, Refusal, SeriesId, TableId};
+use super::quarantine::{Quarantined, refused_rows};
 
 /// The rows of one submission.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) enum Source {
     Batch {
         agent: AgentId,
         bytes: Bytes,
+        /// To be added to every time in the bytes: what their epoch's clock said at apply.
+        raise_ns: i64,
         series: Vec<Resolved>,
     },
     Decoded(Vec<SeriesRows>),
@@ -44,22 +47,14 @@ pub(crate) struct Resolved {
     /// Where kept values go; `None` if none is kept.
     pub(crate) series: Option<SeriesId>,
     pub(crate) rows: u32,
+    pub(crate) refused: u32,
     /// Where refused values go; `None` if none is refused.
     pub(crate) quarantine: Option<Arc<Quarantined>>,
     pub(crate) columns: Arc<[Target]>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Quarantined {
-    pub(crate) series: SeriesId,
-    pub(crate) rows: u32,
-    pub(crate) table: String,
-    /// `key=value,..`
-    pub(crate) tags: String,
-}
-
 /// Where one column goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     /// To this field, as this type. An int that is not exact as the float it must become is refused.
     Keep {
@@ -67,7 +62,6 @@ pub(crate) enum Target {
         field_type: FieldType,
     },
     Refuse {
-        field: String,
         reason: Refusal,
     },
 }
@@ -88,9 +82,7 @@ impl Rows {
     /// Memory that this holds, in bytes, about.
     pub fn bytes_held(&self) -> usize {
         let content = match &self.source {
-            Source::Batch { bytes, series, .. } => {
-                bytes.len() + series.len() * size_of::<Resolved>()
-            }
+            Source::Batch { bytes, series, .. } => bytes.len() + resolved_bytes(series),
             Source::Decoded(all) => all.iter().map(SeriesRows::bytes_held).sum(),
         };
         content + size_of::<Self>() + self.extents.len() * size_of::<Extent>()
@@ -100,7 +92,7 @@ impl Rows {
         self.extents.iter().map(|extent| extent.rows).sum()
     }
 
-    /// Every series with rows in here and how many values they are, about.
+    /// Every series with rows in here and how many values of 8 bytes they are, about.
     pub(crate) fn weights(&self, mut add: impl FnMut(SeriesId, u64)) {
         match &self.source {
             Source::Batch { series, .. } => {
@@ -114,17 +106,14 @@ impl Rows {
                     if let Some(refused) = &resolved.quarantine {
                         add(
                             refused.series,
-                            u64::from(refused.rows) * QUARANTINE_ROW_VALUES,
+                            u64::from(resolved.refused) * (refused.row_bytes() / 8) as u64,
                         );
                     }
                 }
             }
             Source::Decoded(all) => {
                 for rows in all {
-                    add(
-                        rows.series,
-                        (rows.times.len() * (1 + rows.columns.len())) as u64,
-                    );
+                    add(rows.series, (rows.content_bytes() / 8) as u64);
                 }
             }
         }
@@ -147,20 +136,42 @@ impl Rows {
             Source::Batch {
                 agent,
                 bytes,
+                raise_ns,
                 series,
             } => {
                 let any = series.iter().any(|resolved| resolved.touches(wanted));
                 if !any {
                     return Ok(());
                 }
-                expand_batch(&decode_data(bytes)?, agent, series, wanted, sink)
+                let data = raised(decode_data(bytes)?, *raise_ns);
+                expand_batch(&data, agent, series, wanted, sink)
             }
         }
     }
 }
 
-/// What a row of `quarantine` weighs next to a plain value.
-const QUARANTINE_ROW_VALUES: u64 = 32;
+/// Beside what an [`Arc`] points to.
+const COUNTERS_BYTES: usize = 2 * size_of::<usize>();
+
+/// Of what neighbours share, one counts. What `quarantine` refers to, the state holds as well.
+fn resolved_bytes(series: &[Resolved]) -> usize {
+    let mut bytes = size_of_val(series);
+    let mut before: Option<&Resolved> = None;
+    for resolved in series {
+        let columns = &resolved.columns;
+        if before.is_none_or(|before| !Arc::ptr_eq(&before.columns, columns)) {
+            bytes += COUNTERS_BYTES + size_of_val(&**columns);
+        }
+        let shared = before.and_then(|before| before.quarantine.as_ref());
+        if let Some(quarantine) = &resolved.quarantine
+            && shared.is_none_or(|shared| !Arc::ptr_eq(shared, quarantine))
+        {
+            bytes += COUNTERS_BYTES + size_of::<Quarantined>();
+        }
+        before = Some(resolved);
+    }
+    bytes
+}
 
 impl Resolved {
     fn touches(&self, wanted: &dyn Fn(SeriesId) -> bool) -> bool {
@@ -171,10 +182,15 @@ impl Resolved {
 
 impl SeriesRows {
     pub(crate) fn bytes_held(&self) -> usize {
+        self.content_bytes() + self.columns.len() * size_of::<Column>() + size_of::<Self>()
+    }
+
+    /// Of times and values alone.
+    fn content_bytes(&self) -> usize {
         let columns = self.columns.iter().map(|column| {
             column.present.as_ref().map_or(0, Vec::len) + values_bytes(&column.values)
         });
-        self.times.len() * 8 + columns.sum::<usize>() + size_of::<Self>()
+        self.times.len() * 8 + columns.sum::<usize>()
     }
 }
 
@@ -192,6 +208,17 @@ fn decode_data(bytes: &Bytes) -> Result<Data, Undecodable> {
         Body::Data(data) => Ok(data),
         _ => Err(Undecodable),
     }
+}
+
+/// The readings with times of day. One that a wrong clock would move out of 64 bits stays at their
+/// end: what was validated is never refused again.
+pub(super) fn raised(mut data: Data, raise_ns: i64) -> Data {
+    if raise_ns != 0 {
+        for time in data.groups.iter_mut().flat_map(|group| &mut group.times) {
+            *time = time.saturating_add(raise_ns);
+        }
+    }
+    data
 }
 
 fn expand_batch(
@@ -213,10 +240,8 @@ fn expand_batch(
             {
                 sink(rows);
             }
-            if let Some(rows) = refused_rows(&group.times, &one.columns, to, agent)
-                && wanted(rows.series)
-            {
-                sink(rows);
+            if to.quarantine.as_ref().is_some_and(|q| wanted(q.series)) {
+                refused_rows(&group.times, &one.columns, to, agent, sink);
             }
         }
     }
@@ -323,72 +348,6 @@ fn keep(column: &Column, slot: u16, field_type: FieldType) -> Column {
     }
 }
 
-/// The rows that `quarantine` gets: one for each refused value.
-pub(crate) fn refused_rows(
-    times: &[i64],
-    columns: &[Column],
-    to: &Resolved,
-    agent: &AgentId,
-) -> Option<SeriesRows> {
-    let quarantined = to.quarantine.as_ref()?;
-    let mut out = RefusedRows::default();
-    for (column, target) in columns.iter().zip(to.columns.iter()) {
-        each_present(times.len(), column, |row, value| {
-            let (field, reason) = match target {
-                Target::Refuse { field, reason } => (field.as_str(), *reason),
-                Target::Keep {
-                    field_type: FieldType::Float,
-                    ..
-                } => match column.values {
-                    Values::Int(ref ints) if !is_exact(ints[value]) => ("", Refusal::IntNotExact),
-                    _ => return,
-                },
-                Target::Keep { .. } => return,
-            };
-            out.push(times[row], field, value_text(&column.values, value), reason);
-        });
-    }
-    if out.times.is_empty() {
-        return None;
-    }
-    let rows = out.times.len();
-    let texts = [
-        vec![agent.to_string(); rows],
-        vec![quarantined.table.clone(); rows],
-        vec![quarantined.tags.clone(); rows],
-        out.fields,
-        out.values,
-        out.reasons,
-    ];
-    let columns = (0_u16..).zip(texts).map(|(field, texts)| Column {
-        field,
-        present: None,
-        values: Values::Text(texts),
-    });
-    Some(SeriesRows {
-        series: quarantined.series,
-        times: out.times,
-        columns: columns.collect(),
-    })
-}
-
-#[derive(Default)]
-struct RefusedRows {
-    times: Vec<i64>,
-    fields: Vec<String>,
-    values: Vec<String>,
-    reasons: Vec<String>,
-}
-
-impl RefusedRows {
-    fn push(&mut self, time: i64, field: &str, value: String, reason: Refusal) {
-        self.times.push(time);
-        self.fields.push(field.to_owned());
-        self.values.push(value);
-        self.reasons.push(reason.as_str().to_owned());
-    }
-}
-
 /// Calls with (row, index of its value) for every row that has a value.
 pub(crate) fn each_present(rows: usize, column: &Column, mut call: impl FnMut(usize, usize)) {
     match &column.present {
@@ -404,13 +363,4 @@ pub(crate) fn each_present(rows: usize, column: &Column, mut call: impl FnMut(us
 
 pub(crate) fn is_exact(int: i64) -> bool {
     int.unsigned_abs() <= EXACT_INT_MAX
-}
-
-fn value_text(values: &Values, at: usize) -> String {
-    match values {
-        Values::Float(v) => format!("{:?}", v[at]),
-        Values::Int(v) => v[at].to_string(),
-        Values::Bool(v) => v[at].to_string(),
-        Values::Text(v) => v[at].clone(),
-    }
 }

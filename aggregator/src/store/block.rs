@@ -5,6 +5,7 @@ use shared::batch::{Column, Values};
 use shared::column::{
     decode_bools, decode_times, decode_values, encode_bools, encode_times, encode_values,
 };
+use shared::limits::TEXT_BYTES_MAX;
 use shared::reading::{FieldType, Value};
 use shared::wire::{Budget, WireError};
 
@@ -51,6 +52,14 @@ pub(crate) struct ColumnStats {
     pub(crate) last: Option<Value>,
 }
 
+/// A text that no node could read back, so that it must not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LongText {
+    pub(super) series: SeriesId,
+    pub(super) field: u16,
+    pub(super) bytes: usize,
+}
+
 /// Cuts sorted rows into pieces that fit blocks.
 pub(super) fn cut(rows: &SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
     let width = rows.columns.len().max(1);
@@ -73,7 +82,7 @@ fn halve(rows: SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
 }
 
 /// The bytes of a block of sorted rows, and what the index will say; its offset is not known yet.
-pub(super) fn encode(rows: &SeriesRows) -> (Vec<u8>, BlockMeta) {
+pub(super) fn encode(rows: &SeriesRows) -> Result<(Vec<u8>, BlockMeta), LongText> {
     assert!(
         rows.times.is_sorted() && !rows.times.is_empty(),
         "a block holds sorted rows"
@@ -87,6 +96,14 @@ pub(super) fn encode(rows: &SeriesRows) -> (Vec<u8>, BlockMeta) {
         .filter(|column| !column.values.is_empty())
         .collect();
     columns.sort_by_key(|column| column.field);
+    if let Some((field, bytes)) = columns.iter().find_map(|column| long_text(column)) {
+        let series = rows.series;
+        return Err(LongText {
+            series,
+            field,
+            bytes,
+        });
+    }
     out.u16(u16::try_from(columns.len()).expect("TABLE_FIELDS_MAX"));
     sized(&mut out, |bytes| encode_times(&rows.times, 0, bytes));
     for column in &columns {
@@ -118,7 +135,16 @@ pub(super) fn encode(rows: &SeriesRows) -> (Vec<u8>, BlockMeta) {
         time_max: rows.times[rows.times.len() - 1],
         columns: stats,
     };
-    (bytes, meta)
+    Ok((bytes, meta))
+}
+
+/// The field and the length of a text that is too long.
+fn long_text(column: &Column) -> Option<(u16, usize)> {
+    let Values::Text(texts) = &column.values else {
+        return None;
+    };
+    let longest = texts.iter().map(String::len).max()?;
+    (longest > TEXT_BYTES_MAX).then_some((column.field, longest))
 }
 
 /// The wanted columns of a block that must be what the index says.
@@ -338,7 +364,7 @@ mod tests {
     fn a_block_comes_back_whole_or_in_part() {
         for rows in [1, 2, 127, 128, 8192] {
             let rows = sample(rows);
-            let (bytes, meta) = encode(&rows);
+            let (bytes, meta) = encode(&rows).unwrap();
             let mut back = decode(&bytes, &meta, &|_| true).unwrap();
             back.columns.reverse();
             let empty = rows.times.len() == 1;
@@ -360,7 +386,7 @@ mod tests {
 
     #[test]
     fn statistics_tell_the_extremes() {
-        let (_, meta) = encode(&sample(200));
+        let (_, meta) = encode(&sample(200)).unwrap();
         let floats = &meta.columns[0];
         assert_eq!((floats.field, floats.count), (0, 200));
         assert_eq!(
@@ -368,17 +394,40 @@ mod tests {
             (&Some(Value::Float(0.0)), &floats.max)
         );
         assert_eq!(meta.columns[1].min, Some(Value::Text("t0".into())));
-        assert!(encode(&sample(100)).1.columns.is_empty());
+        let (_, short) = encode(&sample(100)).unwrap();
+        assert!(short.columns.is_empty());
     }
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let (bytes, meta) = encode(&sample(130));
+        let (bytes, meta) = encode(&sample(130)).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&bad, &meta, &|_| true).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_text_that_could_not_be_read_is_not_written() {
+        let rows = |bytes| SeriesRows {
+            series: SeriesId(9),
+            times: vec![1, 2],
+            columns: vec![Column {
+                field: 4,
+                present: None,
+                values: Values::Text(vec!["a".to_owned(), "b".repeat(bytes)]),
+            }],
+        };
+        let (bytes, meta) = encode(&rows(TEXT_BYTES_MAX)).unwrap();
+        let back = decode(&bytes, &meta, &|_| true).unwrap();
+        assert_eq!(back, rows(TEXT_BYTES_MAX));
+        let refused = LongText {
+            series: SeriesId(9),
+            field: 4,
+            bytes: TEXT_BYTES_MAX + 1,
+        };
+        assert_eq!(encode(&rows(TEXT_BYTES_MAX + 1)), Err(refused));
     }
 
     #[test]

@@ -18,6 +18,17 @@ pub enum StoreError {
     /// Written by a newer version.
     #[error("{file}: version {version} is newer than this node")]
     Version { file: String, version: u16 },
+    /// A fault of ours, found before anything is believed: the log still has the rows.
+    #[error(
+        "{file}: not written, for a text of {bytes} bytes in series {series}, field {field}, could \
+         not be read back; nothing is lost, but nothing is merged any more: please report it"
+    )]
+    Unreadable {
+        file: String,
+        series: u32,
+        field: u16,
+        bytes: usize,
+    },
     /// A snapshot was installed since this merge began: its result is not needed.
     #[error("the merge was overtaken by a snapshot")]
     Superseded,

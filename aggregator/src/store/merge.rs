@@ -21,7 +21,7 @@ use super::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{SeriesId, State};
 
-/// Values that one pass over the rows gathers in memory, times included.
+/// Values of 8 bytes that one pass over the rows gathers in memory, times included.
 const PASS_VALUES_MAX: u64 = 8 << 20;
 /// Memory of gathered rows above which they are written before their pass ends: long texts.
 const GATHERED_BYTES_MAX: usize = 256 << 20;

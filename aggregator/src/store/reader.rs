@@ -17,6 +17,8 @@ use crate::state::{AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, S
 
 /// Rows of level 0 that a scan gathers before it hands them out.
 const GATHERED_ROWS_MAX: usize = 65_536;
+/// Memory of these rows above which it hands them out, but for those of the last batch.
+const GATHERED_BYTES_MAX: usize = 64 << 20;
 
 /// Everything at one log index. Queries hold it as long as they like.
 #[derive(Debug)]
@@ -281,8 +283,8 @@ impl ScanIter {
     fn gather(&mut self) -> Result<bool, StoreError> {
         let Plan { table, .. } = self.plan;
         let mut gathered: BTreeMap<SeriesId, SeriesRows> = BTreeMap::new();
-        let mut count = 0;
-        while count < GATHERED_ROWS_MAX {
+        let (mut count, mut bytes) = (0, 0);
+        while count < GATHERED_ROWS_MAX && bytes < GATHERED_BYTES_MAX {
             let Some(list) = self.view.level0.get(self.list) else {
                 break;
             };
@@ -302,6 +304,7 @@ impl ScanIter {
                 rows.columns
                     .retain(|column| self.plan.wants_field(column.field));
                 count += rows.times.len();
+                bytes += rows.bytes_held();
                 match gathered.entry(rows.series) {
                     std::collections::btree_map::Entry::Vacant(entry) => {
                         entry.insert(rows);

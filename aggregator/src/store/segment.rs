@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use journal::{OpenMode, Storage, StorageFile};
 use shared::id::Digest;
 
-use super::block::{self, BlockMeta};
+use super::block::{self, BlockMeta, LongText};
 use super::error::StoreError;
 use super::partition::Partition;
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
@@ -96,10 +96,28 @@ impl SegmentWriter {
 
     /// Adds sorted rows of one series.
     pub(super) fn add(&mut self, rows: &SeriesRows) -> Result<(), StoreError> {
-        let (bytes, mut meta) = block::encode(rows);
+        let (bytes, mut meta) = block::encode(rows).map_err(|long| self.unreadable(long))?;
+        debug_assert!(
+            block::decode(&bytes, &meta, &|_| true).is_ok(),
+            "what is written can be read"
+        );
         meta.offset = self.written + self.pending.len() as u64;
         self.blocks.push(meta);
         self.put(&bytes)
+    }
+
+    fn unreadable(&self, long: LongText) -> StoreError {
+        let LongText {
+            series,
+            field,
+            bytes,
+        } = long;
+        StoreError::Unreadable {
+            file: self.name.clone(),
+            series: series.0,
+            field,
+            bytes,
+        }
     }
 
     /// Writes index and footer, syncs, and gives the file its name; the directory is not synced yet.

@@ -1,30 +1,30 @@
 //! Collects readings until they are worth a batch. Pure: no I/O, no clock; time is an argument,
 //! counted from the keeper's start.
 //!
+//! Readings share a batch only if they are of one kind, so one batch of each kind may be open; all
+//! of them speak one dictionary. `open.rs` is such a batch.
+//!
 //! It gives every series of the epoch a local id and says which definitions are new, so that the
 //! buffer can put them into the names lane before the data that needs them. Series that were read
 //! at the same times share one time column. What it gives always fits the limits of the format.
 
-use std::collections::HashMap;
+mod dictionary;
+mod open;
+
 use std::time::Duration;
 
-use shared::batch::{Column, Data, Group, SeriesColumns, SeriesDefinition, Values, check};
-use shared::column::{BOOL_PRICE, FLOAT_PRICE, INT_PRICE, TEXT_PRICE, TIME_PRICE};
-use shared::id::LocalSeriesId;
-use shared::limits::{
-    BATCH_BYTES_MAX, BATCH_DECODED_BYTES_FREE, BATCH_ROWS_MAX, BATCH_VALUES_MAX, DEFINITIONS_MAX,
-    FIELDS_MAX,
-};
-use shared::reading::{FieldType, Reading, Value};
+use shared::batch::{Data, SeriesDefinition, check};
+use shared::limits::{BATCH_DECODED_BYTES_FREE, DEFINITIONS_MAX};
+use shared::reading::Reading;
+
+use crate::handed::{CLASSES_MAX, Kind};
+use dictionary::Dictionary;
+use open::{Cost, Open};
 
 /// Series ids of one epoch; when they are used up the agent goes on in a new epoch.
 pub const SERIES_MAX: usize = 65_536;
-/// What a value may take in an encoded batch, besides a text's bytes.
-const VALUE_BYTES: usize = 12;
-/// What a new column, a row or a series may take, besides its values.
-const PART_BYTES: usize = 48;
-/// Left for header, counts and checksum.
-const BATCH_BYTES_ROOM: usize = BATCH_BYTES_MAX - 1_024;
+/// Batches that are open at a time: each class by each clock.
+const OPEN_MAX: usize = CLASSES_MAX * 2;
 
 /// When a batch is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +55,13 @@ pub enum Fit {
 /// What goes into one batch of data, and the definitions that have to go before it.
 #[derive(Debug, Default, PartialEq)]
 pub struct Collected {
+    pub kind: Kind,
     /// New definitions, in batches that each fit the limits.
     pub names: Vec<Vec<SeriesDefinition>>,
     pub data: Data,
     pub readings: u64,
+    /// When the oldest of the readings came.
+    pub since: Duration,
     /// Who waits for some of the readings, each once.
     pub waiters: Vec<WaiterId>,
 }
@@ -66,361 +69,185 @@ pub struct Collected {
 #[derive(Debug)]
 pub struct Batcher {
     options: BatchOptions,
-    /// By table, device and tags; names hold no control characters, so `\0` separates them.
-    series: HashMap<String, Vec<Known>>,
-    series_count: usize,
-    new: Vec<SeriesDefinition>,
-    open: Vec<OpenSeries>,
-    /// Where an id stands in `open`.
-    open_at: HashMap<LocalSeriesId, usize>,
-    cost: Cost,
-    since: Option<Duration>,
-    waiters: Vec<WaiterId>,
-    key: String,
-}
-
-/// One meaning of a series: fields only ever come with these types.
-#[derive(Debug)]
-struct Known {
-    id: LocalSeriesId,
-    fields: Vec<(String, FieldType)>,
-}
-
-#[derive(Debug)]
-struct OpenSeries {
-    id: LocalSeriesId,
-    times: Vec<i64>,
-    columns: Vec<OpenColumn>,
-}
-
-#[derive(Debug)]
-struct OpenColumn {
-    present: Vec<bool>,
-    values: Values,
-}
-
-/// Upper bounds of what the open batch takes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cost {
-    rows: usize,
-    values: usize,
-    /// Before encoding.
-    raw_bytes: usize,
-    encoded_bytes: usize,
-    decoded_bytes: usize,
+    /// How long readings that nobody waits for wait for others now.
+    linger: Duration,
+    dictionary: Dictionary,
+    /// One of each kind that ever came; some are empty.
+    open: Vec<(Kind, Open)>,
 }
 
 impl Batcher {
     pub fn new(options: BatchOptions) -> Self {
         Batcher {
+            linger: options.linger,
             options,
-            series: HashMap::new(),
-            series_count: 0,
-            new: Vec::new(),
+            dictionary: Dictionary::default(),
             open: Vec::new(),
-            open_at: HashMap::new(),
-            cost: Cost::default(),
-            since: None,
-            waiters: Vec::new(),
-            key: String::new(),
         }
     }
 
-    /// Readings in the open batch.
+    /// From here on, the open batches included.
+    pub fn use_options(&mut self, options: BatchOptions) {
+        self.options = options;
+        self.linger = options.linger;
+    }
+
+    /// How long readings wait for others from here on, if nobody waits for them: where they cannot
+    /// be sent anyway, longer makes fewer and smaller batches. `None`: as configured.
+    pub fn gather(&mut self, at_least: Option<Duration>) {
+        let linger = self.options.linger;
+        self.linger = at_least.map_or(linger, |least| least.max(linger));
+    }
+
+    fn due_at(&self, open: &Open) -> Option<Duration> {
+        let linger = if open.is_waited_for() {
+            self.options.linger
+        } else {
+            self.linger
+        };
+        open.since.map(|since| since + linger)
+    }
+
+    /// Readings in the open batches.
     pub fn readings(&self) -> u64 {
-        self.cost.rows as u64
+        self.open.iter().map(|(_, open)| open.readings()).sum()
     }
 
-    /// When the oldest reading of the open batch came.
+    /// When the oldest reading of the open batches came.
     pub fn since(&self) -> Option<Duration> {
-        self.since
+        self.open.iter().filter_map(|(_, open)| open.since).min()
     }
 
-    /// When the open batch has waited long enough.
+    /// When the first of the open batches has waited long enough.
     pub fn due(&self) -> Option<Duration> {
-        self.since.map(|since| since + self.options.linger)
+        let due = self.open.iter().filter_map(|(_, open)| self.due_at(open));
+        due.min()
     }
 
     /// Whether this reading can be pushed now, and else what has to happen first.
-    pub fn fit(&self, reading: &Reading) -> Fit {
+    pub fn fit(&self, reading: &Reading, kind: Kind) -> Fit {
         let one = Cost::of(reading);
         if !one.fits(&Cost::default()) {
             return Fit::Never;
         }
-        if self.series_count >= SERIES_MAX {
+        if self.dictionary.len() >= SERIES_MAX {
             return Fit::AfterEpoch;
         }
-        let full = self.cost.rows >= self.options.rows_max
-            || self.cost.raw_bytes >= self.options.bytes_max;
-        if self.cost.rows > 0 && (full || !one.fits(&self.cost)) {
-            return Fit::AfterSeal;
+        match self.of_kind(kind) {
+            Some(open) if !open.is_empty() => {
+                if open.is_full(&self.options) || !one.fits(&open.cost) {
+                    Fit::AfterSeal
+                } else {
+                    Fit::Yes
+                }
+            }
+            _ => Fit::Yes,
         }
-        Fit::Yes
     }
 
     /// Adds a reading that [`Batcher::fit`] said `Yes` to.
-    pub fn push(&mut self, now: Duration, reading: Reading, waiter: Option<WaiterId>) {
-        self.cost.add(&Cost::of(&reading));
-        self.since.get_or_insert(now);
-        if let Some(waiter) = waiter
-            && self.waiters.last() != Some(&waiter)
-        {
-            self.waiters.push(waiter);
-        }
-        let Reading {
-            table,
-            device,
-            tags,
-            time,
-            fields,
-        } = reading;
-        put_key(&mut self.key, &table, &device, &tags);
-        let known = self.series.get(self.key.as_str());
-        let found = known.and_then(|all| all.iter().rev().find(|one| one.has(&fields)));
-        let (id, places, width) = if let Some(known) = found {
-            (known.id, known.places(&fields), known.fields.len())
-        } else {
-            let before = known.and_then(|all| all.last());
-            let id = LocalSeriesId(u32::try_from(self.series_count).expect("below SERIES_MAX"));
-            let made = Known {
-                id,
-                fields: widened(before, &fields),
-            };
-            let (places, width) = (made.places(&fields), made.fields.len());
-            self.new.push(SeriesDefinition {
-                id,
-                table,
-                device,
-                tags,
-                fields: made.fields.clone(),
-            });
-            self.series_count += 1;
-            self.series.entry(self.key.clone()).or_default().push(made);
-            (id, places, width)
-        };
-        let at = *self.open_at.entry(id).or_insert_with(|| {
-            self.open.push(OpenSeries::new(id));
-            self.open.len() - 1
-        });
-        self.open[at].add(time.0, width, places.into_iter().zip(fields));
+    pub fn push(&mut self, now: Duration, reading: Reading, kind: Kind, waiter: Option<WaiterId>) {
+        let cost = Cost::of(&reading);
+        let meaning = self.dictionary.meaning(&reading);
+        let open = self.of_kind_mut(kind);
+        open.begin(now, waiter);
+        open.add(&meaning, &cost, reading);
     }
 
-    /// Whether the open batch should be sealed now.
+    /// Whether some open batch should be sealed now.
     pub fn is_due(&self, now: Duration) -> bool {
-        self.cost.rows >= self.options.rows_max
-            || self.cost.raw_bytes >= self.options.bytes_max
-            || self.due().is_some_and(|due| due <= now)
+        self.due_kinds(now).next().is_some()
     }
 
-    /// Takes what was collected; `None` if that is nothing.
-    pub fn take(&mut self) -> Option<Collected> {
-        if self.cost.rows == 0 {
-            return None;
+    /// Of which kinds the open batch should be sealed now.
+    pub fn due_kinds(&self, now: Duration) -> impl Iterator<Item = Kind> {
+        let is_due = move |open: &Open| {
+            open.is_full(&self.options) || self.due_at(open).is_some_and(|due| due <= now)
+        };
+        let due = self.open.iter().filter(move |(_, open)| is_due(open));
+        due.map(|(kind, _)| *kind)
+    }
+
+    /// Of which kinds something is open.
+    pub fn open_kinds(&self) -> impl Iterator<Item = Kind> {
+        let open = self.open.iter().filter(|(_, open)| !open.is_empty());
+        open.map(|(kind, _)| *kind)
+    }
+
+    /// Takes what was collected of a kind, with all definitions that are new; `None` if that is
+    /// nothing.
+    pub fn take(&mut self, kind: Kind) -> Option<Collected> {
+        let mut collected = self.of_kind_mut(kind).collect(kind)?;
+        collected.names = split_names(self.dictionary.take_new());
+        Some(collected)
+    }
+
+    /// Puts readings into batches of their own, in order, beside what is open. The first has all
+    /// definitions that are new. `None`: some fit in no batch, or the ids are used up.
+    pub fn collect(
+        &mut self,
+        now: Duration,
+        kind: Kind,
+        readings: Vec<Reading>,
+    ) -> Option<Vec<Collected>> {
+        let mut batches: Vec<Collected> = Vec::new();
+        let mut open = Open::default();
+        for reading in readings {
+            let cost = Cost::of(&reading);
+            if !cost.fits(&Cost::default()) || self.dictionary.len() >= SERIES_MAX {
+                return None;
+            }
+            if open.is_full(&self.options) || !cost.fits(&open.cost) {
+                batches.extend(open.collect(kind));
+            }
+            let meaning = self.dictionary.own_meaning(&reading);
+            open.begin(now, None);
+            open.add(&meaning, &cost, reading);
         }
-        let readings = self.readings();
-        self.cost = Cost::default();
-        self.since = None;
-        self.open_at.clear();
-        Some(Collected {
-            names: split_names(std::mem::take(&mut self.new)),
-            data: grouped(std::mem::take(&mut self.open)),
-            readings,
-            waiters: std::mem::take(&mut self.waiters),
-        })
+        batches.extend(open.collect(kind));
+        if let Some(first) = batches.first_mut() {
+            first.names = split_names(self.dictionary.take_new());
+        }
+        Some(batches)
+    }
+
+    /// At most what the open batch of a kind takes once it is sealed, new definitions included, in
+    /// bytes.
+    pub fn sealed_bytes_most(&self, kind: Kind) -> u64 {
+        let data = self.of_kind(kind).map_or(0, Open::sealed_bytes_most);
+        (data + self.dictionary.new_bytes()) as u64
+    }
+
+    /// Lets go of the open batch of a kind, of which nothing can be kept: how many readings that
+    /// were, and who waits for them. New definitions stay, as others may need them.
+    pub fn give_up(&mut self, kind: Kind) -> (u64, Vec<WaiterId>) {
+        let given_up = self.of_kind_mut(kind).collect(kind);
+        given_up.map_or((0, Vec::new()), |all| (all.readings, all.waiters))
     }
 
     /// Begins the dictionary of a new epoch. Whatever was open was taken before.
     pub fn new_epoch(&mut self) {
-        assert_eq!(
-            self.cost.rows, 0,
-            "the open batch speaks the old dictionary"
+        assert!(
+            self.open_kinds().next().is_none(),
+            "what is open speaks the old dictionary"
         );
-        self.series.clear();
-        self.series_count = 0;
-        self.new.clear();
-    }
-}
-
-impl Known {
-    fn has(&self, fields: &[(String, Value)]) -> bool {
-        fields.iter().enumerate().all(|(nth, (name, value))| {
-            self.place(nth, name)
-                .is_some_and(|at| self.fields[at].1 == value.field_type())
-        })
+        self.dictionary = Dictionary::default();
     }
 
-    /// Where a field stands; most devices send theirs in the same order always.
-    fn place(&self, nth: usize, name: &str) -> Option<usize> {
-        if self.fields.get(nth).is_some_and(|(known, _)| known == name) {
-            return Some(nth);
-        }
-        self.fields.iter().position(|(known, _)| known == name)
+    fn of_kind(&self, kind: Kind) -> Option<&Open> {
+        let mut open = self.open.iter();
+        open.find(|(own, _)| *own == kind).map(|(_, open)| open)
     }
 
-    fn places(&self, fields: &[(String, Value)]) -> Vec<usize> {
-        let place = |(nth, (name, _)): (usize, &(String, Value))| {
-            self.place(nth, name).expect("its definition has the field")
-        };
-        fields.iter().enumerate().map(place).collect()
+    fn of_kind_mut(&mut self, kind: Kind) -> &mut Open {
+        let found = self.open.iter().position(|(own, _)| *own == kind);
+        let at = found.unwrap_or_else(|| {
+            assert!(self.open.len() < OPEN_MAX, "the configuration bounds kinds");
+            self.open.push((kind, Open::default()));
+            self.open.len() - 1
+        });
+        &mut self.open[at].1
     }
-}
-
-/// The fields that a series had, with those of a reading added or changed in type.
-fn widened(before: Option<&Known>, fields: &[(String, Value)]) -> Vec<(String, FieldType)> {
-    let own = || {
-        fields
-            .iter()
-            .map(|(name, value)| (name.clone(), value.field_type()))
-    };
-    let mut all: Vec<(String, FieldType)> =
-        before.map_or_else(Vec::new, |known| known.fields.clone());
-    for (name, field_type) in own() {
-        match all.iter_mut().find(|(known, _)| *known == name) {
-            Some(known) => known.1 = field_type,
-            None => all.push((name, field_type)),
-        }
-    }
-    if all.len() > FIELDS_MAX {
-        own().collect()
-    } else {
-        all
-    }
-}
-
-impl OpenSeries {
-    fn new(id: LocalSeriesId) -> Self {
-        OpenSeries {
-            id,
-            times: Vec::new(),
-            columns: Vec::new(),
-        }
-    }
-
-    fn add(
-        &mut self,
-        time: i64,
-        width: usize,
-        fields: impl Iterator<Item = (usize, (String, Value))>,
-    ) {
-        let rows = self.times.len();
-        self.times.push(time);
-        if self.columns.len() < width {
-            self.columns.resize_with(width, || OpenColumn {
-                present: vec![false; rows],
-                values: Values::Bool(Vec::new()),
-            });
-        }
-        for (at, (_, value)) in fields {
-            self.columns[at].put(rows, value);
-        }
-        for column in &mut self.columns {
-            column.present.resize(rows + 1, false);
-        }
-    }
-
-    fn close(self) -> (Vec<i64>, SeriesColumns) {
-        let mut columns = Vec::with_capacity(self.columns.len());
-        for (field, column) in self.columns.into_iter().enumerate() {
-            let all = column.values.len() == column.present.len();
-            if !column.values.is_empty() {
-                columns.push(Column {
-                    field: u16::try_from(field).expect("below FIELDS_MAX"),
-                    present: if all { None } else { Some(column.present) },
-                    values: column.values,
-                });
-            }
-        }
-        let id = self.id;
-        (self.times, SeriesColumns { id, columns })
-    }
-}
-
-impl OpenColumn {
-    fn put(&mut self, rows: usize, value: Value) {
-        self.present.resize(rows, false);
-        self.present.push(true);
-        if self.values.is_empty() {
-            self.values = Values::empty(value.field_type());
-        }
-        match (&mut self.values, value) {
-            (Values::Float(all), Value::Float(one)) => all.push(one),
-            (Values::Int(all), Value::Int(one)) => all.push(one),
-            (Values::Bool(all), Value::Bool(one)) => all.push(one),
-            (Values::Text(all), Value::Text(one)) => all.push(one),
-            _ => unreachable!("a definition gives each field one type"),
-        }
-    }
-}
-
-impl Cost {
-    /// As if every reading had a group, a series and columns of its own.
-    fn of(reading: &Reading) -> Cost {
-        let mut cost = Cost {
-            rows: 1,
-            values: reading.fields.len(),
-            raw_bytes: 8,
-            encoded_bytes: PART_BYTES,
-            decoded_bytes: check::GROUP_PRICE + check::SERIES_PRICE + TIME_PRICE,
-        };
-        for (_, value) in &reading.fields {
-            let (raw, price) = match value {
-                Value::Float(_) => (8, FLOAT_PRICE),
-                Value::Int(_) => (8, INT_PRICE),
-                Value::Bool(_) => (1, BOOL_PRICE),
-                Value::Text(text) => (text.len(), TEXT_PRICE + text.len()),
-            };
-            cost.raw_bytes += raw;
-            cost.encoded_bytes += VALUE_BYTES + raw;
-            cost.decoded_bytes += check::COLUMN_PRICE + BOOL_PRICE + price;
-        }
-        cost
-    }
-
-    fn add(&mut self, other: &Cost) {
-        self.rows += other.rows;
-        self.values += other.values;
-        self.raw_bytes += other.raw_bytes;
-        self.encoded_bytes += other.encoded_bytes;
-        self.decoded_bytes += other.decoded_bytes;
-    }
-
-    /// Whether this fits on top of `open` within the limits of the format.
-    fn fits(&self, open: &Cost) -> bool {
-        open.rows + self.rows <= BATCH_ROWS_MAX
-            && open.values + self.values <= BATCH_VALUES_MAX
-            && open.encoded_bytes + self.encoded_bytes <= BATCH_BYTES_ROOM
-            && open.decoded_bytes + self.decoded_bytes <= BATCH_DECODED_BYTES_FREE
-    }
-}
-
-fn put_key(key: &mut String, table: &str, device: &str, tags: &[(String, String)]) {
-    key.clear();
-    key.push_str(table);
-    key.push('\0');
-    key.push_str(device);
-    for part in tags.iter().flat_map(|(name, value)| [name, value]) {
-        key.push('\0');
-        key.push_str(part);
-    }
-}
-
-/// Series with the same times share a group; groups stand in the order of their first reading.
-fn grouped(open: Vec<OpenSeries>) -> Data {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut by_times: HashMap<Vec<i64>, usize> = HashMap::new();
-    for series in open {
-        let (times, columns) = series.close();
-        if let Some(at) = by_times.get(&times) {
-            groups[*at].series.push(columns);
-        } else {
-            by_times.insert(times.clone(), groups.len());
-            groups.push(Group {
-                times,
-                series: vec![columns],
-            });
-        }
-    }
-    Data { groups }
 }
 
 fn split_names(definitions: Vec<SeriesDefinition>) -> Vec<Vec<SeriesDefinition>> {

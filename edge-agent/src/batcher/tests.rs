@@ -1,6 +1,10 @@
 use super::*;
-use shared::batch::{Body, Header, decode, encode};
+use shared::batch::{Body, Header, Values, decode, encode};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
+use shared::limits::BATCH_BYTES_MAX;
+use shared::reading::{FieldType, Value};
+
+use crate::handed::{Class, Stamp};
 
 const OPTIONS: BatchOptions = BatchOptions {
     rows_max: 1_000,
@@ -8,23 +12,32 @@ const OPTIONS: BatchOptions = BatchOptions {
     linger: Duration::from_millis(20),
 };
 const START: Duration = Duration::ZERO;
+const KIND: Kind = Kind {
+    class: Class(0),
+    stamp: Stamp::Wall,
+};
 
 fn reading(device: &str, time: i64, fields: &[(&str, Value)]) -> Reading {
     let fields = fields
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.clone()));
-    Reading {
-        table: "t".to_owned(),
-        device: device.to_owned(),
-        tags: vec![("room".to_owned(), "r1".to_owned())],
-        time: TimeNs(time),
-        fields: fields.collect(),
-    }
+    reading_of(device, time, fields.collect())
+}
+
+fn reading_of(device: &str, time: i64, fields: Vec<(String, Value)>) -> Reading {
+    let tags = vec![("room".to_owned(), "r1".to_owned())];
+    Reading::new(
+        "t".to_owned(),
+        device.to_owned(),
+        tags,
+        TimeNs(time),
+        fields,
+    )
 }
 
 fn push(batcher: &mut Batcher, reading: Reading) {
-    assert_eq!(batcher.fit(&reading), Fit::Yes);
-    batcher.push(START, reading, None);
+    assert_eq!(batcher.fit(&reading, KIND), Fit::Yes);
+    batcher.push(START, reading, KIND, None);
 }
 
 fn encoded(data: &Data) -> Vec<u8> {
@@ -36,6 +49,7 @@ fn encoded(data: &Data) -> Vec<u8> {
         names_needed: BatchNumber(1),
         sealed_at: TimeNs(0),
         complete_below: TimeNs(0),
+        boot_relative: false,
     };
     let bytes = encode(&header, &Body::Data(data.clone())).unwrap();
     assert_eq!(decode(&bytes).unwrap().body, Body::Data(data.clone()));
@@ -54,7 +68,7 @@ fn series_read_together_share_their_times() {
         }
     }
     push(&mut batcher, reading("c", 2, &[("x", Value::Int(7))]));
-    let collected = batcher.take().unwrap();
+    let collected = batcher.take(KIND).unwrap();
     assert_eq!(collected.readings, 7);
     assert_eq!(collected.names.len(), 1);
     assert_eq!(collected.names[0].len(), 3);
@@ -69,9 +83,9 @@ fn series_read_together_share_their_times() {
         ([2].as_slice(), 1)
     );
     encoded(&collected.data);
-    assert_eq!(batcher.take(), None);
+    assert_eq!(batcher.take(KIND), None);
     push(&mut batcher, reading("a", 4, &[("x", Value::Int(4))]));
-    assert!(batcher.take().unwrap().names.is_empty(), "known by now");
+    assert!(batcher.take(KIND).unwrap().names.is_empty(), "known by now");
 }
 
 #[test]
@@ -83,11 +97,65 @@ fn fields_that_come_late_or_stay_away_are_absent() {
     );
     push(&mut batcher, reading("a", 2, &[("y", Value::Bool(false))]));
     push(&mut batcher, reading("a", 3, &[("x", Value::Int(3))]));
-    let collected = batcher.take().unwrap();
+    let collected = batcher.take(KIND).unwrap();
     let columns = &collected.data.groups[0].series[0].columns;
     assert_eq!(columns[0].present, Some(vec![true, false, true]));
     assert_eq!(columns[0].values, Values::Int(vec![1, 3]));
     assert_eq!(columns[1].present, Some(vec![true, true, false]));
+    encoded(&collected.data);
+}
+
+#[test]
+fn readings_that_share_their_shape_mean_what_others_mean() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let shared = reading("a", 1, &[("x", Value::Int(1)), ("y", Value::Bool(true))]);
+    let again = |time, values| Reading {
+        time: TimeNs(time),
+        values,
+        ..shared.clone()
+    };
+    let alone = |time| reading("a", time, &[("y", Value::Bool(true)), ("x", Value::Int(9))]);
+    push(&mut batcher, shared.clone());
+    push(&mut batcher, alone(2));
+    push(
+        &mut batcher,
+        again(3, vec![Value::Int(3), Value::Bool(false)]),
+    );
+    push(
+        &mut batcher,
+        again(4, vec![Value::Float(0.5), Value::Bool(false)]),
+    );
+    push(
+        &mut batcher,
+        again(5, vec![Value::Int(5), Value::Bool(false)]),
+    );
+    let collected = batcher.take(KIND).unwrap();
+    assert_eq!(collected.names[0].len(), 2, "the type of x changed");
+    let groups = &collected.data.groups;
+    assert_eq!(groups[0].times, [1, 2, 3, 5]);
+    let columns = &groups[0].series[0].columns;
+    assert_eq!(columns[0].values, Values::Int(vec![1, 9, 3, 5]));
+    assert_eq!(groups[1].times, [4]);
+    encoded(&collected.data);
+    batcher.new_epoch();
+    push(
+        &mut batcher,
+        again(6, vec![Value::Int(6), Value::Bool(true)]),
+    );
+    assert_eq!(batcher.take(KIND).unwrap().names[0].len(), 1, "told anew");
+}
+
+#[test]
+fn fields_that_come_one_by_one_end_in_one_definition() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let x = reading("a", 1, &[("x", Value::Int(1))]);
+    let y = reading("a", 1, &[("y", Value::Int(1))]);
+    for one in [&x, &y, &x, &y] {
+        push(&mut batcher, one.clone());
+    }
+    let collected = batcher.take(KIND).unwrap();
+    let rows = collected.data.groups.iter().map(|group| group.times.len());
+    assert_eq!(rows.collect::<Vec<_>>(), [1, 3]);
     encoded(&collected.data);
 }
 
@@ -103,7 +171,7 @@ fn a_new_field_or_a_changed_type_is_a_new_id_and_the_old_one_is_found_again() {
         &mut batcher,
         reading("a", 3, &[("z", Value::Text("hi".to_owned()))]),
     );
-    let collected = batcher.take().unwrap();
+    let collected = batcher.take(KIND).unwrap();
     let types: Vec<_> = collected.names[0]
         .iter()
         .map(|one| one.fields.clone())
@@ -140,7 +208,7 @@ fn it_is_due_by_rows_by_bytes_and_by_age() {
     push(&mut batcher, reading("a", 2, &[("x", Value::Int(1))]));
     assert!(batcher.is_due(START));
     assert_eq!(
-        batcher.fit(&reading("a", 3, &[("x", Value::Int(1))])),
+        batcher.fit(&reading("a", 3, &[("x", Value::Int(1))]), KIND),
         Fit::AfterSeal
     );
     let mut batcher = Batcher::new(BatchOptions {
@@ -169,19 +237,18 @@ fn whatever_fits_can_be_encoded() {
             bytes_max: usize::MAX,
             ..OPTIONS
         });
-        let make = |nth: i64| Reading {
-            fields: fields.clone(),
-            ..reading(&format!("d{nth}"), nth * nth * 7_919, &[])
-        };
+        let make = |nth: i64| reading_of(&format!("d{nth}"), nth * nth * 7_919, fields.clone());
         let mut count = 0;
-        while batcher.fit(&make(count)) == Fit::Yes {
-            batcher.push(START, make(count), Some(WaiterId(9)));
+        while batcher.fit(&make(count), KIND) == Fit::Yes {
+            batcher.push(START, make(count), KIND, Some(WaiterId(9)));
             count += 1;
         }
         assert!(count > 1, "at least two readings in a batch");
-        let collected = batcher.take().unwrap();
+        let most = batcher.sealed_bytes_most(KIND);
+        let collected = batcher.take(KIND).unwrap();
         assert_eq!(collected.waiters, [WaiterId(9)]);
-        assert!(encoded(&collected.data).len() <= BATCH_BYTES_MAX);
+        let bytes = encoded(&collected.data).len();
+        assert!(bytes <= BATCH_BYTES_MAX && bytes as u64 <= most);
     }
 }
 
@@ -189,12 +256,9 @@ fn whatever_fits_can_be_encoded() {
 fn a_reading_that_no_batch_can_carry_is_told_so() {
     let batcher = Batcher::new(OPTIONS);
     let fields = (0..100).map(|nth| (format!("f{nth}"), Value::Text("x".repeat(16_000))));
-    let huge = Reading {
-        fields: fields.collect(),
-        ..reading("a", 1, &[])
-    };
+    let huge = reading_of("a", 1, fields.collect());
     assert_eq!(huge.check(), Ok(()));
-    assert_eq!(batcher.fit(&huge), Fit::Never);
+    assert_eq!(batcher.fit(&huge, KIND), Fit::Never);
 }
 
 #[test]
@@ -209,7 +273,71 @@ fn many_definitions_make_several_names_batches() {
             reading(&format!("d{nth}"), 1, &[("x", Value::Bool(true))]),
         );
     }
-    let sizes: Vec<_> = batcher.take().unwrap().names.iter().map(Vec::len).collect();
+    let sizes: Vec<_> = batcher
+        .take(KIND)
+        .unwrap()
+        .names
+        .iter()
+        .map(Vec::len)
+        .collect();
     assert_eq!(sizes.iter().sum::<usize>(), 5_000);
     assert_eq!(sizes.len(), 3, "{sizes:?}");
+}
+
+#[test]
+fn each_kind_has_a_batch_of_its_own_and_all_share_one_dictionary() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let other = Kind {
+        class: Class(1),
+        stamp: Stamp::Boot,
+    };
+    let one = |time| reading("a", time, &[("x", Value::Int(time))]);
+    let later = START + OPTIONS.linger;
+    batcher.push(START, one(1), KIND, None);
+    batcher.push(later, one(2), other, Some(WaiterId(1)));
+    assert_eq!((batcher.readings(), batcher.since()), (2, Some(START)));
+    assert!(batcher.due_kinds(later).eq([KIND]));
+    assert!(batcher.open_kinds().eq([KIND, other]));
+    let second = batcher.take(other).unwrap();
+    assert_eq!((second.kind, second.since), (other, later));
+    assert_eq!(second.names.len(), 1, "whoever goes first takes the names");
+    let first = batcher.take(KIND).unwrap();
+    assert!(first.names.is_empty());
+    assert_eq!(first.data.groups[0].times, [1]);
+    assert_eq!(first.waiters, []);
+    assert_eq!(batcher.due(), None);
+}
+
+#[test]
+fn what_is_given_up_leaves_its_definitions_to_others() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let other = Kind {
+        class: Class(1),
+        ..KIND
+    };
+    let one = |time| reading("a", time, &[("x", Value::Int(time))]);
+    batcher.push(START, one(1), other, Some(WaiterId(3)));
+    assert_eq!(batcher.give_up(other), (1, vec![WaiterId(3)]));
+    assert_eq!(batcher.give_up(other), (0, vec![]));
+    assert_eq!(batcher.take(other), None);
+    push(&mut batcher, one(2));
+    assert_eq!(batcher.take(KIND).unwrap().names[0].len(), 1);
+}
+
+#[test]
+fn what_cannot_be_sent_is_gathered_longer_unless_somebody_waits() {
+    let mut batcher = Batcher::new(OPTIONS);
+    let longer = OPTIONS.linger * 9;
+    let other = Kind {
+        class: Class(1),
+        ..KIND
+    };
+    let one = reading("a", 1, &[("x", Value::Int(1))]);
+    batcher.gather(Some(longer));
+    batcher.push(START, one.clone(), KIND, None);
+    assert_eq!(batcher.due(), Some(START + longer));
+    batcher.push(START, one, other, Some(WaiterId(1)));
+    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([other]));
+    batcher.gather(None);
+    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([KIND, other]));
 }

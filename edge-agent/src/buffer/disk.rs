@@ -11,9 +11,9 @@ use journal::{Append, JournalError, Position as DiskPosition, Reader};
 use shared::batch::GapReason;
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 
-use super::lane::{LaneShelf, OnDisk};
+use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{
-    EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
+    BatchRecord, EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
 };
 use super::{Buffer, Place, Settled};
 
@@ -43,6 +43,8 @@ pub(super) struct DiskState {
     pub(super) failed: bool,
     /// Nothing was free: tried again once something was let go.
     pub(super) full: bool,
+    /// While the disk is full: bytes of the journal's files that stand on it.
+    pub(super) bytes_there: Option<u64>,
     /// The file of the latest record.
     newest_file: u64,
     /// The first file that is still needed.
@@ -258,6 +260,8 @@ impl Buffer {
             return;
         };
         let was_safe = entry.is_safe();
+        let in_class = entry.is_data() && entry.form != Form::Leaving;
+        let class = (in_class && !was_safe).then_some(entry.class);
         entry.disk = OnDisk::At(position);
         entry.urgent = false;
         settled.kept.append(&mut entry.waiters);
@@ -268,6 +272,9 @@ impl Buffer {
         }
         if !was_safe {
             self.held.bytes_unsafe -= held_bytes;
+        }
+        if let Some(class) = class {
+            self.held.now_safe(class, held_bytes);
         }
         if !was_safe && place.to > acked {
             self.held.readings_unsafe -= pending;
@@ -367,7 +374,7 @@ impl Buffer {
         match entry.and_then(|entry| Some((entry, entry.ram.as_ref()?))) {
             Some((entry, bytes)) => Carried::InMemory(Append {
                 head: batch_head(place.lane, place.to),
-                payload: encode_batch(entry.readings, bytes),
+                payload: encode_batch(&record_of(entry), bytes),
             }),
             None => Carried::OnDisk(place, position),
         }
@@ -408,6 +415,14 @@ impl Buffer {
         })
     }
 
+    /// What room the journal has. While the disk is too full for all of it, batches may take less.
+    /// `true` says that this began.
+    pub fn see_space(&mut self, usage: Usage) -> bool {
+        let was_short = self.disk.bytes_there.is_some();
+        self.disk.bytes_there = usage.disk_full.then_some(usage.bytes_reserved);
+        usage.disk_full && !was_short
+    }
+
     /// Whether a submission is on its way.
     pub fn is_syncing(&self) -> bool {
         self.disk.queued.is_some()
@@ -420,6 +435,16 @@ impl Buffer {
 
     pub fn journal_bytes_written(&self) -> u64 {
         self.disk.written_bytes
+    }
+}
+
+/// What a restart has to know of an entry besides its bytes. A batch whose thinning is not over is
+/// whole.
+fn record_of(entry: &Entry) -> BatchRecord {
+    BatchRecord {
+        readings: entry.readings,
+        class: entry.class,
+        thin: entry.form == Form::Thin,
     }
 }
 
@@ -458,7 +483,7 @@ fn take_lane(
         }));
         records.push(Append {
             head: batch_head(lane, entry.to),
-            payload: encode_batch(entry.readings, bytes),
+            payload: encode_batch(&record_of(entry), bytes),
         });
     }
     true

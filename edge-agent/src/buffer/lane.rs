@@ -11,6 +11,18 @@ use shared::id::{BatchNumber, Digest, TimeNs};
 use shared::verdict::Position;
 
 use crate::batcher::WaiterId;
+use crate::handed::{CLASSES_MAX, Class};
+
+/// How much of what was collected a batch still tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// All of it, and it may be thinned.
+    Whole,
+    /// It is thinned already, or cannot be: the next that happens to it is that it goes.
+    Thin,
+    /// All of it, until the batch that tells the rest of it is safe.
+    Leaving,
+}
 
 /// Whether a batch is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +46,10 @@ pub(super) struct Entry {
     /// Of a batch: held; of a gap record: lost.
     pub(super) readings: u64,
     pub(super) gap: Option<GapReason>,
+    pub(super) class: Class,
+    pub(super) form: Form,
+    /// Its times count from boot: it waits for the clock of its epoch.
+    pub(super) boot_relative: bool,
     /// Of a gap record: when the oldest that it stands for was sealed, or before.
     pub(super) sealed_at: TimeNs,
     /// When its oldest reading came, since the keeper's start.
@@ -51,6 +67,11 @@ impl Entry {
     /// Readings that wait for an ack.
     pub(super) fn pending(&self) -> u64 {
         if self.gap.is_some() { 0 } else { self.readings }
+    }
+
+    /// Whether it holds readings.
+    pub(super) fn is_data(&self) -> bool {
+        self.pending() > 0
     }
 
     pub(super) fn is_safe(&self) -> bool {
@@ -74,6 +95,8 @@ pub(super) struct LaneShelf {
     pub(super) forked: bool,
     /// Entries that are neither on disk nor on their way there.
     pub(super) unwritten: usize,
+    /// By class, and whole or thin: no such data are below this number.
+    pub(super) looked: [[BatchNumber; 2]; CLASSES_MAX],
 }
 
 impl LaneShelf {
@@ -116,6 +139,28 @@ impl LaneShelf {
         entries
             .filter(|(_, entry)| entry.disk == OnDisk::No)
             .take(self.unwritten)
+    }
+
+    /// The oldest data of a class and form. `in_memory`: only what no disk holds.
+    pub(super) fn oldest(&mut self, class: Class, form: Form, in_memory: bool) -> Option<&Entry> {
+        let (row, column) = (usize::from(class.0), usize::from(form == Form::Thin));
+        let start = self.index_of(self.looked[row][column]);
+        let is_such = |entry: &Entry| {
+            let is_such = entry.is_data() && entry.class == class && entry.form == form;
+            is_such && !(in_memory && entry.is_safe())
+        };
+        let found = self.entries.range(start..).position(is_such);
+        if !in_memory {
+            let entry = found.and_then(|nth| self.entries.get(start + nth));
+            let below = entry.or(self.entries.back()).map(|entry| entry.to);
+            self.looked[row][column] = below.unwrap_or(self.looked[row][column]);
+        }
+        self.entries.get(start + found?)
+    }
+
+    /// Batches that were whole are thin now.
+    pub(super) fn look_again(&mut self, class: Class) {
+        self.looked[usize::from(class.0)] = [BatchNumber::NONE; 2];
     }
 
     /// An entry that just left: what it counted.

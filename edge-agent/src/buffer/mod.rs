@@ -13,8 +13,12 @@
 mod lane;
 mod record;
 mod recover;
+mod class;
 mod overflow;
+pub mod thin;
+mod thinning;
 mod disk;
+mod early;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,10 +32,17 @@ use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use crate::batcher::{Collected, WaiterId};
+use crate::clock::BootId;
+use crate::handed::{CLASSES_MAX, Class, Stamp};
+pub use class::{ClassAccount, ClassRule, Classes, Overflow};
+use class::{ClassCounts, ClassHeld};
 pub use disk::{DiskWork, Unreadable, payload_to_batch};
-use lane::{Entry, LaneShelf, OnDisk};
+use early::Early;
+use lane::{Entry, Form, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;
+use thinning::Thinning;
+pub use thinning::{Rest, ThinPlan};
 
 /// Where the buffer is, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +54,7 @@ pub struct BufferOptions {
     pub ram_bytes_max: usize,
     /// How long a reading that nobody waits for may be neither acked nor on disk.
     pub max_unsafe: Duration,
+    pub classes: Classes,
 }
 
 /// Names an entry: what the window sends and the answer is about.
@@ -82,6 +94,8 @@ pub struct Settled {
     pub batches_acked: u64,
     pub readings_acked: u64,
     pub readings_lost: u64,
+    /// Only the sums of their minutes stay.
+    pub readings_thinned: u64,
     pub gap_records: u64,
 }
 
@@ -91,8 +105,31 @@ struct EpochShelf {
     epoch: Epoch,
     /// How many epochs began before it, as far as the journal knows.
     order: u64,
+    /// The boot of the machine in which it began.
+    boot: BootId,
     /// By `Lane as usize`.
     lanes: [LaneShelf; 3],
+    early: Early,
+}
+
+/// Where a batch is sealed.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    /// Its place in the buffer's list; `None` is the current one.
+    epoch: Option<usize>,
+    lane: Lane,
+    boot_relative: bool,
+}
+
+impl Spot {
+    /// The names lane of the current epoch.
+    fn names() -> Spot {
+        Spot {
+            epoch: None,
+            lane: Lane::Names,
+            boot_relative: false,
+        }
+    }
 }
 
 /// Sums over all that is held.
@@ -104,6 +141,7 @@ struct Held {
     ram_bytes: usize,
     readings_pending: u64,
     readings_unsafe: u64,
+    classes: [ClassHeld; CLASSES_MAX],
 }
 
 #[derive(Debug)]
@@ -115,6 +153,10 @@ pub struct Buffer {
     /// Sealing times of what is not acked, counted.
     unacked_since: BTreeMap<TimeNs, usize>,
     disk: disk::DiskState,
+    /// By class.
+    counts: [ClassCounts; CLASSES_MAX],
+    thinning: Option<Thinning>,
+    boot: BootId,
 }
 
 impl EpochShelf {
@@ -127,6 +169,7 @@ impl EpochShelf {
             epoch: self.epoch,
             order: self.order,
             ended_cleanly: false,
+            boot: self.boot,
             acked: self.lanes.each_ref().map(|lane| lane.acked),
         }
     }
@@ -155,11 +198,20 @@ impl Buffer {
             epochs: recovery.into_shelves(),
             held: Held::default(),
             unacked_since: BTreeMap::new(),
+            counts: Default::default(),
+            thinning: None,
+            boot: BootId::default(),
         };
-        for shelf in &buffer.epochs {
-            for lane in &shelf.lanes {
-                for entry in &lane.entries {
+        for shelf in &mut buffer.epochs {
+            for lane in &mut shelf.lanes {
+                for entry in &mut lane.entries {
+                    entry.class = buffer.options.classes.known(entry.class);
                     buffer.held.bytes += entry.held_bytes();
+                    buffer.held.count(entry);
+                    if !entry.is_safe() {
+                        buffer.held.bytes_unsafe += entry.held_bytes();
+                        buffer.held.ram_bytes += entry.size;
+                    }
                 }
                 for entry in lane.unacked() {
                     buffer.held.readings_pending += entry.pending();
@@ -186,7 +238,9 @@ impl Buffer {
         self.epochs.push(EpochShelf {
             epoch,
             order,
+            boot: self.boot,
             lanes: Default::default(),
+            early: Early::default(),
         });
         let max_unsafe_ms = u64::try_from(self.options.max_unsafe.as_millis()).unwrap_or(u64::MAX);
         let hello = Body::Hello(Hello {
@@ -194,9 +248,16 @@ impl Buffer {
             last,
             max_unsafe_ms: max_unsafe_ms.min(shared::limits::COUNT_MAX),
         });
-        let sealed = self.stamp(Lane::Names, &hello, now, wall, 0);
+        let sealed = self.stamp(Spot::names(), &hello, now, wall, 0);
         sealed.expect("a hello is within every limit").urgent = true;
         self.disk.tell();
+    }
+
+    /// From here on. The hello of an epoch tells `max_unsafe`: when that changes, a new epoch has to
+    /// begin.
+    pub fn use_bounds(&mut self, ram_bytes_max: usize, max_unsafe: Duration) {
+        self.options.ram_bytes_max = ram_bytes_max;
+        self.options.max_unsafe = max_unsafe;
     }
 
     pub fn epoch(&self) -> Epoch {
@@ -221,19 +282,47 @@ impl Buffer {
         since: Duration,
         wall: TimeNs,
     ) -> Result<u64, EncodeError> {
-        let mut batches = 1;
-        for definitions in collected.names {
-            self.stamp(Lane::Names, &Body::Names(definitions), now, wall, 0)?;
-            batches += 1;
-        }
         let live = self.current().lane(Lane::Live);
         let room = !live.forked && live.unacked().count() < live_max;
         let lane = if room { Lane::Live } else { Lane::Backlog };
-        let waited_for = !collected.waiters.is_empty();
+        let form = match collected.kind.stamp {
+            Stamp::Wall => Form::Whole,
+            // Its minutes are not yet those of the day.
+            Stamp::Boot => Form::Thin,
+        };
+        self.seal_into(lane, form, collected, now, since, wall)
+    }
+
+    fn seal_into(
+        &mut self,
+        lane: Lane,
+        form: Form,
+        collected: Collected,
+        now: Duration,
+        since: Duration,
+        wall: TimeNs,
+    ) -> Result<u64, EncodeError> {
+        let mut batches = 1;
+        for definitions in collected.names {
+            self.stamp(Spot::names(), &Body::Names(definitions), now, wall, 0)?;
+            batches += 1;
+        }
         let readings = collected.readings;
-        let entry = self.stamp(lane, &Body::Data(collected.data), since, wall, readings)?;
-        entry.urgent = waited_for;
+        let spot = Spot {
+            epoch: None,
+            lane,
+            boot_relative: collected.kind.stamp == Stamp::Boot,
+        };
+        self.stamp(spot, &Body::Data(collected.data), since, wall, readings)?;
+        let shelf = self.epochs.last_mut();
+        let shelf = shelf.expect("there is always a current epoch");
+        let entry = shelf.lanes[lane as usize].entries.back_mut();
+        let entry = entry.expect("just stamped");
+        entry.urgent = !collected.waiters.is_empty();
         entry.waiters = collected.waiters;
+        entry.class = collected.kind.class;
+        entry.form = form;
+        self.held.count(entry);
         self.held.readings_pending += readings;
         self.held.readings_unsafe += readings;
         Ok(batches)
@@ -244,24 +333,30 @@ impl Buffer {
         self.current().lanes.iter().any(|lane| lane.forked)
     }
 
-    /// Gives a batch of the current epoch its number and its bytes.
+    /// Gives a batch its number and its bytes.
     fn stamp(
         &mut self,
-        lane: Lane,
+        spot: Spot,
         body: &Body,
         born: Duration,
         wall: TimeNs,
         readings: u64,
     ) -> Result<&mut Entry, EncodeError> {
         let complete_below = self.complete_below(wall);
+        let Spot {
+            lane,
+            boot_relative,
+            ..
+        } = spot;
+        let at = spot.epoch.unwrap_or(self.epochs.len() - 1);
+        let shelf = &mut self.epochs[at];
         let names_needed = match lane {
             Lane::Names => BatchNumber::NONE,
-            Lane::Live | Lane::Backlog => self.current().lane(Lane::Names).sealed.last,
+            Lane::Live | Lane::Backlog => shelf.lane(Lane::Names).sealed.last,
         };
-        let shelf = self
-            .epochs
-            .last_mut()
-            .expect("there is always a current epoch");
+        if boot_relative {
+            shelf.early.holds(body);
+        }
         let held = &mut shelf.lanes[lane as usize];
         let number = held.sealed.last.next();
         let previous = held.sealed.digest;
@@ -273,6 +368,7 @@ impl Buffer {
             names_needed,
             sealed_at: wall,
             complete_below,
+            boot_relative,
         };
         let bytes = Bytes::from(encode(&header, body)?);
         let digest = digest(previous, &bytes);
@@ -288,6 +384,9 @@ impl Buffer {
             names_needed,
             readings,
             gap: None,
+            class: Class::default(),
+            form: Form::Whole,
+            boot_relative,
             sealed_at: wall,
             born,
             size: bytes.len(),
@@ -317,7 +416,12 @@ impl Buffer {
     pub fn streams(&self) -> impl Iterator<Item = (Epoch, Lane)> {
         let of = |shelf: &EpochShelf| {
             let epoch = shelf.epoch;
-            let held = Lane::ALL.map(|lane| (lane, !shelf.lane(lane).entries.is_empty()));
+            // Before a clock is sealed, it has to be known where its lane stands.
+            let asked = shelf.lacks_clock();
+            let held = Lane::ALL.map(|lane| {
+                let asked = asked && lane == Lane::Names;
+                (lane, asked || !shelf.lane(lane).entries.is_empty())
+            });
             held.into_iter()
                 .filter(|(_, held)| *held)
                 .map(move |(lane, _)| (epoch, lane))
@@ -333,7 +437,9 @@ impl Buffer {
     /// The entry to send when `next` is the next number of a stream.
     pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
         let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
-        held.at_or_after(next).map(|entry| Sendable {
+        let entry = held.at_or_after(next);
+        let entry = entry.filter(|entry| !self.waits_for_clock(epoch, lane, entry));
+        entry.map(|entry| Sendable {
             place: Place {
                 epoch,
                 lane,
@@ -523,6 +629,7 @@ impl Buffer {
 }
 
 fn forget(held: &mut Held, entry: &Entry) {
+    held.uncount(entry);
     held.bytes -= entry.held_bytes();
     if !entry.is_safe() {
         held.bytes_unsafe -= entry.held_bytes();
@@ -531,3 +638,6 @@ fn forget(held: &mut Held, entry: &Entry) {
         held.ram_bytes -= entry.size;
     }
 }
+
+#[cfg(test)]
+mod tests;

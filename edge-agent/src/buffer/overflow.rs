@@ -1,5 +1,6 @@
-//! Numbers that will not come: dropped by overflow, refused for ever, or lost by a restored
-//! cluster. Each becomes, or joins, a gap record in the place where it stood.
+//! Numbers that will not come: dropped by overflow, thinned, refused for ever, or lost by a restored
+//! cluster. Each becomes, or joins, a gap record in the place where it stood. Whose turn it is
+//! says `class.rs`.
 
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use shared::batch::{Body, Gap, GapReason, Header, encode};
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
 
-use super::lane::{Entry, OnDisk};
+use super::lane::{Entry, Form, OnDisk};
 use super::{Buffer, Place, Settled, forget};
+use crate::handed::Class;
 
 /// Of the bound, what batches may take; the rest is for the ends of files, for gap records and
 /// for what is written again.
 const SHARE_PERCENT: u64 = 70;
-/// Sources that can wait are refused from here on, in percent of what batches may take.
+/// Readings may be refused from here on, in percent of what batches may take.
 const REFUSE_PERCENT: u64 = 90;
 
 impl Buffer {
@@ -23,13 +25,15 @@ impl Buffer {
         if self.disk.failed {
             self.options.ram_bytes_max as u64
         } else {
-            self.options.bytes_max / 100 * SHARE_PERCENT
+            let bytes_max = self.options.bytes_max;
+            let there = self.disk.bytes_there.unwrap_or(bytes_max);
+            there.min(bytes_max) / 100 * SHARE_PERCENT
         }
     }
 
     /// Bytes that count against the bound. What a failed disk holds already is safe and readable,
     /// and frees nothing if it goes: then only memory counts.
-    fn bounded_bytes(&self) -> u64 {
+    pub(super) fn bounded_bytes(&self) -> u64 {
         if self.disk.failed {
             self.held.bytes_unsafe
         } else {
@@ -37,24 +41,24 @@ impl Buffer {
         }
     }
 
-    /// Whether sources that can wait are refused.
+    /// Whether sources that can wait are refused, unless readings that count less can go for theirs.
     pub fn is_full(&self) -> bool {
-        self.disk.full || self.bounded_bytes() > self.bytes_max() / 100 * REFUSE_PERCENT
+        self.disk.full || self.is_crowded()
     }
 
-    /// Lets the oldest data go until the bound is kept. Of what a failed disk holds only the copy
+    pub(super) fn is_crowded(&self) -> bool {
+        self.bounded_bytes() > self.bytes_max() / 100 * REFUSE_PERCENT
+    }
+
+    /// Lets data go until the bound is kept, the oldest of the least class first. Of what a failed disk holds only the copy
     /// in memory goes, and that first.
     pub fn make_room(&mut self, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
         if self.disk.failed && self.held.ram_bytes > self.options.ram_bytes_max {
             self.leave_to_disk();
         }
-        while self.bounded_bytes() > self.bytes_max() {
-            let Some(oldest) = self.oldest_data() else {
-                break;
-            };
-            let one = self.drop_batch(oldest, GapReason::Overflow, wall);
-            settled.add(one);
+        while let Some(oldest) = self.next_to_go() {
+            settled.add(self.drop_batch(oldest, GapReason::Overflow, wall));
         }
         settled
     }
@@ -125,6 +129,9 @@ impl Buffer {
             names_needed: BatchNumber::NONE,
             readings: 0,
             gap: Some(GapReason::Restored),
+            class: Class::default(),
+            form: Form::Thin,
+            boot_relative: false,
             sealed_at: wall,
             born: now,
             size: 0,
@@ -151,33 +158,7 @@ impl Buffer {
         }
     }
 
-    /// The oldest data whose going makes room.
-    fn oldest_data(&self) -> Option<Place> {
-        let memory_only = self.disk.failed;
-        self.epochs.iter().find_map(|shelf| {
-            let fronts = [Lane::Live, Lane::Backlog].map(|lane| {
-                let data = shelf
-                    .lane(lane)
-                    .entries
-                    .iter()
-                    .find(|entry| entry.gap.is_none() && !(memory_only && entry.is_safe()))?;
-                let place = Place {
-                    epoch: shelf.epoch,
-                    lane,
-                    from: data.from,
-                    to: data.to,
-                };
-                Some((data.sealed_at, place))
-            });
-            let oldest = fronts
-                .into_iter()
-                .flatten()
-                .min_by_key(|(sealed_at, _)| *sealed_at);
-            oldest.map(|(_, place)| place)
-        })
-    }
-
-    fn drop_batch(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
+    pub(super) fn drop_batch(&mut self, place: Place, reason: GapReason, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
         let mut held = self.held;
         let Some(shelf) = self.lane_mut(place.epoch, place.lane) else {
@@ -195,7 +176,11 @@ impl Buffer {
         if !lost.is_safe() {
             held.readings_unsafe -= lost.readings;
         }
-        settled.readings_lost = lost.readings;
+        let class = usize::from(lost.class.0);
+        match reason {
+            GapReason::Thinned => settled.readings_thinned = lost.readings,
+            _ => settled.readings_lost = lost.readings,
+        }
         settled.lost.append(&mut lost.waiters);
         // Names that were acked are counted no more.
         let unacked = lost.to > shelf.acked.last;
@@ -207,6 +192,7 @@ impl Buffer {
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
+            boot_relative: false,
             size: 0,
             ram: None,
             disk: OnDisk::No,
@@ -232,10 +218,16 @@ impl Buffer {
             settled.gap_records = 1;
         }
         self.held = held;
+        match reason {
+            GapReason::Thinned => self.counts[class].thinned += settled.readings_thinned,
+            GapReason::Overflow => self.counts[class].dropped += settled.readings_lost,
+            _ => {}
+        }
         for sealed_at in gone {
             self.uncount(sealed_at);
         }
         self.put_gap(place.epoch, place.lane, position, gap, wall);
+        self.clock_lost(place);
         settled
     }
 
@@ -250,6 +242,7 @@ impl Buffer {
             names_needed: BatchNumber::NONE,
             sealed_at: wall,
             complete_below,
+            boot_relative: false,
         };
         let body = Body::Gap(Gap {
             from: gap.from,
@@ -281,6 +274,7 @@ impl Settled {
         self.batches_acked += other.batches_acked;
         self.readings_acked += other.readings_acked;
         self.readings_lost += other.readings_lost;
+        self.readings_thinned += other.readings_thinned;
         self.gap_records += other.gap_records;
     }
 }

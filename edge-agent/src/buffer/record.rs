@@ -1,10 +1,11 @@
-//! The buffer's records in the journal, version 1.
+//! The buffer's records in the journal.
 //!
 //! ```text
 //! kind 1, a batch or gap record   head.group = lane, head.number = its number
-//!     version u8 = 1, readings varint, then the bytes as they are sent
+//!     version u8 = 1, readings varint, then the bytes as they are sent: of class 0, not thin
+//!     version u8 = 2, form u8 (bits 0 to 2 class, bit 7 thin), then the same
 //! kind 2, where an epoch stands   head.number = 0
-//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, then for each lane: last varint, digest 8
+//!     version u8 = 1, epoch u64, order varint, ended cleanly u8, boot 16, then for each lane: last varint, digest 8
 //! ```
 //! Numbers are big-endian. A later record replaces what an earlier one says of the same numbers or
 //! epoch.
@@ -16,9 +17,25 @@ use shared::limits::COUNT_MAX;
 use shared::verdict::Position;
 use shared::wire::{Reader, WireError, put_varint};
 
+use crate::clock::BootId;
+use crate::handed::Class;
+
 pub(super) const KIND_BATCH: u8 = 1;
 pub(super) const KIND_EPOCH: u8 = 2;
 const VERSION: u8 = 1;
+/// Of a batch that has something to say of its form.
+const VERSION_FORM: u8 = 2;
+const CLASS_BITS: u8 = 0x07;
+const THIN_BIT: u8 = 0x80;
+
+/// What stands before the bytes of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchRecord {
+    pub(super) readings: u64,
+    pub(super) class: Class,
+    /// It is not thinned any more.
+    pub(super) thin: bool,
+}
 
 /// Where an epoch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +44,8 @@ pub(super) struct EpochRecord {
     /// Epochs of this buffer are ordered by it.
     pub(super) order: u64,
     pub(super) ended_cleanly: bool,
+    /// The boot of the machine in which it began.
+    pub(super) boot: BootId,
     /// By `Lane as usize`: what the cluster is known to have.
     pub(super) acked: [Position; 3],
 }
@@ -47,23 +66,41 @@ pub(super) fn epoch_head() -> RecordHead {
     }
 }
 
-pub(super) fn encode_batch(readings: u64, bytes: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(bytes.len() + 11);
-    out.push(VERSION);
-    put_varint(&mut out, readings);
+pub(super) fn encode_batch(record: &BatchRecord, bytes: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(bytes.len() + 12);
+    let thin = if record.thin { THIN_BIT } else { 0 };
+    let form = thin | (record.class.0 & CLASS_BITS);
+    if form == 0 {
+        out.push(VERSION);
+    } else {
+        out.extend([VERSION_FORM, form]);
+    }
+    put_varint(&mut out, record.readings);
     out.extend_from_slice(bytes);
     out.into()
 }
 
-/// The readings, and where in the payload the bytes begin.
-pub(super) fn decode_batch(payload: &[u8]) -> Result<(u64, usize), WireError> {
+/// What is said of a batch, and where in the payload its bytes begin.
+pub(super) fn decode_batch(payload: &[u8]) -> Result<(BatchRecord, usize), WireError> {
     let mut reader = Reader::new(payload);
-    check_version(&mut reader)?;
+    let form = match reader.byte()? {
+        VERSION => 0,
+        VERSION_FORM => reader.byte()?,
+        _ => return Err(WireError::Malformed("a record of another version")),
+    };
+    if form & !(CLASS_BITS | THIN_BIT) != 0 {
+        return Err(WireError::Malformed("a batch of unknown form"));
+    }
     let readings = reader.varint()?;
     if readings > COUNT_MAX {
         return Err(WireError::Limit("readings of a batch"));
     }
-    Ok((readings, payload.len() - reader.remaining()))
+    let record = BatchRecord {
+        readings,
+        class: Class(form & CLASS_BITS),
+        thin: form & THIN_BIT != 0,
+    };
+    Ok((record, payload.len() - reader.remaining()))
 }
 
 pub(super) fn encode_epoch(record: &EpochRecord) -> Bytes {
@@ -71,6 +108,7 @@ pub(super) fn encode_epoch(record: &EpochRecord) -> Bytes {
     out.extend_from_slice(&record.epoch.0.to_be_bytes());
     put_varint(&mut out, record.order);
     out.push(u8::from(record.ended_cleanly));
+    out.extend_from_slice(&record.boot.0);
     for position in &record.acked {
         put_varint(&mut out, position.last.0);
         out.extend_from_slice(&position.digest.0);
@@ -91,6 +129,7 @@ pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
         1 => true,
         _ => return Err(WireError::Malformed("neither ended cleanly nor not")),
     };
+    let boot = BootId(reader.array()?);
     let mut acked = [Position::default(); 3];
     for position in &mut acked {
         position.last = BatchNumber(reader.varint()?);
@@ -100,6 +139,7 @@ pub(super) fn decode_epoch(payload: &[u8]) -> Result<EpochRecord, WireError> {
         epoch,
         order,
         ended_cleanly,
+        boot,
         acked,
     })
 }
@@ -118,13 +158,22 @@ mod tests {
 
     #[test]
     fn records_are_read_back() {
-        let payload = encode_batch(300, b"batch");
-        let (readings, at) = decode_batch(&payload).unwrap();
-        assert_eq!((readings, &payload[at..]), (300, b"batch".as_slice()));
+        for (class, thin, version) in [(0, false, 1), (7, false, 2), (0, true, 2), (3, true, 2)] {
+            let record = BatchRecord {
+                readings: 300,
+                class: Class(class),
+                thin,
+            };
+            let payload = encode_batch(&record, b"batch");
+            assert_eq!(payload[0], version);
+            let (read, at) = decode_batch(&payload).unwrap();
+            assert_eq!((read, &payload[at..]), (record, b"batch".as_slice()));
+        }
         let record = EpochRecord {
             epoch: Epoch(7),
             order: 300,
             ended_cleanly: true,
+            boot: BootId([9; 16]),
             acked: [1_u8, 2, 200].map(|last| Position {
                 last: BatchNumber(u64::from(last)),
                 digest: Digest([last; 8]),
@@ -135,6 +184,8 @@ mod tests {
         for end in 0..payload.len() {
             assert!(decode_epoch(&payload[..end]).is_err());
         }
-        assert!(decode_batch(&[2, 0]).is_err());
+        assert!(decode_batch(&[3, 0]).is_err());
+        assert!(decode_batch(&[2, 0x08, 0]).is_err());
+        assert!(decode_batch(&[2, 0x01]).is_err());
     }
 }

@@ -2,18 +2,24 @@
 //!
 //! Invariants of what was written, which this relies on: a lane is written in number order and
 //! after the names it needs; a batch that was not written before its successor was acked before it.
+//! Where records are damaged, nobody knows that of a hole: a gap record covers it. If the cluster
+//! has the numbers it says so, and nothing is lost by it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use journal::{JournalError, Position as DiskPosition, RecordHead};
-use shared::batch::{Body, Kind, decode, digest, read_header};
-use shared::id::{BatchNumber, Epoch, Lane};
+use shared::batch::{Body, Gap, GapReason, Header, Kind, decode, digest, encode, read_header};
+use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
 
 use super::EpochShelf;
-use super::lane::{Entry, LaneShelf, OnDisk};
+use super::early::Early;
+use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
+use crate::clock::BootId;
+use crate::handed::Class;
 
 /// Collects records in journal order.
 #[derive(Debug, Default)]
@@ -21,15 +27,18 @@ pub struct Recovery {
     epochs: Vec<Recovered>,
     /// The record of the newest epoch.
     last: Option<EpochRecord>,
+    damaged: bool,
 }
 
 #[derive(Debug)]
 struct Recovered {
     epoch: Epoch,
     order: u64,
+    boot: BootId,
     acked: [Position; 3],
     /// By the last number covered.
     lanes: [BTreeMap<u64, Entry>; 3],
+    early: Early,
 }
 
 impl Recovery {
@@ -61,8 +70,10 @@ impl Recovery {
             self.epochs.push(Recovered {
                 epoch,
                 order: 0,
+                boot: BootId::default(),
                 acked: [Position::default(); 3],
                 lanes: Default::default(),
+                early: Early::default(),
             });
             self.epochs.len() - 1
         });
@@ -77,13 +88,14 @@ impl Recovery {
             }
         }
         known.order = record.order;
+        known.boot = record.boot;
         if self.last.is_none_or(|last| last.order <= record.order) {
             self.last = Some(*record);
         }
     }
 
     fn batch(&mut self, position: DiskPosition, payload: &[u8]) -> Result<(), String> {
-        let (readings, at) = decode_batch(payload).map_err(|error| error.to_string())?;
+        let (record, at) = decode_batch(payload).map_err(|error| error.to_string())?;
         let bytes = &payload[at..];
         let (header, kind) = read_header(bytes).map_err(|error| error.to_string())?;
         let mut entry = Entry {
@@ -92,8 +104,11 @@ impl Recovery {
             previous: header.previous,
             digest: digest(header.previous, bytes),
             names_needed: header.names_needed,
-            readings,
+            readings: record.readings,
             gap: None,
+            class: record.class,
+            form: if record.thin { Form::Thin } else { Form::Whole },
+            boot_relative: header.boot_relative,
             sealed_at: header.sealed_at,
             born: Duration::ZERO,
             size: bytes.len(),
@@ -111,7 +126,19 @@ impl Recovery {
                 entry.sealed_at = header.sealed_at.min(header.complete_below);
             }
         }
-        let lane = &mut self.epoch(header.epoch).lanes[header.lane as usize];
+        let epoch = self.epoch(header.epoch);
+        match kind {
+            Kind::Clock => epoch.early.has_clock(header.number),
+            Kind::Data if header.boot_relative => {
+                let batch = decode(bytes).map_err(|error| error.to_string())?;
+                epoch.early.holds(&batch.body);
+            }
+            Kind::Gap if header.lane == Lane::Names => {
+                epoch.early.lost(entry.from..=entry.to);
+            }
+            Kind::Hello | Kind::Names | Kind::Data | Kind::Gap => {}
+        }
+        let lane = &mut epoch.lanes[header.lane as usize];
         let replaced: Vec<u64> = lane
             .range(entry.from.0..=entry.to.0)
             .map(|(to, _)| *to)
@@ -123,6 +150,11 @@ impl Recovery {
         Ok(())
     }
 
+    /// Some of the records are damaged: numbers that are missing may be lost.
+    pub fn damaged(&mut self) {
+        self.damaged = true;
+    }
+
     /// What is held cannot be used: only which epoch was the last is kept of it, and that it did not
     /// end cleanly. If nothing told of one it is called 0, so that the loss is told all the same.
     #[must_use]
@@ -131,6 +163,7 @@ impl Recovery {
             epoch: Epoch(0),
             order: 0,
             ended_cleanly: false,
+            boot: BootId::default(),
             acked: [Position::default(); 3],
         };
         Recovery {
@@ -139,6 +172,7 @@ impl Recovery {
                 ended_cleanly: false,
                 ..self.last.unwrap_or(unknown)
             }),
+            damaged: true,
         }
     }
 
@@ -147,9 +181,11 @@ impl Recovery {
         self.last.is_none()
     }
 
-    /// The epoch before, if known, and whether it ended cleanly.
+    /// The epoch before, if known, and whether it ended cleanly: not if its last records may be
+    /// the damaged ones.
     pub(super) fn last(&self) -> Option<(Epoch, bool)> {
-        self.last.map(|last| (last.epoch, last.ended_cleanly))
+        let clean = |last: EpochRecord| last.ended_cleanly && !self.damaged;
+        self.last.map(|last| (last.epoch, clean(last)))
     }
 
     /// Epochs that began so far.
@@ -160,17 +196,27 @@ impl Recovery {
     /// The epochs with something left to send, oldest first.
     pub(super) fn into_shelves(mut self) -> Vec<EpochShelf> {
         self.epochs.sort_by_key(|one| one.order);
+        let damaged = self.damaged;
         let shelves = self.epochs.into_iter().map(|one| {
-            let mut lanes = one.lanes.into_iter().zip(one.acked).enumerate();
+            let epoch = one.epoch;
+            let mut lanes = one.lanes.into_iter().zip(one.acked).zip(Lane::ALL);
             let mut next = || {
-                let (nth, (entries, acked)) = lanes.next().expect("three lanes");
-                shelf(entries, acked, nth == Lane::Names as usize)
+                let ((entries, acked), lane) = lanes.next().expect("three lanes");
+                if damaged {
+                    damaged_shelf((epoch, lane), entries, acked)
+                } else {
+                    shelf(entries, acked, lane == Lane::Names)
+                }
             };
-            EpochShelf {
-                epoch: one.epoch,
+            let mut shelf = EpochShelf {
+                epoch,
                 order: one.order,
+                boot: one.boot,
                 lanes: [next(), next(), next()],
-            }
+                early: one.early,
+            };
+            shelf.find_clock();
+            shelf
         });
         shelves.filter(|shelf| !shelf.is_drained()).collect()
     }
@@ -212,4 +258,90 @@ fn shelf(entries: BTreeMap<u64, Entry>, acked: Position, is_names: bool) -> Lane
         };
     }
     shelf
+}
+
+/// As [`shelf`], where records are damaged: a gap record covers each hole above `acked`.
+fn damaged_shelf(
+    stream: (Epoch, Lane),
+    entries: BTreeMap<u64, Entry>,
+    acked: Position,
+) -> LaneShelf {
+    let mut shelf = LaneShelf {
+        acked,
+        sealed: acked,
+        ..LaneShelf::default()
+    };
+    let mut before = Position::default();
+    for (_, entry) in entries {
+        let known = if acked.last > before.last {
+            acked
+        } else {
+            before
+        };
+        if let Some(hole) = hole(stream, known, &entry) {
+            shelf.unwritten += 1;
+            shelf.entries.push_back(hole);
+        }
+        before = Position {
+            last: entry.to,
+            digest: entry.digest,
+        };
+        let last = shelf.entries.back();
+        if last.is_some_and(|last| last.to.next() != entry.from) {
+            // A hole below `acked`: what stands before it is not needed.
+            shelf.entries.clear();
+        }
+        if entry.to > acked.last || stream.1 == Lane::Names {
+            shelf.entries.push_back(entry);
+        }
+    }
+    if before.last > acked.last {
+        shelf.sealed = before;
+    }
+    shelf
+}
+
+/// What covers the numbers between a known one and an entry.
+fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<Entry> {
+    let (from, to) = (known.last.next(), BatchNumber(above.from.0 - 1));
+    if from > to {
+        return None;
+    }
+    let header = Header {
+        epoch,
+        lane,
+        number: to,
+        previous: known.digest,
+        names_needed: BatchNumber::NONE,
+        sealed_at: above.sealed_at,
+        // Since when something is missing is not known.
+        complete_below: TimeNs(0),
+        boot_relative: false,
+    };
+    let body = Body::Gap(Gap {
+        from,
+        readings: 0,
+        reason: GapReason::Damaged,
+        digest_to: above.previous,
+    });
+    let bytes = encode(&header, &body).expect("a gap record is within every limit");
+    Some(Entry {
+        from,
+        to,
+        previous: known.digest,
+        digest: above.previous,
+        names_needed: BatchNumber::NONE,
+        readings: 0,
+        gap: Some(GapReason::Damaged),
+        class: Class::default(),
+        form: Form::Thin,
+        boot_relative: false,
+        sealed_at: TimeNs(0),
+        born: Duration::ZERO,
+        size: bytes.len(),
+        ram: Some(Bytes::from(bytes)),
+        disk: OnDisk::No,
+        urgent: true,
+        waiters: Vec::new(),
+    })
 }

@@ -8,8 +8,10 @@ use serde::Deserialize;
 use shared::id::AgentId;
 use shared::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 
+use super::classes::{self, ClassTable};
 use super::intakes::IntakeTables;
 use super::{Batch, Buffer, Config, Uplink, Window};
+use crate::window::Hours;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +22,8 @@ pub(super) struct ConfigFile {
     batch: BatchTable,
     #[serde(default)]
     buffer: BufferTable,
+    #[serde(default)]
+    class: Vec<ClassTable>,
     #[serde(default)]
     window: WindowTable,
     health: Option<HealthTable>,
@@ -44,6 +48,10 @@ struct UplinkTable {
     key: PathBuf,
     #[serde(default = "keep_alive_seconds")]
     keep_alive_seconds: u64,
+    #[serde(default)]
+    bytes_per_second_max: u64,
+    #[serde(default)]
+    backlog_hours: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -100,8 +108,8 @@ fn keep_alive_seconds() -> u64 {
 impl Default for BatchTable {
     fn default() -> Self {
         Self {
-            rows_max: 5_000,
-            bytes_max: 256 << 10,
+            rows_max: 4_000,
+            bytes_max: 16 << 10,
             linger_ms: 1_000,
         }
     }
@@ -110,9 +118,9 @@ impl Default for BatchTable {
 impl Default for BufferTable {
     fn default() -> Self {
         Self {
-            bytes_max: 1 << 30,
+            bytes_max: 64 << 20,
             ram_bytes_max: 8 << 20,
-            max_unsafe_ms: 1_000,
+            max_unsafe_ms: 10_000,
         }
     }
 }
@@ -122,7 +130,7 @@ impl Default for WindowTable {
         Self {
             batches_max: 16,
             bytes_max: 2 << 20,
-            backlog_share_percent: 50,
+            backlog_share_percent: 20,
         }
     }
 }
@@ -151,16 +159,20 @@ impl ConfigFile {
             );
             return Err(bad("batch", "bytes_max", batch.bytes_max, allowed));
         }
-        let (host, lines, replays) = self.intake.resolve(folder)?;
+        let classes = classes::resolve(self.class)?;
+        let agent_health = self.intake.agent_health(&classes)?;
+        let (host, lines, replays) = self.intake.resolve(folder, &classes)?;
         Ok(Config {
             agent,
             data_dir: folder.join(self.agent.data_dir),
             uplink: self.uplink.resolve(folder)?,
             batch,
             buffer,
+            classes,
             window: self.window.resolve()?,
             health,
             ledger: self.ledger.map(|table| folder.join(table.file)),
+            agent_health,
             host,
             lines,
             replays,
@@ -184,12 +196,22 @@ impl UplinkTable {
             1,
             3_600,
         )?;
+        let cap = self.bytes_per_second_max;
+        if cap != 0 {
+            range("uplink", "bytes_per_second_max", cap, 256, 1 << 40)?;
+        }
+        let backlog_hours = Hours::parse(&self.backlog_hours).map_err(|span| {
+            let allowed = "write spans of the day in UTC, like \"22:00-06:00\"; none is always";
+            bad("uplink", "backlog_hours", quoted(span), allowed)
+        })?;
         Ok(Uplink {
             servers: self.servers,
             ca: folder.join(self.ca),
             cert: folder.join(self.cert),
             key: folder.join(self.key),
             keep_alive: Duration::from_secs(keep_alive),
+            bytes_per_second_max: cap,
+            backlog_hours,
         })
     }
 }

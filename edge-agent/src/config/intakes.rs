@@ -8,12 +8,15 @@ use serde::Deserialize;
 use shared::limits::{LINE_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX};
 use shared::payload::line::{DEVICE_KEY, Precision};
 
+use super::classes::named;
 use super::file::{Located, bad, is_host_port, quoted, range, size};
-use super::{Csv, Host, Line, Listen, Replay, ReplayFormat};
+use super::{AgentHealth, Csv, Host, Line, Listen, Replay, ReplayFormat};
+use crate::buffer::Classes;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct IntakeTables {
+    health: AgentHealthTable,
     host: Option<HostTable>,
     line: Vec<LineTable>,
     replay: Vec<ReplayTable>,
@@ -21,9 +24,18 @@ pub(super) struct IntakeTables {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct AgentHealthTable {
+    enabled: bool,
+    interval_ms: u64,
+    class: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct HostTable {
     enabled: bool,
     interval_ms: u64,
+    class: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +52,7 @@ struct LineTable {
     connections_max: u64,
     #[serde(default = "line_bytes_max")]
     line_bytes_max: u64,
+    class: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +75,7 @@ struct ReplayTable {
     tags: Vec<String>,
     #[serde(default)]
     texts: Vec<String>,
+    class: Option<String>,
 }
 
 type Intakes = (Option<Host>, Vec<Line>, Vec<Replay>);
@@ -90,17 +104,44 @@ fn speed() -> f64 {
     1.0
 }
 
+impl Default for AgentHealthTable {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval_ms: 10_000,
+            class: None,
+        }
+    }
+}
+
 impl Default for HostTable {
     fn default() -> Self {
         Self {
             enabled: true,
             interval_ms: 1_000,
+            class: None,
         }
     }
 }
 
 impl IntakeTables {
-    pub(super) fn resolve(self, folder: &Path) -> Result<Intakes, Located> {
+    /// On unless switched off: who looks after many agents sees them all in one table.
+    pub(super) fn agent_health(&self, classes: &Classes) -> Result<Option<AgentHealth>, Located> {
+        let interval = range(
+            "intake.health",
+            "interval_ms",
+            self.health.interval_ms,
+            100,
+            86_400_000,
+        )?;
+        let class = named(classes, "intake.health", self.health.class.as_deref())?;
+        Ok(self.health.enabled.then_some(AgentHealth {
+            interval: Duration::from_millis(interval),
+            class,
+        }))
+    }
+
+    pub(super) fn resolve(self, folder: &Path, classes: &Classes) -> Result<Intakes, Located> {
         let host = self.host.unwrap_or(HostTable {
             enabled: false,
             ..HostTable::default()
@@ -112,13 +153,15 @@ impl IntakeTables {
             10,
             86_400_000,
         )?;
+        let class = named(classes, "intake.host", host.class.as_deref())?;
         let host = host.enabled.then_some(Host {
             interval: Duration::from_millis(interval),
+            class,
         });
         let mut lines: Vec<Line> = Vec::new();
         for (nth, table) in self.line.into_iter().enumerate() {
             let line = table
-                .resolve(folder)
+                .resolve(folder, classes)
                 .map_err(|bad| Located { nth, ..bad })?;
             if lines.iter().any(|other| other.listen == line.listen) {
                 let allowed = "another [[intake.line]] listens there already";
@@ -136,7 +179,7 @@ impl IntakeTables {
         let mut replays = Vec::new();
         for (nth, table) in self.replay.into_iter().enumerate() {
             let replay = table
-                .resolve(folder)
+                .resolve(folder, classes)
                 .map_err(|bad| Located { nth, ..bad })?;
             if !names.insert(replay.file.file_name().map(ToOwned::to_owned)) {
                 let allowed = "the position of a replay is kept under the name of its file: \
@@ -152,7 +195,7 @@ impl IntakeTables {
 }
 
 impl LineTable {
-    fn resolve(self, folder: &Path) -> Result<Line, Located> {
+    fn resolve(self, folder: &Path, classes: &Classes) -> Result<Line, Located> {
         const TABLE: &str = "intake.line";
         let listen = listen(&self.listen, folder).ok_or_else(|| {
             let allowed = "write \"tcp://host:port\", \"unix://path\" or \"stdin\"";
@@ -174,12 +217,13 @@ impl LineTable {
             device_key: self.device_key,
             connections_max: size(connections),
             line_bytes_max: size(bytes),
+            class: named(classes, TABLE, self.class.as_deref())?,
         })
     }
 }
 
 impl ReplayTable {
-    fn resolve(self, folder: &Path) -> Result<Replay, Located> {
+    fn resolve(self, folder: &Path, classes: &Classes) -> Result<Replay, Located> {
         const TABLE: &str = "intake.replay";
         if self.file.file_name().is_none() {
             let shown = quoted(&self.file.display().to_string());
@@ -219,6 +263,7 @@ impl ReplayTable {
             format,
             speed: self.speed,
             precision,
+            class: named(classes, TABLE, self.class.as_deref())?,
         })
     }
 }

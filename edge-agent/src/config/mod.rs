@@ -1,10 +1,11 @@
 //! The configuration of one agent: read once, checked as a whole, then trusted.
 //!
-//! `file.rs` is the TOML as the operator writes it, `intakes.rs` its part about sources; this is
-//! what the stages get: paths resolved against the folder of the file, durations with their type,
+//! `file.rs` is the TOML as the operator writes it, `classes.rs` and `intakes.rs` its parts about
+//! priorities and sources; this is what the stages get: paths resolved against the folder of the file, durations with their type,
 //! relations checked.
 
 mod file;
+mod classes;
 mod intakes;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use std::time::Duration;
 use shared::id::AgentId;
 use shared::payload::line::Precision;
 
+use crate::buffer::Classes;
+use crate::handed::Class;
+use crate::window::Hours;
 use file::{ConfigFile, Located};
 
 /// Everything one agent is told by its operator.
@@ -25,11 +29,15 @@ pub struct Config {
     pub uplink: Uplink,
     pub batch: Batch,
     pub buffer: Buffer,
+    /// Whose readings go first when the buffer is full.
+    pub classes: Classes,
     pub window: Window,
     /// `host:port` of a loopback address for `/status` and `/metrics`; none if absent.
     pub health: Option<String>,
     /// Where every kept reading is written as line protocol; nowhere if absent.
     pub ledger: Option<PathBuf>,
+    /// Readings of the agent itself; none if switched off.
+    pub agent_health: Option<AgentHealth>,
     pub host: Option<Host>,
     pub lines: Vec<Line>,
     pub replays: Vec<Replay>,
@@ -44,7 +52,12 @@ pub struct Uplink {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// On a link that needs longer for a batch, a session asks for more.
     pub keep_alive: Duration,
+    /// Of batches, live ones and repeats included; 0: no cap.
+    pub bytes_per_second_max: u64,
+    /// When backlog and older epochs are sent.
+    pub backlog_hours: Hours,
 }
 
 /// When a batch is sealed: whichever comes first.
@@ -79,6 +92,14 @@ pub struct Window {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     pub interval: Duration,
+    pub class: Class,
+}
+
+/// Readings of the agent itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentHealth {
+    pub interval: Duration,
+    pub class: Class,
 }
 
 /// Influx line protocol.
@@ -94,6 +115,7 @@ pub struct Line {
     pub connections_max: usize,
     /// A longer line is refused.
     pub line_bytes_max: usize,
+    pub class: Class,
 }
 
 /// Where lines come from.
@@ -116,6 +138,7 @@ pub struct Replay {
     pub speed: f64,
     /// The unit of its times.
     pub precision: Precision,
+    pub class: Class,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

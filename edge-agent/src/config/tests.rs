@@ -1,4 +1,7 @@
+use shared::id::TimeNs;
+
 use super::*;
+use crate::buffer::{ClassRule, Overflow};
 
 const SMALL: &str = r#"
 [agent]
@@ -35,6 +38,35 @@ fn paths_resolve_against_the_file_and_the_rest_has_defaults() {
         (None, None, None)
     );
     assert!(config.lines.is_empty() && config.replays.is_empty());
+    let uplink = config.uplink;
+    let unbound = (uplink.bytes_per_second_max, uplink.backlog_hours);
+    assert_eq!(unbound, (0, Hours::ALWAYS));
+}
+
+#[test]
+fn a_metered_link_has_a_cap_and_hours() {
+    let more = "bytes_per_second_max = 2000\nbacklog_hours = [\"22:00-06:00\"]\n";
+    let uplink = check(more).unwrap().uplink;
+    assert_eq!(uplink.bytes_per_second_max, 2_000);
+    let noon = TimeNs(12 * 3_600 * 1_000_000_000);
+    assert!(uplink.backlog_hours.contains(TimeNs(0)) && !uplink.backlog_hours.contains(noon));
+    for (more, start, part) in [
+        (
+            "bytes_per_second_max = 3\n",
+            ":11: `uplink.bytes_per_second_max`",
+            "256",
+        ),
+        (
+            "backlog_hours = [\"22-06\"]\n",
+            ":11: `uplink.backlog_hours` = \"22-06\"",
+            "UTC",
+        ),
+    ] {
+        let error = check(more).unwrap_err();
+        let start = format!("/etc/tributary/agent.toml{start}");
+        assert!(error.starts_with(&start), "{start}: {error}");
+        assert!(error.contains(part), "{part} in {error}");
+    }
 }
 
 #[test]
@@ -81,9 +113,59 @@ file = "recorded.lp"
 }
 
 #[test]
+fn classes_are_read_in_order_and_intakes_name_theirs() {
+    let more = r#"
+[[class]]
+name = "alarms"
+overflow = "reject"
+[[class]]
+name = "trend"
+overflow = "thin"
+[[class]]
+name = "debug"
+[intake.host]
+class = "debug"
+[[intake.line]]
+listen = "stdin"
+[[intake.replay]]
+file = "trucks.csv"
+class = "trend"
+"#;
+    let config = check(more).unwrap();
+    let rule = |name: &str, overflow| ClassRule {
+        name: name.to_owned(),
+        overflow,
+    };
+    let rules = vec![
+        rule("alarms", Overflow::Reject),
+        rule("trend", Overflow::Thin),
+        rule("debug", Overflow::DropOldest),
+    ];
+    assert_eq!(Some(config.classes), Classes::new(rules));
+    assert_eq!(config.host.unwrap().class, Class(2));
+    assert_eq!(config.lines[0].class, Class(0), "the first one by default");
+    assert_eq!(config.replays[0].class, Class(1));
+    assert_eq!(check("").unwrap().classes, Classes::default());
+    let nine: String = (0..9)
+        .map(|nth| format!("[[class]]\nname = \"c{nth}\"\n"))
+        .collect();
+    let error = check(&nine).unwrap_err();
+    assert!(error.contains("may be 8 classes"), "{error}");
+}
+
+#[test]
 fn a_disabled_host_intake_is_none() {
     let config = check("[intake.host]\nenabled = false\ninterval_ms = 1000\n").unwrap();
     assert_eq!(config.host, None);
+}
+
+#[test]
+fn the_agent_tells_of_itself_unless_told_not_to() {
+    let interval = |more: &str| check(more).unwrap().agent_health.map(|own| own.interval);
+    assert_eq!(interval(""), Some(Duration::from_secs(10)));
+    let quicker = "[intake.health]\ninterval_ms = 500\n";
+    assert_eq!(interval(quicker), Some(Duration::from_millis(500)));
+    assert_eq!(interval("[intake.health]\nenabled = false\n"), None);
 }
 
 #[test]
@@ -156,6 +238,32 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
 }
 
 #[test]
+fn a_bad_class_is_told_the_same_way() {
+    for (more, start, part) in [
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"b\"\noverflow = \"keep\"\n",
+            ":15: `class.overflow`",
+            "\"reject\"",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"a\"\n",
+            ":14: `class.name`",
+            "already",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[intake.host]\nclass = \"c\"\n",
+            ":14: `intake.host.class`",
+            "there are: a",
+        ),
+    ] {
+        let error = check(more).unwrap_err();
+        let start = format!("/etc/tributary/agent.toml{start}");
+        assert!(error.starts_with(&start), "{start}: {error}");
+        assert!(error.contains(part), "{part} in {error}");
+    }
+}
+
+#[test]
 fn the_example_in_the_repository_is_good_and_shows_the_defaults() {
     let text = include_str!("../../../deploy/config/agent.toml");
     let config = check_text(text).unwrap();
@@ -177,5 +285,6 @@ fn the_example_in_the_repository_is_good_and_shows_the_defaults() {
     assert_eq!(opened.buffer, config.buffer);
     assert_eq!(opened.window, config.window);
     assert_eq!(opened.lines, config.lines);
+    assert_eq!(opened.agent_health, config.agent_health);
     assert!(opened.health.is_some() && opened.replays.len() == 1);
 }

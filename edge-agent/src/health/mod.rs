@@ -1,10 +1,15 @@
-//! The agent's account of itself over HTTP, on a loopback address: `/status` for programs and
-//! people, `/metrics` for Prometheus.
+//! The agent's account of itself over HTTP, on a loopback address: `/` for people, `/status` for
+//! programs, `/metrics` for Prometheus.
 //!
-//! By hand, because two pages of numbers need no framework: one request a connection, bounded in
-//! bytes, time and connections. `page` writes what is answered.
+//! By hand, because three pages of numbers need no framework: one request a connection, bounded in
+//! bytes, time and connections. `page` writes what is answered, `html` the one for people; `alarm`
+//! says what somebody should look at.
 
+mod alarm;
+mod html;
 mod page;
+
+pub(crate) use alarm::alarms;
 
 use std::io;
 use std::sync::Arc;
@@ -15,8 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::clock::Stamper;
 use crate::intake::Account;
-use crate::status::Status;
+use crate::status::{Setup, Status};
 
 /// Bytes of a request.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -47,7 +53,9 @@ pub struct HealthError {
 pub struct Told {
     pub agent: String,
     pub status: watch::Receiver<Status>,
-    pub intakes: Vec<Account>,
+    pub setup: watch::Receiver<Setup>,
+    pub intakes: watch::Receiver<Vec<Account>>,
+    pub clock: Stamper,
 }
 
 impl Health {
@@ -99,7 +107,8 @@ async fn answer(mut stream: TcpStream, told: &Told) -> io::Result<()> {
         .split(|byte| *byte == b'\r')
         .next()
         .unwrap_or_default();
-    let text = page::answer(&String::from_utf8_lossy(line), told);
+    let now_seconds = told.clock.day().0.div_euclid(1_000_000_000);
+    let text = page::answer(&String::from_utf8_lossy(line), told, now_seconds);
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await
 }
@@ -122,11 +131,18 @@ mod tests {
         let told = Told {
             agent: "gw1".to_owned(),
             status,
-            intakes: vec![Account::new("host")],
+            setup: watch::channel(Setup::default()).1,
+            intakes: watch::channel(vec![Account::new("host")]).1,
+            clock: Stamper::of_this_machine(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(health.run(told));
-        for (path, code) in [("/status", "200"), ("/metrics", "200"), ("/x", "404")] {
+        for (path, code) in [
+            ("/", "200"),
+            ("/status", "200"),
+            ("/metrics", "200"),
+            ("/x", "404"),
+        ] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let request = format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();

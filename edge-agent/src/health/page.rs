@@ -1,19 +1,20 @@
-//! The text of every answer: HTTP, JSON, Prometheus.
+//! The text of every answer: HTTP, JSON, Prometheus. Pure: the time is an argument.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::atomic::Ordering;
 
-use super::Told;
-use crate::intake::Counters;
-use crate::status::Status;
+use super::{Told, alarms, html};
+use crate::buffer::ClassAccount;
+use crate::intake::{Account, Counters};
+use crate::status::{Setup, Status};
 
-const CANNOT_FAIL: &str = "writing to a string cannot fail";
+pub(super) const CANNOT_FAIL: &str = "writing to a string cannot fail";
 
 /// A number's name, where it is found, and what it means. Names that end in `_total` only grow.
-type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
+pub(super) type Number<T> = (&'static str, fn(&T) -> u64, &'static str);
 
 /// Of the keeper.
-const NUMBERS: [Number<Status>; 22] = [
+pub(super) const NUMBERS: &[Number<Status>] = &[
     (
         "pending_readings",
         |status| status.pending_readings,
@@ -70,6 +71,11 @@ const NUMBERS: [Number<Status>; 22] = [
         "Bytes that the buffer may take",
     ),
     (
+        "buffer_bytes_reserved",
+        |status| status.buffer_bytes_reserved,
+        "Bytes that stand on the disk for the buffer, used or not",
+    ),
+    (
         "journal_bytes_written_total",
         |status| status.journal_bytes_written_total,
         "Bytes written to the buffer",
@@ -90,6 +96,11 @@ const NUMBERS: [Number<Status>; 22] = [
         "Readings lost",
     ),
     (
+        "readings_thinned_total",
+        |status| status.readings_thinned_total,
+        "Readings of which only the sums of their minutes stayed",
+    ),
+    (
         "not_kept_total",
         |status| status.not_kept_total,
         "Readings refused by the agent",
@@ -98,6 +109,11 @@ const NUMBERS: [Number<Status>; 22] = [
         "dead_letters_total",
         |status| status.dead_letters_total,
         "Batches that the cluster refused for ever",
+    ),
+    (
+        "dead_letters_removed_total",
+        |status| status.dead_letters_removed_total,
+        "Refused batches removed to make room for newer ones",
     ),
     (
         "reconnects_total",
@@ -124,10 +140,44 @@ const NUMBERS: [Number<Status>; 22] = [
         |status| status.wire_bytes_total,
         "Bytes of batches sent",
     ),
+    (
+        "clock_quality",
+        |status| status.clock_quality,
+        "Time of day: 0 not known, 1 by the machine's synchronised clock, 2 by the cluster",
+    ),
+    (
+        "clock_steps_total",
+        |status| status.clock_steps_total,
+        "Steps of the machine's clock that were not followed",
+    ),
+];
+
+/// Of what the agent runs with.
+const SETUP_NUMBERS: &[Number<Setup>] = &[
+    (
+        "config_reloads_total",
+        |setup| setup.config_reloads_total,
+        "Configurations taken over while running",
+    ),
+    (
+        "config_reloads_refused_total",
+        |setup| setup.config_reloads_refused_total,
+        "Configurations not taken over: bad ones, or such that need a restart",
+    ),
+    (
+        "certificate_reloads_total",
+        |setup| setup.certificate_reloads_total,
+        "Certificates taken over while running",
+    ),
+    (
+        "certificate_reloads_refused_total",
+        |setup| setup.certificate_reloads_refused_total,
+        "Certificates not taken over",
+    ),
 ];
 
 /// Of one intake.
-const INTAKE_NUMBERS: [Number<Counters>; 5] = [
+pub(super) const INTAKE_NUMBERS: &[Number<Counters>] = &[
     (
         "readings_total",
         |counters| counters.readings.load(Ordering::Relaxed),
@@ -155,16 +205,44 @@ const INTAKE_NUMBERS: [Number<Counters>; 5] = [
     ),
 ];
 
+/// Of one class.
+const CLASS_NUMBERS: [Number<ClassAccount>; 4] = [
+    (
+        "buffer_bytes",
+        |class| class.bytes,
+        "Bytes of batches of a class in the buffer",
+    ),
+    (
+        "dropped_total",
+        |class| class.readings_dropped,
+        "Readings of a class that went because there was no room",
+    ),
+    (
+        "thinned_total",
+        |class| class.readings_thinned,
+        "Readings of a class of which only the sums of their minutes stayed",
+    ),
+    (
+        "refused_total",
+        |class| class.readings_refused,
+        "Readings of a class that were not taken because there was no room",
+    ),
+];
+
 /// The whole HTTP answer to a request that begins with this line.
-pub(super) fn answer(request_line: &str, told: &Told) -> String {
+///
+/// `now_seconds` since 1970.
+pub(super) fn answer(request_line: &str, told: &Told, now_seconds: i64) -> String {
     let mut words = request_line.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let path = path.split('?').next().unwrap_or_default();
+    let view = View::of(told, now_seconds);
     let (code, kind, body) = match (method, path) {
-        ("GET" | "HEAD", "/status") => ("200 OK", "application/json", status(told)),
-        ("GET" | "HEAD", "/metrics") => ("200 OK", "text/plain; version=0.0.4", metrics(told)),
+        ("GET" | "HEAD", "/") => ("200 OK", "text/html; charset=utf-8", html::page(&view)),
+        ("GET" | "HEAD", "/status") => ("200 OK", "application/json", status(&view)),
+        ("GET" | "HEAD", "/metrics") => ("200 OK", "text/plain; version=0.0.4", metrics(&view)),
         ("GET" | "HEAD", _) => {
-            let body = "there are /status and /metrics\n".to_owned();
+            let body = "there are / for people, /status and /metrics\n".to_owned();
             ("404 Not Found", "text/plain", body)
         }
         _ => {
@@ -179,29 +257,73 @@ pub(super) fn answer(request_line: &str, told: &Told) -> String {
     if method == "HEAD" { head } else { head + &body }
 }
 
+/// What there is to tell at one moment.
+pub(super) struct View {
+    pub(super) agent: String,
+    pub(super) status: Status,
+    pub(super) setup: Setup,
+    pub(super) intakes: Vec<Account>,
+    pub(super) alarms: Vec<String>,
+    /// Of the certificate; negative once it has expired.
+    pub(super) expires_seconds: Option<i64>,
+}
+
+impl View {
+    fn of(told: &Told, now_seconds: i64) -> View {
+        let (status, setup) = (told.status.borrow().clone(), told.setup.borrow().clone());
+        View {
+            agent: told.agent.clone(),
+            alarms: alarms(&status, &setup, now_seconds),
+            expires_seconds: setup
+                .certificate_expiry
+                .as_ref()
+                .map(|expiry| expiry.left(now_seconds)),
+            status,
+            setup,
+            intakes: told.intakes.borrow().clone(),
+        }
+    }
+}
+
 /// One JSON object.
-fn status(told: &Told) -> String {
-    let status = told.status.borrow().clone();
+fn status(view: &View) -> String {
+    let status = &view.status;
     let last_error = status.last_error.as_deref();
+    let alarms: Vec<String> = view.alarms.iter().map(|alarm| quoted(alarm)).collect();
+    let expires = view.expires_seconds.map(|seconds| seconds.to_string());
     let mut json = format!(
         "{{\"agent\":{},\"version\":{},\"connected\":{},\"server\":{},\"epoch\":\"{:016x}\",\
-         \"last_error\":{}",
-        quoted(&told.agent),
+         \"alarms\":[{}],\"last_error\":{},\"certificate_expires_seconds\":{}",
+        quoted(&view.agent),
         quoted(env!("CARGO_PKG_VERSION")),
         status.connected,
         quoted(&status.server),
         status.epoch,
-        last_error.map_or("null".to_owned(), quoted)
+        alarms.join(","),
+        last_error.map_or("null".to_owned(), quoted),
+        expires.as_deref().unwrap_or("null"),
     );
-    for (name, value, _) in NUMBERS {
-        write!(json, ",\"{name}\":{}", value(&status)).expect(CANNOT_FAIL);
+    for &(name, value, _) in NUMBERS {
+        write!(json, ",\"{name}\":{}", value(status)).expect(CANNOT_FAIL);
+    }
+    for &(name, value, _) in SETUP_NUMBERS {
+        write!(json, ",\"{name}\":{}", value(&view.setup)).expect(CANNOT_FAIL);
     }
     json.push_str(",\"intakes\":[");
-    for (at, account) in told.intakes.iter().enumerate() {
+    for (at, account) in view.intakes.iter().enumerate() {
         let comma = if at == 0 { "" } else { "," };
         write!(json, "{comma}{{\"name\":{}", quoted(&account.name)).expect(CANNOT_FAIL);
-        for (name, value, _) in INTAKE_NUMBERS {
+        for &(name, value, _) in INTAKE_NUMBERS {
             write!(json, ",\"{name}\":{}", value(&account.counters)).expect(CANNOT_FAIL);
+        }
+        json.push('}');
+    }
+    json.push_str("],\"classes\":[");
+    for (at, class) in status.classes.iter().enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        write!(json, "{comma}{{\"name\":{}", quoted(&class.name)).expect(CANNOT_FAIL);
+        for (name, value, _) in CLASS_NUMBERS {
+            write!(json, ",\"{name}\":{}", value(class)).expect(CANNOT_FAIL);
         }
         json.push('}');
     }
@@ -210,20 +332,27 @@ fn status(told: &Told) -> String {
 }
 
 /// Prometheus text format.
-fn metrics(told: &Told) -> String {
-    let status = told.status.borrow().clone();
+fn metrics(view: &View) -> String {
     let mut text = String::new();
-    head(&mut text, "connected", "1 while a node answers");
-    let connected = u64::from(status.connected);
-    writeln!(text, "tributary_agent_connected {connected}").expect(CANNOT_FAIL);
-    for (name, value, help) in NUMBERS {
-        head(&mut text, name, help);
-        writeln!(text, "tributary_agent_{name} {}", value(&status)).expect(CANNOT_FAIL);
+    let connected = i64::from(view.status.connected);
+    let alarms = i64::try_from(view.alarms.len()).unwrap_or(i64::MAX);
+    sample(&mut text, "connected", "1 while a node answers", connected);
+    let help = "What somebody should look at now; /status says it in words";
+    sample(&mut text, "alarms", help, alarms);
+    if let Some(seconds) = view.expires_seconds {
+        let help = "Seconds until the certificate expires; below 0 it has";
+        sample(&mut text, "certificate_expires_seconds", help, seconds);
     }
-    for (name, value, help) in INTAKE_NUMBERS {
+    for &(name, value, help) in NUMBERS {
+        sample(&mut text, name, help, value(&view.status));
+    }
+    for &(name, value, help) in SETUP_NUMBERS {
+        sample(&mut text, name, help, value(&view.setup));
+    }
+    for &(name, value, help) in INTAKE_NUMBERS {
         let name = format!("intake_{name}");
         head(&mut text, &name, help);
-        for account in &told.intakes {
+        for account in &view.intakes {
             let (intake, value) = (label(&account.name), value(&account.counters));
             writeln!(
                 text,
@@ -232,7 +361,21 @@ fn metrics(told: &Told) -> String {
             .expect(CANNOT_FAIL);
         }
     }
+    for (name, value, help) in CLASS_NUMBERS {
+        let name = format!("class_{name}");
+        head(&mut text, &name, help);
+        for class in &view.status.classes {
+            let (label, value) = (label(&class.name), value(class));
+            writeln!(text, "tributary_agent_{name}{{class=\"{label}\"}} {value}")
+                .expect(CANNOT_FAIL);
+        }
+    }
     text
+}
+
+fn sample(text: &mut String, name: &str, help: &str, value: impl Display) {
+    head(text, name, help);
+    writeln!(text, "tributary_agent_{name} {value}").expect(CANNOT_FAIL);
 }
 
 fn head(text: &mut String, name: &str, help: &str) {
@@ -274,7 +417,7 @@ fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intake::Account;
+    use crate::expiry::Expiry;
     use tokio::sync::watch;
 
     fn told() -> Told {
@@ -283,20 +426,37 @@ mod tests {
             server: "10.0.0.1:8883".to_owned(),
             pending_readings: 7,
             last_error: Some("a \"bad\"\nday".to_owned()),
+            classes: vec![ClassAccount {
+                name: "alarms".to_owned(),
+                bytes: 5,
+                readings_dropped: 0,
+                readings_thinned: 0,
+                readings_refused: 2,
+            }],
             ..Status::default()
+        };
+        let setup = Setup {
+            certificate_expiry: Some(Expiry {
+                at: 1_100 + 90 * 86_400,
+                day: "1970-04-01".to_owned(),
+            }),
+            config_refused: Some("agent.toml:3: <bad>".to_owned()),
+            ..Setup::default()
         };
         let account = Account::new("tcp://127.0.0.1:8094");
         account.counters.refused.store(3, Ordering::Relaxed);
         Told {
             agent: "gw1".to_owned(),
             status: watch::channel(status).1,
-            intakes: vec![Account::new("host"), account],
+            setup: watch::channel(setup).1,
+            intakes: watch::channel(vec![Account::new("host"), account]).1,
+            clock: crate::clock::Stamper::of_this_machine(),
         }
     }
 
     #[test]
     fn status_is_one_json_object() {
-        let answer = answer("GET /status HTTP/1.1", &told());
+        let answer = answer("GET /status HTTP/1.1", &told(), 1_100);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(
@@ -307,22 +467,29 @@ mod tests {
         for part in [
             "\"connected\":true,\"server\":\"10.0.0.1:8883\"",
             "\"pending_readings\":7,",
+            "\"alarms\":[\"the new configuration is not used",
+            "\"certificate_expires_seconds\":7776000,",
             "\"last_error\":\"a \\\"bad\\\"\\u000aday\"",
             "{\"name\":\"tcp://127.0.0.1:8094\",\"readings_total\":0,\"refused_total\":3,",
         ] {
             assert!(body.contains(part), "{part} in {body}");
         }
-        assert!(body.ends_with("\"connections\":0}]}\n"), "{body}");
+        let end = "\"connections\":0}],\"classes\":[{\"name\":\"alarms\",\"buffer_bytes\":5,\
+                   \"dropped_total\":0,\"thinned_total\":0,\"refused_total\":2}]}\n";
+        assert!(body.ends_with(end), "{body}");
     }
 
     #[test]
     fn metrics_are_one_sample_a_line_and_each_has_its_type() {
-        let answer = answer("GET /metrics?x=1 HTTP/1.1", &told());
+        let answer = answer("GET /metrics?x=1 HTTP/1.1", &told(), 1_100);
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         for part in [
             "# TYPE tributary_agent_readings_total counter\ntributary_agent_readings_total 0\n",
             "# TYPE tributary_agent_pending_readings gauge\ntributary_agent_pending_readings 7\n",
+            "tributary_agent_alarms 1\n",
+            "tributary_agent_certificate_expires_seconds 7776000\n",
             "tributary_agent_intake_refused_total{intake=\"tcp://127.0.0.1:8094\"} 3\n",
+            "tributary_agent_class_refused_total{class=\"alarms\"} 2\n",
         ] {
             assert!(body.contains(part), "{part} in {body}");
         }
@@ -337,10 +504,10 @@ mod tests {
 
     #[test]
     fn other_requests_are_told_what_there_is() {
-        assert!(answer("GET / HTTP/1.1", &told()).contains("404 Not Found"));
-        assert!(answer("POST /status HTTP/1.1", &told()).contains("405"));
-        assert!(answer("", &told()).contains("405"));
-        let head = answer("HEAD /status HTTP/1.1", &told());
+        assert!(answer("GET /x HTTP/1.1", &told(), 1_100).contains("404 Not Found"));
+        assert!(answer("POST /status HTTP/1.1", &told(), 1_100).contains("405"));
+        assert!(answer("", &told(), 1_100).contains("405"));
+        let head = answer("HEAD /status HTTP/1.1", &told(), 1_100);
         assert!(head.ends_with("\r\n\r\n"), "{head}");
     }
 }

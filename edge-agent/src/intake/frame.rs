@@ -46,8 +46,7 @@ impl Framer {
     /// The next whole line.
     pub(crate) fn next(&mut self) -> Option<Frame<'_>> {
         let rest = &self.bytes[self.taken..];
-        let found = rest[self.searched..].iter().position(|byte| *byte == b'\n');
-        let Some(at) = found else {
+        let Some(at) = line_feed(&rest[self.searched..]) else {
             self.searched = rest.len();
             if rest.len() > self.line_bytes_max {
                 self.passed_over += rest.len() as u64;
@@ -77,6 +76,21 @@ impl Framer {
             bytes: passed_over + (length + end) as u64,
         }
     }
+}
+
+/// Where the first line feed stands. Blocks without one are passed over whole: of fixed size,
+/// they are compared by vector instructions.
+fn line_feed(bytes: &[u8]) -> Option<usize> {
+    const BLOCK_BYTES: usize = 32;
+    let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
+    let has_one = |block: &[u8; BLOCK_BYTES]| {
+        let found = block.iter().map(|byte| u8::from(*byte == b'\n'));
+        found.fold(0_u8, |any, one| any | one) != 0
+    };
+    let passed = blocks.iter().position(has_one).unwrap_or(blocks.len()) * BLOCK_BYTES;
+    let rest = &bytes[passed..];
+    let at = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(passed + at)
 }
 
 #[cfg(test)]
@@ -125,6 +139,18 @@ mod tests {
                 expected,
                 "pieces of {piece_bytes}"
             );
+        }
+    }
+
+    #[test]
+    fn a_line_feed_is_found_wherever_it_stands() {
+        for length in 0..100 {
+            let mut bytes = vec![b'x'; length];
+            assert_eq!(line_feed(&bytes), None);
+            for at in (0..length).rev() {
+                bytes[at] = b'\n';
+                assert_eq!(line_feed(&bytes), Some(at));
+            }
         }
     }
 

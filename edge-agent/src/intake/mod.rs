@@ -1,11 +1,12 @@
 //! Where readings come from. Each intake turns what a device gives into readings, hands them over
 //! and tells the device what became of them, where its protocol allows.
 //!
-//! `host` reads this machine, `line` serves Influx line protocol, `replay` reads a file with its
-//! own times; `frame` finds the lines of a stream of bytes. All of them hand over through
-//! `Entry`, which counts and keeps the ledger.
+//! `health` reads the agent itself, `host` this machine, `line` serves Influx line protocol,
+//! `replay` reads a file with its own times; `frame` finds the lines of a stream of bytes. All of
+//! them hand over through `Entry`, which counts and keeps the ledger.
 
 mod frame;
+pub mod health;
 pub mod host;
 pub mod line;
 pub mod replay;
@@ -18,7 +19,8 @@ use shared::reading::Reading;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::handed::{Handed, Intakes, NotKept, Stopped};
+use crate::clock::Stamper;
+use crate::handed::{Class, Handed, Intakes, Kind, NotKept, Stamp, Stopped};
 use crate::ledger::Ledger;
 
 /// One line of the log per intake, kind and so long, at most: a mad device must not fill a disk.
@@ -56,6 +58,8 @@ pub struct Entry {
     account: Account,
     intakes: Intakes,
     ledger: Option<Ledger>,
+    class: Class,
+    clock: Stamper,
 }
 
 /// Decides which complaints of one kind are worth a line in the log. Shared by the connections of
@@ -83,11 +87,36 @@ impl Entry {
             account,
             intakes,
             ledger,
+            class: Class::default(),
+            clock: Stamper::of_this_machine(),
         }
+    }
+
+    /// The same way in for readings of this class.
+    #[must_use]
+    pub fn with_class(self, class: Class) -> Entry {
+        Entry { class, ..self }
+    }
+
+    fn kind(&self, stamp: Stamp) -> Kind {
+        Kind {
+            class: self.class,
+            stamp,
+        }
+    }
+
+    /// Stamps with this clock; without it the machine's own is believed.
+    #[must_use]
+    pub fn with_clock(self, clock: Stamper) -> Entry {
+        Entry { clock, ..self }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.account.name
+    }
+
+    pub(crate) fn clock(&self) -> &Stamper {
+        &self.clock
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -101,31 +130,41 @@ impl Entry {
     pub(crate) async fn hand_over(
         &self,
         readings: Vec<Reading>,
+        stamp: Stamp,
         answer: bool,
     ) -> Result<Option<Outcome>, Stopped> {
         let count = readings.len() as u64;
         let (teller, outcome) = answer.then(oneshot::channel).unzip();
         let kept = match &self.ledger {
-            Some(ledger) => Some(ledger.expect(&readings, teller).await?),
+            Some(ledger) => Some(ledger.expect(&readings, stamp, teller).await?),
             None => teller,
         };
-        self.intakes.hand_over(Handed { readings, kept }).await?;
+        let kind = self.kind(stamp);
+        let handed = Handed {
+            readings,
+            kind,
+            kept,
+        };
+        self.intakes.hand_over(handed).await?;
         self.counters().readings.fetch_add(count, Ordering::Relaxed);
         Ok(outcome)
     }
 
     /// Never waits; what there is no room for is dropped and counted. `false` says so.
-    pub(crate) fn try_hand_over(&self, readings: Vec<Reading>) -> bool {
+    pub(crate) fn try_hand_over(&self, readings: Vec<Reading>, stamp: Stamp) -> bool {
         let count = readings.len() as u64;
         let taken = match &self.ledger {
             // Without room in the ledger it could not be proven, so it is not taken.
-            Some(ledger) => ledger.try_expect(&readings).map(Some),
+            Some(ledger) => ledger.try_expect(&readings, stamp).map(Some),
             None => Ok(None),
         }
         .is_ok_and(|kept| {
-            self.intakes
-                .try_hand_over(Handed { readings, kept })
-                .is_ok()
+            let handed = Handed {
+                readings,
+                kind: self.kind(stamp),
+                kept,
+            };
+            self.intakes.try_hand_over(handed).is_ok()
         });
         let counter = if taken {
             &self.counters().readings

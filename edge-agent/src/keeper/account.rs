@@ -17,6 +17,7 @@ pub(super) struct Account {
     pub(super) sealed: u64,
     pub(super) not_kept: u64,
     pub(super) dead_letters: u64,
+    pub(super) dead_letters_removed: u64,
     status: Status,
     took_ms: VecDeque<u64>,
     sessions: u64,
@@ -30,6 +31,7 @@ impl Default for Account {
             sealed: 0,
             not_kept: 0,
             dead_letters: 0,
+            dead_letters_removed: 0,
             status: Status::default(),
             took_ms: VecDeque::new(),
             sessions: 0,
@@ -59,6 +61,11 @@ impl Account {
         self.trouble(format!("uplink: {why}"));
     }
 
+    /// The session was ended on purpose: no trouble.
+    pub(super) fn renewing(&mut self) {
+        self.status.connected = false;
+    }
+
     pub(super) fn trouble(&mut self, text: String) {
         self.status.last_error = Some(text);
     }
@@ -71,6 +78,7 @@ impl Account {
         self.status.batches_acked_total += settled.batches_acked;
         self.status.readings_acked_total += settled.readings_acked;
         self.status.readings_lost_total += settled.readings_lost;
+        self.status.readings_thinned_total += settled.readings_thinned;
         self.status.gap_records_total += settled.gap_records;
     }
 
@@ -102,6 +110,7 @@ impl Account {
         self.status.batches_sealed_total = self.sealed;
         self.status.not_kept_total = self.not_kept;
         self.status.dead_letters_total = self.dead_letters;
+        self.status.dead_letters_removed_total = self.dead_letters_removed;
         fill(&mut self.status);
         self.told.send_replace(self.status.clone());
     }

@@ -1,19 +1,21 @@
-//! The buffer's folder on disk: its lock, its journal, and batches that were refused for ever.
+//! The buffer's folder on disk: its lock, its journal, what was damaged in it, and batches that were
+//! refused for ever.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use journal::{DiskStorage, Journal, JournalError, Options, Writer, WriterHandle};
+use journal::{DiskStorage, Journal, JournalError, Options, Skipped, Writer, WriterHandle};
 use shared::id::{Epoch, TimeNs};
 
 use super::KeeperError;
+use super::dead_letters::DeadLetters;
+use super::quarantine::Quarantine;
 use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Recovery};
+use crate::clock::BootId;
 
-/// Refused batches that are set aside; more are counted only.
-const DEAD_LETTERS_MAX: usize = 1_000;
 const FILE_BYTES_MIN: u64 = 2 << 20;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const FILES_MIN: u64 = 4;
@@ -23,8 +25,8 @@ const DAMAGED: &str = "journal-damaged-";
 const DAMAGED_MAX: usize = 4;
 
 pub(super) struct Folder {
-    path: PathBuf,
-    dead_letters: usize,
+    dead_letters: DeadLetters,
+    pub(super) quarantine: Quarantine,
     /// Held as long as the folder is used.
     _lock: File,
 }
@@ -45,7 +47,7 @@ pub(super) fn mint_epoch() -> Epoch {
 
 /// A few files that together keep the bound; each holds at least one batch of any size.
 fn journal_options(bytes_max: u64) -> Options {
-    let file_bytes = (bytes_max / 16).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
+    let file_bytes = (bytes_max / 32).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
     let files = (bytes_max / file_bytes).max(FILES_MIN);
     Options {
         file_bytes,
@@ -66,10 +68,9 @@ impl Folder {
         };
         fs::create_dir_all(&path).map_err(failed)?;
         let lock = lock(&path)?;
-        let dead = path.join("dead-letters");
-        fs::create_dir_all(&dead).map_err(failed)?;
-        let dead_letters = fs::read_dir(&dead).map_err(failed)?.count();
-        let (journal, recovery, trouble) = open_or_set_aside(options, epoch)?;
+        let dead_letters = DeadLetters::open(&path.join("dead-letters")).map_err(failed)?;
+        let mut quarantine = Quarantine::open(&path).map_err(failed)?;
+        let (journal, recovery, trouble) = open_or_set_aside(options, epoch, &mut quarantine)?;
         let (buffer, writer, handle) =
             begin(journal, recovery, options, epoch, wall).map_err(|error| {
                 KeeperError::Buffer {
@@ -79,8 +80,8 @@ impl Folder {
             })?;
         let thread = writer.spawn("buffer").map_err(failed)?;
         let folder = Folder {
-            path: path.clone(),
             dead_letters,
+            quarantine,
             _lock: lock,
         };
         Ok(Opened {
@@ -92,32 +93,19 @@ impl Folder {
         })
     }
 
-    /// Keeps a refused batch as a file that `inspect` reads.
-    pub(super) fn dead_letter(&mut self, place: Place, bytes: &[u8]) -> io::Result<()> {
-        if self.dead_letters >= DEAD_LETTERS_MAX {
-            return Err(io::Error::other("there are 1,000 refused batches already"));
-        }
-        let name = format!(
-            "{}-{}-{}.batch",
-            place.epoch,
-            place.lane.as_str(),
-            place.to.0
-        );
-        let folder = self.path.join("dead-letters");
-        let mut file = File::create(folder.join(name))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        File::open(folder)?.sync_all()?;
-        self.dead_letters += 1;
-        Ok(())
+    /// Keeps a refused batch. Returns how many older ones were removed to make room.
+    pub(super) fn dead_letter(&mut self, place: Place, bytes: &[u8]) -> io::Result<u64> {
+        self.dead_letters.keep(place, bytes)
     }
 }
 
-/// Opens the journal. One that is damaged is moved aside and a new one begun: an agent that keeps
-/// nothing loses more. Also says what people should know of that.
+/// Opens the journal. Damaged records are put aside; one that cannot be read as a whole is moved
+/// aside and a new one begun: an agent that keeps nothing loses more. Also says what people should
+/// know of that.
 fn open_or_set_aside(
     options: &BufferOptions,
     epoch: Epoch,
+    quarantine: &mut Quarantine,
 ) -> Result<(Journal, Recovery, Option<String>), KeeperError> {
     let path = &options.dir;
     let failed = |source| KeeperError::Folder {
@@ -127,7 +115,12 @@ fn open_or_set_aside(
     let damaged = count_damaged(path).map_err(failed)?;
     let mut recovery = Recovery::default();
     let error = match open_journal(options, &mut recovery) {
-        Ok(journal) => {
+        Ok((journal, skipped)) => {
+            if !skipped.is_empty() {
+                recovery.damaged();
+                let text = put_aside(&skipped, quarantine);
+                return Ok((journal, recovery, Some(text)));
+            }
             // The agent may have been stopped between moving one aside and beginning another.
             if recovery.is_first() && damaged > 0 {
                 recovery = recovery.without_what_is_held();
@@ -152,8 +145,26 @@ fn open_or_set_aside(
         aside.display()
     );
     tracing::error!("{text}");
-    let journal = open_journal(options, &mut Recovery::default())?;
+    let (journal, _) = open_journal(options, &mut Recovery::default())?;
     Ok((journal, recovery.without_what_is_held(), Some(text)))
+}
+
+/// Copies what was passed over; the text tells people.
+fn put_aside(skipped: &[Skipped], quarantine: &mut Quarantine) -> String {
+    let mut bytes = 0;
+    for one in skipped {
+        let name = format!("{}-{}", one.file, one.offset);
+        quarantine.put(&name, &one.bytes);
+        bytes += one.length;
+    }
+    let text = format!(
+        "the buffer is damaged in {} places, {bytes} bytes together: readings in them that were not \
+         acknowledged are lost, and the cluster is told. What stood there is in {}: check the disk",
+        skipped.len(),
+        quarantine.path().display()
+    );
+    tracing::error!("{text}");
+    text
 }
 
 fn count_damaged(path: &Path) -> io::Result<usize> {
@@ -165,18 +176,21 @@ fn count_damaged(path: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-fn open_journal(options: &BufferOptions, recovery: &mut Recovery) -> Result<Journal, KeeperError> {
+fn open_journal(
+    options: &BufferOptions,
+    recovery: &mut Recovery,
+) -> Result<(Journal, Vec<Skipped>), KeeperError> {
     let path = &options.dir;
     let storage = DiskStorage::open(path.join(JOURNAL)).map_err(|source| KeeperError::Folder {
         path: path.clone(),
         source,
     })?;
     let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
-    Journal::open(storage, journal_options(options.bytes_max), &mut visit).map_err(|error| {
-        KeeperError::Buffer {
-            path: path.clone(),
-            error,
-        }
+    let bounds = journal_options(options.bytes_max);
+    let opened = Journal::open_skipping(storage, bounds, &mut visit);
+    opened.map_err(|error| KeeperError::Buffer {
+        path: path.clone(),
+        error,
     })
 }
 
@@ -189,6 +203,7 @@ fn begin(
     wall: TimeNs,
 ) -> Result<(Buffer, Writer, WriterHandle), JournalError> {
     let mut buffer = Buffer::new(options.clone(), recovery, epoch, Duration::ZERO, wall);
+    buffer.begin_boot(BootId::of_this_boot());
     if let Some(DiskWork::Append(records)) = buffer.next_sync(Duration::ZERO, false) {
         let append = |one: &journal::Append| journal.append(one.head, &one.payload);
         let appended: Result<Vec<_>, _> = records.iter().map(append).collect();
@@ -205,7 +220,7 @@ fn begin(
         }
     }
     let (writer, handle) = Writer::new(journal);
-    Ok((buffer, writer, handle))
+    Ok((buffer, writer.reserving(), handle))
 }
 
 fn lock(path: &Path) -> Result<File, KeeperError> {

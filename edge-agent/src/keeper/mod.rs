@@ -2,8 +2,14 @@
 //! ask for, tells sources what is kept, and gives an account of itself.
 
 mod account;
+mod dead_letters;
 mod folder;
 mod outage;
+mod quarantine;
+mod renewal;
+mod room;
+mod sending;
+mod time_of_day;
 mod waiters;
 
 use std::path::PathBuf;
@@ -11,31 +17,29 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use journal::{JournalError, Position as DiskPosition, WriterHandle};
-use shared::batch::{GapReason, LastEpoch};
-use shared::id::{AgentId, TimeNs};
-use shared::verdict::Verdict;
+use shared::batch::LastEpoch;
+use shared::id::AgentId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::batcher::{BatchOptions, Batcher, Fit};
-use crate::buffer::{
-    Buffer, BufferOptions, DiskWork, Place, Settled, Source, Unreadable, payload_to_batch,
-};
-use crate::handed::{Handed, Handovers, NotKept};
+use crate::buffer::{Buffer, BufferOptions, DiskWork, Settled, Unreadable};
+use crate::clock::Teller;
+use crate::handed::{Handed, Handovers, Kind, NotKept};
 use crate::status::Status;
 use crate::uplink::{Uplink, UplinkEvent, UplinkOptions};
 use crate::window::{Alarm, Outcome, Window, WindowOptions};
 use account::Account;
 use folder::{Folder, mint_epoch};
 use outage::Outage;
+use renewal::Renewal;
+pub use renewal::Settings;
+use time_of_day::TimeOfDay;
 use waiters::Waiters;
 
 /// At a stop: how long what is held may still be sent.
 const STOP_DRAIN: Duration = Duration::from_secs(5);
-/// A session that answers nothing for so long is given up.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How often the account is given and files are let go.
 const TICK: Duration = Duration::from_millis(500);
 /// Hand-overs taken before anything else is looked at.
@@ -52,7 +56,10 @@ pub struct KeeperOptions {
     /// `host:port`, tried in rotation.
     pub servers: Vec<String>,
     pub keep_alive: Duration,
-    pub tls: Arc<rustls::ClientConfig>,
+    /// Certificates; new ones are used from the next session on, which begins soon.
+    pub tls: watch::Receiver<Arc<rustls::ClientConfig>>,
+    /// What replaces the settings above; `None` until they change.
+    pub changes: watch::Receiver<Option<Settings>>,
 }
 
 /// Why the agent cannot keep anything: whoever runs it must look.
@@ -82,9 +89,11 @@ pub struct Keeper {
     waiters: Waiters,
     account: Account,
     outage: Outage,
+    renewal: Renewal,
     folder: Folder,
     disk: Disk,
     clock: Clock,
+    time_of_day: TimeOfDay,
     next_tick: Duration,
 }
 
@@ -98,7 +107,7 @@ struct Disk {
 
 type Synced = Result<Vec<DiskPosition>, JournalError>;
 
-/// Time since the start, and of day.
+/// Time since the start.
 struct Clock {
     start: Instant,
 }
@@ -113,16 +122,6 @@ impl Clock {
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a driver: it stamps what is sealed"
-    )]
-    fn wall() -> TimeNs {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let nanos = since.map_or(0, |since| since.as_nanos());
-        TimeNs(i64::try_from(nanos).unwrap_or(i64::MAX))
-    }
 }
 
 enum Event {
@@ -130,30 +129,37 @@ enum Event {
     Handed(Option<Handed>),
     Synced(Synced),
     Uplink(UplinkEvent),
+    Changed,
     Time,
 }
 
 impl Keeper {
-    /// Locks the folder, recovers what it holds and begins a new epoch, durably.
+    /// Locks the folder, recovers what it holds and begins a new epoch, durably. `teller` is what
+    /// the intakes' stamps and TLS hear of the time of day.
     ///
     /// # Errors
     /// The folder cannot be used.
-    pub fn open(options: KeeperOptions, handovers: Handovers) -> Result<Keeper, KeeperError> {
+    pub fn open(
+        options: KeeperOptions,
+        handovers: Handovers,
+        teller: Teller,
+    ) -> Result<Keeper, KeeperError> {
         let clock = Clock::start();
         let epoch = mint_epoch();
-        let opened = Folder::open(&options.buffer, epoch, Clock::wall())?;
+        let time_of_day = TimeOfDay::new(teller, options.buffer.dir.clone());
+        let opened = Folder::open(&options.buffer, epoch, time_of_day.now())?;
         let mut account = Account::default();
         if let Some(trouble) = opened.trouble {
             account.trouble(trouble);
         }
         let (done, synced) = mpsc::channel(4);
         let window = Window::new(options.window);
+        let renewal = Renewal::new(&options);
         let uplink = Uplink::new(UplinkOptions {
             agent: options.agent.clone(),
             servers: options.servers.clone(),
-            keep_alive: options.keep_alive,
-            tls: Arc::clone(&options.tls),
-            in_flight_max: u16::try_from(options.window.batches_max.max(1)).unwrap_or(u16::MAX),
+            tls: renewal.tls(),
+            in_flight_max: renewal::in_flight_max(options.window),
         });
         tracing::info!(%epoch, held_readings = opened.buffer.readings_pending(), "a new epoch begins");
         Ok(Keeper {
@@ -165,6 +171,7 @@ impl Keeper {
             waiters: Waiters::default(),
             account,
             outage: Outage::default(),
+            renewal,
             folder: opened.folder,
             disk: Disk {
                 handle: opened.handle,
@@ -173,6 +180,7 @@ impl Keeper {
                 synced,
             },
             clock,
+            time_of_day,
             next_tick: Duration::ZERO,
             options,
         })
@@ -193,6 +201,7 @@ impl Keeper {
         let mut open = true;
         loop {
             self.work();
+            self.renew().await;
             let now = self.clock.now();
             if let Some(limit) = stopping
                 && (now >= limit || self.nothing_to_wait_for())
@@ -205,7 +214,7 @@ impl Keeper {
                     while let Some(handed) = self.handovers.try_receive() {
                         self.take(handed);
                     }
-                    self.seal();
+                    self.seal_all();
                     open = false;
                     stopping = Some(self.clock.now() + STOP_DRAIN);
                 }
@@ -221,6 +230,7 @@ impl Keeper {
                 }
                 Event::Synced(result) => self.synced(result),
                 Event::Uplink(event) => self.uplink_event(event),
+                Event::Changed => self.change(),
                 Event::Time => {}
             }
         }
@@ -247,22 +257,19 @@ impl Keeper {
             Some(result) = self.disk.synced.recv() => Event::Synced(result),
             event = self.uplink.event() => Event::Uplink(event),
             handed = self.handovers.receive(), if open => Event::Handed(handed),
+            () = self.renewal.changed() => Event::Changed,
             () = tokio::time::sleep_until(start + deadline) => Event::Time,
         }
     }
 
     fn deadline(&self, stopping: Option<Duration>) -> Duration {
         let now = self.clock.now();
-        let stalled = self
-            .window
-            .stalled_since()
-            .map(|since| since + ANSWER_LIMIT);
         let times = [
             Some(self.next_tick),
             self.batcher.due(),
             self.buffer.next_sync_at(),
             self.window.wake_at(now),
-            stalled,
+            self.window.answer_due(),
             stopping,
         ];
         times.into_iter().flatten().min().unwrap_or(self.next_tick)
@@ -271,34 +278,37 @@ impl Keeper {
     /// Everything that is due: seal, sync, send, tell.
     fn work(&mut self) {
         let now = self.clock.now();
-        if self.batcher.is_due(now) {
-            self.seal();
+        let due: Vec<Kind> = self.batcher.due_kinds(now).collect();
+        for kind in due {
+            self.seal(kind);
         }
+        self.thin();
         if let Some(work) = self.buffer.next_sync(now, false) {
             self.submit(work);
         }
-        if self
-            .window
-            .stalled_since()
-            .is_some_and(|since| since + ANSWER_LIMIT <= now)
-        {
-            self.session_ended("no acknowledgement within 10 s");
-            self.uplink.fail();
+        self.give_up_silent_session(now);
+        if !self.renewal.is_due() {
+            self.send(now);
         }
-        self.send(now);
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.let_go();
+            self.look_at_clock(now);
             self.give_account();
         }
     }
 
     /// Takes readings over; whoever waits is told at once if they cannot be kept.
     fn take(&mut self, handed: Handed) {
-        let Handed { readings, kept } = handed;
+        let Handed {
+            readings,
+            kind,
+            kept,
+        } = handed;
         let count = readings.len() as u64;
-        let fits = |reading| self.batcher.fit(reading) != Fit::Never;
-        let refusal = if kept.is_some() && self.buffer.is_full() {
+        let fits = |reading| self.batcher.fit(reading, kind) != Fit::Never;
+        let refusal = if self.buffer.refuses(kind.class, kept.is_some()) {
+            self.buffer.count_refused(kind.class, count);
             Some(NotKept::BufferFull)
         } else if kept.is_some() && !readings.iter().all(fits) {
             Some(NotKept::TooLarge)
@@ -316,14 +326,14 @@ impl Keeper {
         let waiter = kept.map(|kept| self.waiters.add(kept));
         for reading in readings {
             loop {
-                match self.batcher.fit(&reading) {
+                match self.batcher.fit(&reading, kind) {
                     Fit::Yes => {
                         let now = self.clock.now();
                         self.account.readings += 1;
-                        self.batcher.push(now, reading, waiter);
+                        self.batcher.push(now, reading, kind, waiter);
                         break;
                     }
-                    Fit::AfterSeal => self.seal(),
+                    Fit::AfterSeal => self.seal(kind),
                     Fit::AfterEpoch => self.begin_epoch(),
                     Fit::Never => {
                         self.account.not_kept += 1;
@@ -337,20 +347,28 @@ impl Keeper {
         }
     }
 
-    fn seal(&mut self) {
-        let now = self.clock.now();
-        let since = self.batcher.since().unwrap_or(now);
-        let Some(collected) = self.batcher.take() else {
+    fn seal_all(&mut self) {
+        let open: Vec<Kind> = self.batcher.open_kinds().collect();
+        for kind in open {
+            self.seal(kind);
+        }
+    }
+
+    fn seal(&mut self, kind: Kind) {
+        let bytes = self.batcher.sealed_bytes_most(kind);
+        if !self.buffer.has_room_for(kind.class, bytes) {
+            return self.give_up_open(kind);
+        }
+        let Some(collected) = self.batcher.take(kind) else {
             return;
         };
+        let (now, since) = (self.clock.now(), collected.since);
         let waiting = collected.waiters.clone();
         let readings = collected.readings;
         self.waiters.sealed(&waiting);
         let live_max = self.options.window.batches_max;
-        match self
-            .buffer
-            .seal(collected, live_max, now, since, Clock::wall())
-        {
+        let wall = self.wall();
+        match self.buffer.seal(collected, live_max, now, since, wall) {
             Ok(batches) => self.account.sealed += batches,
             Err(error) => {
                 tracing::error!(%error, readings, "a batch cannot be encoded: its readings are dropped");
@@ -358,18 +376,12 @@ impl Keeper {
                 self.waiters.lost(&waiting, NotKept::TooLarge);
             }
         }
-        let settled = self.buffer.make_room(Clock::wall());
-        if settled.readings_lost > 0 {
-            tracing::warn!(
-                readings = settled.readings_lost,
-                "the buffer is full: the oldest readings go"
-            );
-        }
-        self.settle(&settled);
+        self.give_clock();
+        self.make_room();
     }
 
     fn begin_epoch(&mut self) {
-        self.seal();
+        self.seal_all();
         let last = LastEpoch {
             epoch: self.buffer.epoch(),
             ended_cleanly: true,
@@ -377,8 +389,9 @@ impl Keeper {
         self.batcher.new_epoch();
         let epoch = mint_epoch();
         tracing::info!(%epoch, "a new epoch begins");
+        let wall = self.wall();
         self.buffer
-            .begin_epoch(epoch, Some(last), self.clock.now(), Clock::wall());
+            .begin_epoch(epoch, Some(last), self.clock.now(), wall);
     }
 
     fn submit(&mut self, work: DiskWork) {
@@ -404,7 +417,11 @@ impl Keeper {
         );
         tracing::error!("{text}");
         self.account.trouble(text);
-        let settled = self.buffer.not_carried(&unreadable.places, Clock::wall());
+        for place in &unreadable.places {
+            self.set_aside(*place);
+        }
+        let wall = self.wall();
+        let settled = self.buffer.not_carried(&unreadable.places, wall);
         self.settle(&settled);
     }
 
@@ -415,7 +432,8 @@ impl Keeper {
         let settled = self.buffer.synced(result);
         self.settle(&settled);
         if self.buffer.disk_failed() {
-            let settled = self.buffer.make_room(Clock::wall());
+            let wall = self.wall();
+            let settled = self.buffer.make_room(wall);
             self.settle(&settled);
         }
     }
@@ -431,63 +449,31 @@ impl Keeper {
         self.account.settled(settled);
     }
 
-    fn send(&mut self, now: Duration) {
-        while let Some(ticket) = self.window.next(now, &self.buffer) {
-            let Some(bytes) = self.read(ticket.place) else {
-                self.damaged(ticket.id, ticket.place, now);
-                continue;
-            };
-            let length = bytes.len() as u64;
-            if !self.uplink.publish(ticket.id, ticket.place.lane, bytes) {
-                self.session_ended("the session takes no more");
-                self.uplink.fail();
-                return;
-            }
-            self.account.sent(length, ticket.again);
-        }
-    }
-
-    fn read(&self, place: Place) -> Option<Bytes> {
-        match self.buffer.source(place)? {
-            Source::Ram(bytes) => Some(bytes),
-            Source::Disk(position) => match self.disk.handle.reader().read(position) {
-                Ok(payload) => payload_to_batch(&payload),
-                Err(error) => {
-                    tracing::error!(%error, ?place, "a batch cannot be read back from the buffer");
-                    None
-                }
-            },
-        }
-    }
-
-    fn damaged(&mut self, id: u64, place: Place, now: Duration) {
-        let wall = Clock::wall();
-        self.window
-            .answered(now, wall, id, Verdict::Invalid, &mut self.buffer);
-        let reason = GapReason::Damaged;
-        let outcome = self
-            .window
-            .give_up(now, wall, place, reason, &mut self.buffer);
-        self.outcome(outcome);
-    }
-
     fn uplink_event(&mut self, event: UplinkEvent) {
         let now = self.clock.now();
         match event {
             UplinkEvent::Due => {
                 let streams: Vec<_> = self.buffer.streams().collect();
-                self.uplink.connect(streams.into_iter());
+                let keep_alive = self.window.keep_alive(self.options.keep_alive);
+                self.uplink.connect(keep_alive, streams.into_iter());
             }
-            UplinkEvent::Connected(positions) => {
+            UplinkEvent::Connected(welcome) => {
                 tracing::info!(server = self.uplink.server(), "connected");
                 self.outage.over();
+                self.batcher.gather(None);
                 self.account.connected(self.uplink.server());
-                let outcome = self.window.connected(now, &positions, &mut self.buffer);
+                let outcome = self.window.connected(
+                    now,
+                    &welcome.positions,
+                    welcome.batch_bytes_max,
+                    &mut self.buffer,
+                );
                 self.outcome(outcome);
+                self.cluster_told(welcome.time);
                 self.give_account();
             }
             UplinkEvent::Answered(id, Some(verdict)) => {
-                let wall = Clock::wall();
+                let wall = self.wall();
                 let outcome = self
                     .window
                     .answered(now, wall, id, verdict, &mut self.buffer);
@@ -498,6 +484,10 @@ impl Keeper {
                 self.uplink.fail();
             }
             UplinkEvent::Ended(why) => self.session_ended(&why),
+            UplinkEvent::TooLarge(why) => {
+                self.window.packet_refused();
+                self.session_ended(&why);
+            }
         }
     }
 
@@ -511,6 +501,7 @@ impl Keeper {
             );
         }
         self.window.disconnected();
+        self.gather_offline();
         self.account.disconnected(why);
         self.give_account();
     }
@@ -530,28 +521,6 @@ impl Keeper {
             self.refused(place);
         }
         if let Some(alarm) = alarm {
-            self.alarm(alarm);
-        }
-    }
-
-    /// The cluster will never take this batch: keep it aside, then let a gap record stand for it.
-    fn refused(&mut self, place: Place) {
-        let (now, wall) = (self.clock.now(), Clock::wall());
-        if let Some(bytes) = self.read(place) {
-            match self.folder.dead_letter(place, &bytes) {
-                Ok(()) => self.account.dead_letters += 1,
-                Err(error) => {
-                    self.account
-                        .trouble(format!("a refused batch could not be set aside: {error}"));
-                }
-            }
-        }
-        let reason = GapReason::Refused;
-        let outcome = self
-            .window
-            .give_up(now, wall, place, reason, &mut self.buffer);
-        self.settle(&outcome.settled);
-        if let Some(alarm) = outcome.alarm {
             self.alarm(alarm);
         }
     }
@@ -583,6 +552,7 @@ impl Keeper {
 
     /// Files of the journal that nothing needs any more.
     fn let_go(&mut self) {
+        self.see_space();
         if let Some(before) = self.buffer.release()
             && let Err(error) = self.disk.handle.release(before)
         {
@@ -601,8 +571,9 @@ impl Keeper {
             .chain(self.batcher.since())
             .min();
         let now = self.clock.now();
-        let (buffer, window) = (&self.buffer, &self.window);
+        let (buffer, window, time_of_day) = (&self.buffer, &self.window, &self.time_of_day);
         let open = self.batcher.readings();
+        let reserved = self.disk.handle.usage().bytes_reserved;
         self.account.give(|status| {
             status.epoch = buffer.epoch().0;
             status.pending_readings = open + buffer.readings_pending();
@@ -614,9 +585,12 @@ impl Keeper {
             });
             status.buffer_bytes = buffer.bytes();
             status.buffer_bytes_max = buffer.bytes_max();
+            status.buffer_bytes_reserved = reserved;
             status.buffer_ram_bytes = buffer.ram_bytes();
             status.journal_bytes_written_total = buffer.journal_bytes_written();
             status.unsafe_readings = open + buffer.readings_unsafe();
+            status.classes = buffer.classes().collect();
+            time_of_day.account(status);
         });
     }
 
@@ -647,6 +621,7 @@ impl Keeper {
             }
         }
         self.waiters.stop();
+        self.time_of_day.remember();
         let error = self.account.last_error();
         self.account.disconnected("stopped");
         self.give_account();

@@ -1,13 +1,15 @@
 use std::path::Path;
 
 use shared::batch::{Body, decode};
-use shared::id::{BatchNumber, Epoch, Lane};
+use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::reading::{Reading, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::handed::{Intakes, channel};
+use crate::buffer::{Classes, Place};
+use crate::handed::{Intakes, Kind, channel};
+use crate::window::Hours;
 
 /// A folder of its own, removed at the end.
 struct Scratch(PathBuf);
@@ -47,15 +49,19 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
             bytes_max,
             ram_bytes_max: 1 << 20,
             max_unsafe: Duration::from_secs(10),
+            classes: Classes::default(),
         },
         window: WindowOptions {
             batches_max: 16,
             bytes_max: 1 << 20,
             backlog_share_percent: 25,
+            bytes_per_second_max: 0,
+            backlog_hours: Hours::ALWAYS,
         },
         servers: vec!["127.0.0.1:1".to_owned()],
         keep_alive: Duration::from_secs(5),
-        tls: Arc::new(tls),
+        tls: watch::channel(Arc::new(tls)).1,
+        changes: watch::channel(None).1,
     }
 }
 
@@ -72,7 +78,7 @@ struct Running {
 )]
 fn start(folder: &Path, bytes_max: u64) -> Running {
     let (intakes, handovers) = channel();
-    let keeper = Keeper::open(options(folder, bytes_max), handovers).unwrap();
+    let keeper = Keeper::open(options(folder, bytes_max), handovers, Teller::new(None)).unwrap();
     let (stop, stopped) = watch::channel(false);
     let status = keeper.status();
     let run = tokio::spawn(keeper.run(stopped));
@@ -86,19 +92,20 @@ fn start(folder: &Path, bytes_max: u64) -> Running {
 
 impl Running {
     async fn hand_over(&self, text_bytes: usize) -> Result<(), NotKept> {
-        let reading = |nth: u8| Reading {
-            table: "t".to_owned(),
-            device: "d".to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(1),
-            fields: vec![(
-                "f".to_owned(),
-                Value::Text(char::from(nth).to_string().repeat(text_bytes)),
-            )],
+        let reading = |nth: u8| {
+            let text = Value::Text(char::from(nth).to_string().repeat(text_bytes));
+            Reading::new(
+                "t".to_owned(),
+                "d".to_owned(),
+                Vec::new(),
+                TimeNs(1),
+                vec![("f".to_owned(), text)],
+            )
         };
         let (kept, told) = oneshot::channel();
         let handed = Handed {
             readings: (b'A'..b'A' + 50).map(reading).collect(),
+            kind: Kind::default(),
             kept: Some(kept),
         };
         self.intakes.hand_over(handed).await.unwrap();
@@ -131,7 +138,7 @@ async fn without_a_cluster_readings_are_kept_on_disk_over_a_restart() {
 async fn a_folder_has_one_keeper() {
     let folder = Scratch::new();
     let running = start(&folder.0, 64 << 20);
-    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    let second = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(second.err(), Some(KeeperError::Locked { .. })));
     running.stop().await;
 }
@@ -168,24 +175,16 @@ fn damage(folder: &Path) {
     std::fs::write(&file, bytes).unwrap();
 }
 
-#[tokio::test]
-async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
-    let folder = Scratch::new();
-    let running = start(&folder.0, 64 << 20);
-    for _ in 0..3 {
-        assert_eq!(running.hand_over(10).await, Ok(()));
-    }
-    let last = Epoch(running.stop().await.epoch);
-    damage(&folder.0);
-    let (_intakes, handovers) = channel();
-    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers).unwrap();
-    let epoch = keeper.buffer.epoch();
-    let aside = folder.0.join(format!("journal-damaged-{epoch}"));
-    assert!(aside.join("0000000000000001.journal").is_file());
-    let trouble = keeper.account.last_error();
-    assert!(trouble.contains(aside.to_str().unwrap()), "{trouble}");
+/// Leaves a journal of which a whole file is missing.
+fn damage_beyond_use(folder: &Path) {
+    let journal = folder.join("journal");
+    let name = |generation: u64| journal.join(format!("{generation:016x}.journal"));
+    std::fs::rename(name(1), name(3)).unwrap();
+}
+
+fn hello(keeper: &Keeper) -> shared::batch::Hello {
     let hello = keeper.read(Place {
-        epoch,
+        epoch: keeper.buffer.epoch(),
         lane: Lane::Names,
         from: BatchNumber(1),
         to: BatchNumber(1),
@@ -193,17 +192,73 @@ async fn a_damaged_buffer_is_moved_aside_and_the_cluster_is_told() {
     let Body::Hello(hello) = decode(&hello.unwrap()).unwrap().body else {
         panic!("the first batch is the hello");
     };
-    let ended_cleanly = false;
-    let epoch = last;
-    assert_eq!(
-        hello.last,
-        Some(LastEpoch {
-            epoch,
-            ended_cleanly
-        })
-    );
-    assert_eq!(hello.older_epochs, []);
-    drop(keeper);
+    hello
+}
+
+async fn end(keeper: Keeper) {
+    let (_stop, stopped) = watch::channel(true);
+    keeper.run(stopped).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..3 {
+        assert_eq!(running.hand_over(10).await, Ok(()));
+    }
+    let last = Epoch(running.stop().await.epoch);
+    damage(&folder.0);
+    let mut put_aside = Vec::new();
+    for _ in 0..2 {
+        let (_intakes, handovers) = channel();
+        let keeper =
+            Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
+        assert!(folder.0.join("journal").is_dir());
+        assert_eq!(keeper.buffer.readings_pending(), 100, "one batch of three");
+        let trouble = keeper.account.last_error();
+        assert!(trouble.contains("damaged in 1 places"), "{trouble}");
+        let told = hello(&keeper);
+        assert!(told.older_epochs.contains(&last));
+        assert!(!told.last.unwrap().ended_cleanly);
+        let gaps: Vec<_> = [1, 2, 3, 4]
+            .into_iter()
+            .filter_map(|number| {
+                let held = keeper
+                    .buffer
+                    .sendable(last, Lane::Live, BatchNumber(number))?;
+                let batch = decode(&keeper.read(held.place)?).unwrap();
+                matches!(batch.body, Body::Gap(_)).then_some(number)
+            })
+            .collect();
+        assert_eq!(gaps, [1], "the first batch of data");
+        let files = std::fs::read_dir(folder.0.join("damaged")).unwrap();
+        put_aside.push(files.count());
+        Box::pin(end(keeper)).await;
+    }
+    assert_eq!(put_aside, [1, 1], "once");
+}
+
+#[tokio::test]
+async fn a_buffer_beyond_use_is_moved_aside_and_the_cluster_is_told() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..3 {
+        assert_eq!(running.hand_over(10).await, Ok(()));
+    }
+    running.stop().await;
+    damage_beyond_use(&folder.0);
+    let (_intakes, handovers) = channel();
+    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
+    let epoch = keeper.buffer.epoch();
+    let aside = folder.0.join(format!("journal-damaged-{epoch}"));
+    assert!(aside.join("0000000000000003.journal").is_file());
+    let trouble = keeper.account.last_error();
+    assert!(trouble.contains(aside.to_str().unwrap()), "{trouble}");
+    let told = hello(&keeper);
+    assert!(!told.last.unwrap().ended_cleanly);
+    assert_eq!(told.older_epochs, []);
+    Box::pin(end(keeper)).await;
     let running = start(&folder.0, 64 << 20);
     assert_eq!(running.hand_over(10).await, Ok(()));
     assert_eq!(running.stop().await.pending_readings, 50);
@@ -220,8 +275,41 @@ async fn what_keeps_being_damaged_is_not_moved_aside_for_ever() {
         assert_eq!(running.hand_over(10).await, Ok(()));
     }
     running.stop().await;
-    damage(&folder.0);
-    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1);
+    damage_beyond_use(&folder.0);
+    let opened = Keeper::open(options(&folder.0, 64 << 20), channel().1, Teller::new(None));
     assert!(matches!(opened.err(), Some(KeeperError::Buffer { .. })));
     assert!(folder.0.join("journal").is_dir());
+}
+
+#[tokio::test]
+async fn settings_change_while_it_runs_and_a_new_promise_begins_an_epoch() {
+    let folder = Scratch::new();
+    let (change, changes) = watch::channel(None);
+    let options = KeeperOptions {
+        changes,
+        ..options(&folder.0, 64 << 20)
+    };
+    let settings = Settings {
+        batch: options.batch,
+        window: options.window,
+        ram_bytes_max: options.buffer.ram_bytes_max,
+        max_unsafe: Duration::from_secs(1),
+        servers: vec!["127.0.0.2:1".to_owned()],
+        keep_alive: options.keep_alive,
+    };
+    let keeper = Keeper::open(options, channel().1, Teller::new(None)).unwrap();
+    let mut status = keeper.status();
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(keeper.run(stopped));
+    let first = status
+        .wait_for(|status| status.epoch != 0)
+        .await
+        .unwrap()
+        .epoch;
+    change.send_replace(Some(settings));
+    let begun = status.wait_for(|status| status.epoch != first).await;
+    assert_ne!(begun.unwrap().epoch, first);
+    stop.send_replace(true);
+    tasks.join_next().await.unwrap().unwrap().unwrap();
 }

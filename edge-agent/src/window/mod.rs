@@ -4,6 +4,13 @@
 //! Invariants: a lane is sent in number order; what is in flight is bounded in batches and bytes;
 //! a batch leaves the buffer only on success, or on a "have" that fits the own chain. Names go
 //! first, then live; backlog and older epochs have a guaranteed share.
+//!
+//! `link.rs` says how many bytes may be on their way and how long silence is borne, `pace.rs` keeps
+//! the operator's cap, `hours.rs` the hours of the backlog.
+
+mod hours;
+mod link;
+mod pace;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,11 +20,16 @@ use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 use shared::verdict::{Position, Verdict};
 
 use crate::buffer::{Buffer, Place, Sendable, Settled};
+pub use hours::Hours;
+use link::Link;
+use pace::Pace;
 
 /// How long a stream rests after an answer that makes no sense to it.
 const PUZZLED: Duration = Duration::from_millis(200);
 /// How long it rests when only an operator can help.
 const HELPLESS: Duration = Duration::from_secs(5);
+/// A server may ask for this much rest, not for more.
+const REST_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowOptions {
@@ -27,6 +39,10 @@ pub struct WindowOptions {
     pub bytes_max: usize,
     /// Of the batches sent while live ones wait: at least this share for all others.
     pub backlog_share_percent: u8,
+    /// Of batches, live ones and repeats included; 0: no cap.
+    pub bytes_per_second_max: u64,
+    /// When backlog and older epochs are sent.
+    pub backlog_hours: Hours,
 }
 
 /// A batch to publish; its answer is told with the same id.
@@ -36,6 +52,8 @@ pub struct Ticket {
     pub place: Place,
     /// It was sent before.
     pub again: bool,
+    /// The server takes no packet of its size: do not publish it, answer [`Verdict::Invalid`].
+    pub too_large: bool,
 }
 
 /// What an answer did, and what the driver has to do.
@@ -73,6 +91,25 @@ pub struct Window {
     /// What the backlog is owed, in hundredths of a batch.
     owed: u32,
     progress_at: Duration,
+    link: Link,
+    pace: Pace,
+    ceiling: Ceiling,
+}
+
+/// What the server is known to take no packet for.
+#[derive(Debug, Default)]
+struct Ceiling {
+    /// Of a batch, in this session.
+    bytes_max: Option<usize>,
+    /// A session ended over it. With its bytes: the gap record that takes its place is another.
+    refused: Option<(Place, usize)>,
+}
+
+impl Ceiling {
+    fn forbids(&self, chosen: &Sendable) -> bool {
+        let above = self.bytes_max.is_some_and(|max| chosen.bytes > max);
+        above || self.refused == Some((chosen.place, chosen.bytes))
+    }
 }
 
 /// One stream in this session.
@@ -90,6 +127,8 @@ struct Flight {
     digest: Digest,
     round: u64,
     bytes: usize,
+    /// Bytes on their way when it was sent, its own among them.
+    ahead: usize,
     sent_at: Duration,
 }
 
@@ -105,19 +144,35 @@ impl Window {
             sent: HashMap::new(),
             owed: 0,
             progress_at: Duration::ZERO,
+            link: Link::new(options.bytes_max),
+            pace: Pace::new(options.bytes_per_second_max),
+            ceiling: Ceiling::default(),
         }
     }
 
-    /// A session began; CONNACK told these positions. They move streams forward, never back.
+    /// From here on; what is in flight stays there.
+    pub fn use_options(&mut self, options: WindowOptions) {
+        if options.bytes_per_second_max != self.options.bytes_per_second_max {
+            self.pace = Pace::new(options.bytes_per_second_max);
+        }
+        self.link.use_bound(options.bytes_max);
+        self.options = options;
+    }
+
+    /// A session began; CONNACK told these positions, and the largest batch that fits the server's
+    /// packets if there is a bound. Positions move streams forward, never back.
     pub fn connected(
         &mut self,
         now: Duration,
         positions: &[(Epoch, Lane, Position)],
+        batch_bytes_max: Option<usize>,
         buffer: &mut Buffer,
     ) -> Outcome {
         self.disconnected();
         self.connected = true;
         self.progress_at = now;
+        self.ceiling.bytes_max = batch_bytes_max;
+        self.link.begin(now);
         let mut outcome = Outcome::default();
         for (epoch, lane, position) in positions {
             if position.last > buffer.acked(*epoch, *lane).last {
@@ -139,20 +194,53 @@ impl Window {
         self.flights.len()
     }
 
-    /// Since when nothing was answered although something is in flight.
-    pub fn stalled_since(&self) -> Option<Duration> {
-        (!self.flights.is_empty()).then_some(self.progress_at)
+    /// When the session has to be given up, unless something is answered before; `None` while
+    /// nothing is in flight. See [`Window::gave_up`].
+    pub fn answer_due(&self) -> Option<Duration> {
+        let limit = self.link.answer_limit(self.flight_bytes);
+        (!self.flights.is_empty()).then_some(self.progress_at + limit)
     }
 
-    /// What to publish now; `None` if nothing can be.
-    pub fn next(&mut self, now: Duration, buffer: &Buffer) -> Option<Ticket> {
-        if !self.connected || self.flights.len() >= self.options.batches_max {
+    /// The session is given up because nothing was answered until [`Window::answer_due`]. Returns
+    /// how long there was silence.
+    pub fn gave_up(&mut self, now: Duration) -> Duration {
+        let silence = now.saturating_sub(self.progress_at);
+        self.link.silent(self.flight_bytes, silence);
+        self.disconnected();
+        silence
+    }
+
+    /// The server ended the session over the size of a packet: that of the largest batch in flight,
+    /// if over any of them. It is not sent again.
+    pub fn packet_refused(&mut self) {
+        let largest = self.flights.values().max_by_key(|flight| flight.bytes);
+        if let Some(flight) = largest {
+            self.ceiling.refused = Some((flight.place, flight.bytes));
+        }
+        self.disconnected();
+    }
+
+    /// The keep alive to ask for in the next session: on a link that needs longer for a batch,
+    /// longer than `configured`.
+    pub fn keep_alive(&self, configured: Duration) -> Duration {
+        self.link.keep_alive(configured)
+    }
+
+    /// What to publish now; `None` if nothing can be. `wall` is the time of day.
+    pub fn next(&mut self, now: Duration, wall: TimeNs, buffer: &Buffer) -> Option<Ticket> {
+        let full = self.flights.len() >= self.options.batches_max;
+        if !self.connected || full || self.pace.rests_until(now).is_some() {
             return None;
         }
-        let chosen = self.choose(now, buffer)?;
-        let too_much = self.flight_bytes + chosen.bytes > self.options.bytes_max;
+        let chosen = self.choose(now, wall, buffer)?;
+        let too_much = self.flight_bytes + chosen.bytes > self.link.bytes_allowed();
         if too_much && !self.flights.is_empty() {
             return None;
+        }
+        let too_large = self.ceiling.forbids(&chosen);
+        if !too_large {
+            self.pace.sent(now, chosen.bytes);
+            self.link.sent(chosen.bytes);
         }
         let Place {
             epoch, lane, to, ..
@@ -176,28 +264,37 @@ impl Window {
                 digest: chosen.digest,
                 round,
                 bytes: chosen.bytes,
+                ahead: self.flight_bytes,
                 sent_at: now,
             },
         );
         let sent = self.sent.entry((epoch, lane)).or_default();
         let again = to <= *sent;
-        *sent = to.max(*sent);
+        if !too_large {
+            *sent = to.max(*sent);
+        }
         Some(Ticket {
             id,
             place: chosen.place,
             again,
+            too_large,
         })
     }
 
-    /// When a stream that rests may be sent again.
+    /// When a stream that rests may be sent again, or anything under the cap.
     pub fn wake_at(&self, now: Duration) -> Option<Duration> {
-        let times = self.streams.values().map(|stream| stream.not_before);
+        let streams = self.streams.values().map(|stream| stream.not_before);
+        let times = streams.chain(self.pace.rests_until(now));
         times.filter(|time| *time > now).min()
     }
 
-    fn choose(&mut self, now: Duration, buffer: &Buffer) -> Option<Sendable> {
+    fn choose(&mut self, now: Duration, wall: TimeNs, buffer: &Buffer) -> Option<Sendable> {
         let current = buffer.epoch();
-        let epochs: Vec<Epoch> = buffer.epochs().collect();
+        let backlog = self.options.backlog_hours.contains(wall);
+        let epochs: Vec<Epoch> = buffer
+            .epochs()
+            .filter(|epoch| backlog || *epoch == current)
+            .collect();
         let names = epochs
             .iter()
             .find_map(|epoch| self.ready(now, *epoch, Lane::Names, buffer));
@@ -206,7 +303,7 @@ impl Window {
         }
         let live = self.ready(now, current, Lane::Live, buffer);
         let share = u32::from(self.options.backlog_share_percent.min(100));
-        if live.is_some() && self.owed < 100 - share {
+        if !backlog || (live.is_some() && self.owed < 100 - share) {
             return live;
         }
         let other = epochs.iter().find_map(|epoch| {
@@ -256,6 +353,19 @@ impl Window {
         })
     }
 
+    /// Takes what was answered off its way.
+    fn land(&mut self, now: Duration, id: u64, verdict: Verdict) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        self.flight_bytes -= flight.bytes;
+        self.progress_at = now;
+        // What is invalid may never have been on its way: it was damaged here, or too large.
+        if verdict != Verdict::Invalid {
+            self.link
+                .answered(now, flight.sent_at, flight.bytes, flight.ahead);
+        }
+        Some(flight)
+    }
+
     /// The cluster answered. An id that is not in flight in this session is passed over.
     pub fn answered(
         &mut self,
@@ -266,11 +376,9 @@ impl Window {
         buffer: &mut Buffer,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        let Some(flight) = self.flights.remove(&id) else {
+        let Some(flight) = self.land(now, id, verdict) else {
             return outcome;
         };
-        self.flight_bytes -= flight.bytes;
-        self.progress_at = now;
         let Place {
             epoch,
             lane,
@@ -320,7 +428,7 @@ impl Window {
             }
             Verdict::Fork(_) => fork(buffer, epoch, lane, &mut outcome),
             Verdict::Busy { retry_ms } | Verdict::Quota { retry_ms } => {
-                let rest = Duration::from_millis(u64::from(retry_ms));
+                let rest = Duration::from_millis(u64::from(retry_ms)).min(REST_MAX);
                 self.back(epoch, lane, from, now + rest, buffer);
             }
             Verdict::ForeignTopic | Verdict::BadTopic => {

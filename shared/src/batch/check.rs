@@ -36,14 +36,20 @@ pub fn check_header(header: &Header, kind: Kind) -> Result<(), Unfit> {
     if names_lane && header.names_needed != BatchNumber::NONE {
         return Err(Unfit::Rule("a batch of the names lane that needs names"));
     }
+    if header.boot_relative && kind != Kind::Data {
+        return Err(Unfit::Rule("times since boot in what is no data"));
+    }
     match kind {
         Kind::Hello if !(names_lane && first) => Err(Unfit::Rule(
             "a hello that is not number 1 of the names lane",
         )),
         Kind::Names if !names_lane => Err(Unfit::Rule("definitions outside the names lane")),
-        Kind::Names if first => Err(Unfit::Rule("number 1 of the names lane is the hello")),
         Kind::Data if names_lane => Err(Unfit::Rule("readings in the names lane")),
-        Kind::Hello | Kind::Names | Kind::Data | Kind::Gap => Ok(()),
+        Kind::Clock if !names_lane => Err(Unfit::Rule("a clock outside the names lane")),
+        Kind::Names | Kind::Clock if first => {
+            Err(Unfit::Rule("number 1 of the names lane is the hello"))
+        }
+        Kind::Hello | Kind::Names | Kind::Data | Kind::Gap | Kind::Clock => Ok(()),
     }
 }
 
@@ -54,6 +60,7 @@ pub fn check_body(header: &Header, body: &Body) -> Result<(), Unfit> {
         Body::Names(definitions) => check_names(definitions),
         Body::Data(data) => check_data(data),
         Body::Gap(gap) => check_gap(header, gap),
+        Body::Clock(_) => Ok(()),
     }
 }
 
@@ -64,7 +71,7 @@ pub fn decoded_bytes(body: &Body) -> usize {
         Body::Hello(hello) => hello.older_epochs.len() * EPOCH_PRICE,
         Body::Names(definitions) => definitions.iter().map(definition_bytes).sum(),
         Body::Data(data) => data.groups.iter().map(group_bytes).sum(),
-        Body::Gap(_) => 0,
+        Body::Gap(_) | Body::Clock(_) => 0,
     }
 }
 

@@ -6,10 +6,13 @@ use super::check::{
     COLUMN_PRICE, DEFINITION_PRICE, EPOCH_PRICE, GROUP_PRICE, SERIES_PRICE, check_body,
     check_header,
 };
-use super::encode::{HAS_PRESENCE, LANE_SHIFT, SKIP, TYPE_SHIFT, UNIT_SHIFT, UNITS};
+use super::encode::{
+    BOOT_RELATIVE, HAS_PRESENCE, KIND_HIGH, KIND_HIGH_SHIFT, LANE_SHIFT, SKIP, TYPE_SHIFT,
+    UNIT_SHIFT, UNITS,
+};
 use super::{
-    Batch, Body, Column, Data, Gap, GapReason, Group, Header, Hello, Kind, LastEpoch, MAGIC,
-    SeriesColumns, SeriesDefinition, VERSION, Values,
+    Batch, Body, Clock, ClockQuality, Column, Data, Gap, GapReason, Group, Header, Hello, Kind,
+    LastEpoch, MAGIC, SeriesColumns, SeriesDefinition, VERSION, Values,
 };
 use crate::column::{
     CODEC_BITS, INT_PRICE, TEXT_PRICE, decode_bools, decode_ints, decode_times, take_values,
@@ -25,7 +28,7 @@ use crate::wire::{Budget, Reader, WireError};
 /// Magic, version and flags; at the end the checksum.
 const BYTES_MIN: usize = 4 + CHECKSUM_BYTES;
 /// The bits of the flags that have a meaning.
-const FLAGS: u8 = 0x3f;
+const FLAGS: u8 = 0x7f;
 const CHECKSUM_BYTES: usize = 4;
 
 /// Why bytes are no batch, sorted by who must act.
@@ -74,6 +77,7 @@ pub fn decode(bytes: &[u8]) -> Result<Batch, DecodeError> {
         Kind::Names => Body::Names(take_names(&mut reader, &mut budget)?),
         Kind::Data => Body::Data(take_data(&header, &mut reader, &mut budget)?),
         Kind::Gap => Body::Gap(take_gap(&header, &mut reader)?),
+        Kind::Clock => Body::Clock(take_clock(&mut reader)?),
     };
     if !reader.is_empty() {
         return Err(DecodeError::Invalid("bytes after the end of the body"));
@@ -116,7 +120,14 @@ fn open(bytes: &[u8]) -> Result<(Header, Kind, Reader<'_>), DecodeError> {
 
 fn take_header(flags: u8, reader: &mut Reader<'_>) -> Result<(Header, Kind), DecodeError> {
     let two_bits = |shift: u32| flags >> shift & 3;
-    let kind = Kind::from_byte(two_bits(0)).ok_or(DecodeError::Invalid("unknown kind"))?;
+    let kind = two_bits(0) | (flags & KIND_HIGH) >> KIND_HIGH_SHIFT;
+    let boot_relative = kind == BOOT_RELATIVE;
+    let kind = if boot_relative {
+        Kind::Data
+    } else {
+        let version = VERSION;
+        Kind::from_byte(kind).ok_or(DecodeError::Version { version, flags })?
+    };
     let lane = Lane::from_byte(two_bits(LANE_SHIFT));
     let lane = lane.ok_or(DecodeError::Invalid("unknown lane"))?;
     let unit = UNITS[usize::from(two_bits(UNIT_SHIFT))];
@@ -138,6 +149,7 @@ fn take_header(flags: u8, reader: &mut Reader<'_>) -> Result<(Header, Kind), Dec
         names_needed,
         sealed_at,
         complete_below,
+        boot_relative,
     };
     Ok((header, kind))
 }
@@ -179,6 +191,15 @@ fn take_gap(header: &Header, reader: &mut Reader<'_>) -> Result<Gap, DecodeError
         readings,
         reason,
         digest_to: Digest(reader.array()?),
+    })
+}
+
+fn take_clock(reader: &mut Reader<'_>) -> Result<Clock, DecodeError> {
+    let offset_ns = reader.signed()?;
+    let quality = ClockQuality::from_byte(reader.byte()?);
+    Ok(Clock {
+        offset_ns,
+        quality: quality.ok_or(DecodeError::Invalid("an unknown quality of a clock"))?,
     })
 }
 
@@ -254,7 +275,7 @@ fn take_group(
 ) -> Result<Group, DecodeError> {
     let rows = reader.count(BATCH_ROWS_MAX, "rows of a batch")?;
     let count = reader.count(BATCH_ROWS_MAX, "series of a group")?;
-    let times = decode_times(reader, rows, header.sealed_at.0, budget)?;
+    let times = decode_times(reader, rows, header.time_base(), budget)?;
     budget.charge(count, SERIES_PRICE)?;
     let mut series = Vec::with_capacity(count);
     let mut before = 0_i64;

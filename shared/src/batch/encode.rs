@@ -3,7 +3,7 @@
 
 use super::check::{check_body, check_header, decoded_bytes};
 use super::{
-    Body, Column, Data, EncodeError, Gap, Group, Header, Hello, Kind, MAGIC, SeriesColumns,
+    Body, Clock, Column, Data, EncodeError, Gap, Group, Header, Hello, Kind, MAGIC, SeriesColumns,
     SeriesDefinition, VERSION, Values,
 };
 use crate::column::{
@@ -17,9 +17,15 @@ pub(super) const TYPE_SHIFT: u32 = 5;
 pub(super) const HAS_PRESENCE: u8 = 0x80;
 /// In place of a head: how many fields are left out here comes first, then the head.
 pub(super) const SKIP: u8 = CODEC_BITS;
-/// In the flags byte: the kind, the lane, and the place of the unit of the header's times.
+/// In the flags byte: the low bits of the kind, the lane, the place of the unit of the header's
+/// times, and the high bit of the kind.
 pub(super) const LANE_SHIFT: u32 = 2;
 pub(super) const UNIT_SHIFT: u32 = 4;
+pub(super) const KIND_HIGH: u8 = 0x40;
+/// Moves that bit to where it counts four.
+pub(super) const KIND_HIGH_SHIFT: u32 = 4;
+/// In place of the kind of data: data whose times count from boot.
+pub(super) const BOOT_RELATIVE: u8 = 6;
 pub(super) const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 /// Bytes of a batch, besides one a value.
 const BYTES_EXPECTED: usize = 256;
@@ -35,6 +41,7 @@ pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
         Body::Names(definitions) => put_names(definitions, &mut out),
         Body::Data(data) => put_data(header, data, &mut out),
         Body::Gap(gap) => put_gap(header, gap, &mut out),
+        Body::Clock(clock) => put_clock(*clock, &mut out),
     }
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
@@ -66,7 +73,13 @@ fn put_header(header: &Header, kind: Kind, out: &mut Vec<u8>) {
     let unit_bits = u8::try_from(unit).expect("one of four") << UNIT_SHIFT;
     out.extend_from_slice(&MAGIC);
     out.push(VERSION);
-    out.push(kind as u8 | (header.lane as u8) << LANE_SHIFT | unit_bits);
+    let kind = if header.boot_relative {
+        BOOT_RELATIVE
+    } else {
+        kind as u8
+    };
+    let kind_bits = kind & 3 | kind << KIND_HIGH_SHIFT & KIND_HIGH;
+    out.push(kind_bits | (header.lane as u8) << LANE_SHIFT | unit_bits);
     out.extend_from_slice(&header.epoch.0.to_be_bytes());
     put_varint(out, header.number.0);
     out.extend_from_slice(&header.previous.0);
@@ -120,6 +133,11 @@ fn put_gap(header: &Header, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(&gap.digest_to.0);
 }
 
+fn put_clock(clock: Clock, out: &mut Vec<u8>) {
+    put_signed(out, clock.offset_ns);
+    out.push(clock.quality as u8);
+}
+
 fn put_data(header: &Header, data: &Data, out: &mut Vec<u8>) {
     let scratch = &mut Scratch::default();
     put_varint(out, data.groups.len() as u64);
@@ -133,7 +151,7 @@ fn put_group(header: &Header, group: &Group, scratch: &mut Scratch, out: &mut Ve
     put_varint(out, rows as u64);
     put_varint(out, group.series.len() as u64);
     behind_codec(rows, out, |out| {
-        put_times(&group.times, header.sealed_at.0, scratch, out)
+        put_times(&group.times, header.time_base(), scratch, out)
     });
     let mut before = 0;
     for alike in group.series.chunk_by(have_one_shape) {

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::{Batch, Body, Column, Data, Gap, Hello, SeriesDefinition, Values, decode, read_header};
+use super::{
+    Batch, Body, Clock, Column, Data, Gap, Hello, SeriesDefinition, Values, decode, read_header,
+};
 use super::{Group, Header, Kind, SeriesColumns, digest};
 
 /// Definitions, groups, series and columns that are printed in full; the rest is counted.
@@ -32,6 +34,7 @@ fn put_batch(out: &mut String, bytes: &[u8], batch: &Batch) -> fmt::Result {
         Body::Names(definitions) => put_names(out, definitions),
         Body::Data(data) => put_data(out, data),
         Body::Gap(gap) => put_gap(out, gap),
+        Body::Clock(clock) => put_clock(out, *clock),
     }
 }
 
@@ -44,6 +47,7 @@ fn put_header(out: &mut String, bytes: &[u8], header: &Header, kind: Kind) -> fm
         names_needed,
         sealed_at,
         complete_below,
+        boot_relative,
     } = header;
     writeln!(
         out,
@@ -59,7 +63,14 @@ fn put_header(out: &mut String, bytes: &[u8], header: &Header, kind: Kind) -> fm
     }
     writeln!(out, "  names needed    {}", names_needed.0)?;
     writeln!(out, "  sealed at       {} ns", sealed_at.0)?;
-    writeln!(out, "  complete below  {} ns", complete_below.0)
+    writeln!(out, "  complete below  {} ns", complete_below.0)?;
+    if *boot_relative {
+        writeln!(
+            out,
+            "  times           since boot; its epoch's clock raises them"
+        )?;
+    }
+    Ok(())
 }
 
 fn put_hello(out: &mut String, hello: &Hello) -> fmt::Result {
@@ -85,6 +96,11 @@ fn put_gap(out: &mut String, gap: &Gap) -> fmt::Result {
     writeln!(out, "  readings lost   {}", gap.readings)?;
     writeln!(out, "  reason          {}", gap.reason.as_str())?;
     writeln!(out, "  digest after    {}", gap.digest_to)
+}
+
+fn put_clock(out: &mut String, clock: Clock) -> fmt::Result {
+    writeln!(out, "  offset          {} ns", clock.offset_ns)?;
+    writeln!(out, "  quality         {}", clock.quality.as_str())
 }
 
 fn put_names(out: &mut String, definitions: &[SeriesDefinition]) -> fmt::Result {

@@ -50,10 +50,14 @@ pub struct Header {
     pub previous: Digest,
     /// The `names` number that must be applied before this batch. Zero in the `names` lane.
     pub names_needed: BatchNumber,
-    /// When it was sealed, by the agent's clock.
+    /// When it was sealed, by the agent's clock. An agent that does not know the time of day
+    /// counts on from the last time that it knew.
     pub sealed_at: TimeNs,
     /// Everything this agent sealed before this time was acked when this batch was sealed.
     pub complete_below: TimeNs,
+    /// Of data only: the times of its readings are nanoseconds since the boot of the machine, to
+    /// be raised by the offset of its epoch's [`Clock`].
+    pub boot_relative: bool,
 }
 
 /// What a batch holds, as its header says.
@@ -64,6 +68,7 @@ pub enum Kind {
     Names = 1,
     Data = 2,
     Gap = 3,
+    Clock = 4,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +81,8 @@ pub enum Body {
     Data(Data),
     /// Numbers that will not come. Any lane.
     Gap(Gap),
+    /// What the boot-relative times of its epoch count from. `names` lane only.
+    Clock(Clock),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -177,6 +184,29 @@ pub enum GapReason {
     Refused = 3,
     /// Acked once, then lost by a cluster restored from an older backup.
     Restored = 4,
+    /// There was no room for all of them: the sums of their minutes come in another batch.
+    Thinned = 5,
+}
+
+/// What the boot-relative times of an epoch are to be raised by. The first that takes effect
+/// counts; a later one changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// Time of day minus time since the machine's boot, in nanoseconds.
+    pub offset_ns: i64,
+    pub quality: ClockQuality,
+}
+
+/// How an agent came to know the time of day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ClockQuality {
+    /// By the machine's clock, which the operating system called synchronised.
+    Synced = 1,
+    /// By the cluster's time in CONNACK.
+    Cluster = 2,
+    /// By what it remembers: the machine was started again before it knew.
+    Estimated = 3,
 }
 
 /// The next link of a stream's digest chain: xxh3-64 of a batch's bytes, seeded with the link
@@ -191,7 +221,7 @@ impl Batch {
     pub fn first_number(&self) -> BatchNumber {
         match &self.body {
             Body::Gap(gap) => gap.from,
-            Body::Hello(_) | Body::Names(_) | Body::Data(_) => self.header.number,
+            Body::Hello(_) | Body::Names(_) | Body::Data(_) | Body::Clock(_) => self.header.number,
         }
     }
 }
@@ -203,13 +233,14 @@ impl Body {
             Self::Names(_) => Kind::Names,
             Self::Data(_) => Kind::Data,
             Self::Gap(_) => Kind::Gap,
+            Self::Clock(_) => Kind::Clock,
         }
     }
 }
 
 impl Kind {
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Hello, Self::Names, Self::Data, Self::Gap]
+        [Self::Hello, Self::Names, Self::Data, Self::Gap, Self::Clock]
             .into_iter()
             .find(|k| *k as u8 == byte)
     }
@@ -220,17 +251,46 @@ impl Kind {
             Self::Names => "names",
             Self::Data => "data",
             Self::Gap => "gap",
+            Self::Clock => "clock",
+        }
+    }
+}
+
+impl Header {
+    /// What the columns of times count from, for the sake of few bytes.
+    fn time_base(&self) -> i64 {
+        if self.boot_relative {
+            0
+        } else {
+            self.sealed_at.0
+        }
+    }
+}
+
+impl ClockQuality {
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Synced, Self::Cluster, Self::Estimated]
+            .into_iter()
+            .find(|quality| *quality as u8 == byte)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Cluster => "cluster",
+            Self::Estimated => "estimated",
         }
     }
 }
 
 impl GapReason {
-    pub const ALL: [GapReason; 5] = [
+    pub const ALL: [GapReason; 6] = [
         Self::Overflow,
         Self::Damaged,
         Self::Crash,
         Self::Refused,
         Self::Restored,
+        Self::Thinned,
     ];
 
     pub fn from_byte(byte: u8) -> Option<Self> {
@@ -245,6 +305,7 @@ impl GapReason {
             Self::Crash => "crash",
             Self::Refused => "refused",
             Self::Restored => "restored",
+            Self::Thinned => "thinned",
         }
     }
 }

@@ -115,23 +115,32 @@ fn any_names() -> impl Strategy<Value = Vec<SeriesDefinition>> {
     })
 }
 
+fn any_clock() -> impl Strategy<Value = Clock> {
+    let quality = prop_oneof![
+        Just(ClockQuality::Synced),
+        Just(ClockQuality::Cluster),
+        Just(ClockQuality::Estimated)
+    ];
+    (any::<i64>(), quality).prop_map(|(offset_ns, quality)| Clock { offset_ns, quality })
+}
+
 fn any_batch() -> impl Strategy<Value = Batch> {
     let data = prop::collection::vec(any_group(), 1..4).prop_map(|groups| Data { groups });
     let body = prop_oneof![
         3 => data.prop_map(Body::Data),
         1 => any_names().prop_map(Body::Names),
+        1 => any_clock().prop_map(Body::Clock),
     ];
     let numbers = (2..1_u64 << 40, any::<u64>(), any::<i64>(), any::<i64>());
-    (numbers, body).prop_map(|((number, epoch, sealed_at, complete_below), body)| {
-        let lane = if matches!(body, Body::Names(_)) {
-            Lane::Names
-        } else {
-            Lane::Backlog
-        };
+    (numbers, body, any::<bool>()).prop_map(|(numbers, body, since_boot)| {
+        let (number, epoch, sealed_at, complete_below) = numbers;
+        let is_data = matches!(body, Body::Data(_));
+        let lane = if is_data { Lane::Backlog } else { Lane::Names };
         let header = Header {
             epoch: Epoch(epoch),
             sealed_at: TimeNs(sealed_at),
             complete_below: TimeNs(complete_below),
+            boot_relative: is_data && since_boot,
             ..header(lane, number)
         };
         Batch { header, body }
@@ -161,7 +170,14 @@ proptest! {
 
     #[test]
     fn any_bytes_are_an_error_or_a_batch(
-        kind_and_lane in prop_oneof![Just(0b0000_u8), Just(0b0001), Just(0b0110), Just(0b0111)],
+        kind_and_lane in prop_oneof![
+            Just(0b0000_u8),
+            Just(0b0001),
+            Just(0b0110),
+            Just(0b0111),
+            Just(0b0100_0000),
+            Just(0b0100_0110)
+        ],
         body in prop::collection::vec(prop_oneof![0..4_u8, any::<u8>()], 0..200),
     ) {
         let mut bytes = vec![MAGIC[0], MAGIC[1], VERSION, kind_and_lane];

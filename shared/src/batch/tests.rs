@@ -20,6 +20,7 @@ pub(super) fn header(lane: Lane, number: u64) -> Header {
         names_needed: BatchNumber(names_needed),
         sealed_at: TimeNs(NOON),
         complete_below: TimeNs(NOON - 1_500_000_000),
+        boot_relative: false,
     }
 }
 
@@ -91,6 +92,20 @@ fn data() -> Data {
                 series: vec![single],
             },
         ],
+    }
+}
+
+/// Readings of the first minute after a boot.
+fn early() -> Data {
+    let series = SeriesColumns {
+        id: LocalSeriesId(7),
+        columns: vec![column(0, None, Values::Float(vec![21.5, 21.75]))],
+    };
+    Data {
+        groups: vec![Group {
+            times: vec![59_000_000_000, 60_000_000_000],
+            series: vec![series],
+        }],
     }
 }
 
@@ -189,6 +204,12 @@ pub(super) fn samples() -> Vec<(&'static str, Batch)> {
         reason: GapReason::Overflow,
         digest_to: Digest([8, 7, 6, 5, 4, 3, 2, 1]),
     };
+    let clock = Clock {
+        offset_ns: NOON - 61_000_000_000,
+        quality: ClockQuality::Cluster,
+    };
+    let mut since_boot = batch(Lane::Live, 2, Body::Data(early()));
+    since_boot.header.boot_relative = true;
     vec![
         (
             "hello_first",
@@ -213,6 +234,8 @@ pub(super) fn samples() -> Vec<(&'static str, Batch)> {
             "data_codecs",
             batch(Lane::Live, 77, Body::Data(every_codec())),
         ),
+        ("clock", batch(Lane::Names, 3, Body::Clock(clock))),
+        ("data_since_boot", since_boot),
     ]
 }
 
@@ -297,7 +320,7 @@ fn headers_keep_the_rules() {
             .map(|(_, batch)| batch)
             .unwrap()
     };
-    let breaches: [(&str, &str, fn(&mut Header)); 10] = [
+    let breaches: [(&str, &str, fn(&mut Header)); 15] = [
         ("number 0", "data_live", |h| h.number = BatchNumber(0)),
         ("number too high", "data_live", |h| {
             h.number = BatchNumber(COUNT_MAX + 1);
@@ -316,6 +339,11 @@ fn headers_keep_the_rules() {
         ("hello in live", "hello", |h| *h = header(Lane::Live, 1)),
         ("hello as number 2", "hello", |h| h.number = BatchNumber(2)),
         ("hello older than itself", "hello", |h| h.epoch = Epoch(9)),
+        ("clock in live", "clock", |h| *h = header(Lane::Live, 3)),
+        ("clock as number 1", "clock", |h| h.number = BatchNumber(1)),
+        ("clock since boot", "clock", |h| h.boot_relative = true),
+        ("names since boot", "names", |h| h.boot_relative = true),
+        ("gap since boot", "gap", |h| h.boot_relative = true),
     ];
     for (what, name, breach) in breaches {
         let mut batch = sample(name);
@@ -479,6 +507,18 @@ fn the_value_and_byte_limits_hold() {
 }
 
 #[test]
+fn times_since_boot_take_few_bytes() {
+    let since_boot = Header {
+        boot_relative: true,
+        ..header(Lane::Live, 2)
+    };
+    let few = encode(&since_boot, &Body::Data(early())).unwrap();
+    let many = encode(&header(Lane::Live, 2), &Body::Data(early())).unwrap();
+    assert!(few.len() < many.len());
+    assert_eq!((few[3], many[3]), (0x66, 0x26));
+}
+
+#[test]
 fn errors_say_who_must_act() {
     let (_, batch) = samples().remove(3);
     let good = encode(&batch.header, &batch.body).unwrap();
@@ -495,13 +535,21 @@ fn errors_say_who_must_act() {
         })
     );
     let mut flagged = good.clone();
-    flagged[3] |= 0x40;
+    flagged[3] |= 0x80;
     let flags = flagged[3];
     let flagged = with_checksum(flagged);
     assert_eq!(
         decode(&flagged),
         Err(DecodeError::Version { version: 1, flags })
     );
+    // Kinds that may come one day.
+    for unknown in [0x41, 0x43] {
+        let mut other = good.clone();
+        other[3] = unknown;
+        let (version, flags) = (1, unknown);
+        let error = Err(DecodeError::Version { version, flags });
+        assert_eq!(decode(&with_checksum(other)), error);
+    }
     let mut damaged = good.clone();
     damaged[40] ^= 1;
     assert!(matches!(decode(&damaged), Err(DecodeError::Damaged(_))));

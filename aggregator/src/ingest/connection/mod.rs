@@ -20,20 +20,26 @@ use shared::id::{AgentId, TimeNs};
 use shared::limits::PACKET_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::agents::Presence;
 use super::budget::{Account, Charge};
 use super::metrics::IngestMetrics;
 use super::packet::{self, Welcome};
 use super::session::{Action, Close, Packet, RECEIVE_MAXIMUM, Session, Version};
 use super::upstream::Upstream;
 use super::validate::{self, Checked, INLINE_BYTES_MAX, Invalid};
+use crate::state::command::Payload;
 use crate::tls::{Identity, Revocations};
 
 /// From the end of the handshake to CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// From the first byte of a packet to its last, while we read or wait for the budget to.
+/// For a packet to come, or at least `PACKET_PART_BYTES` more of it, while we read or wait for the
+/// budget to.
 const PACKET_LIMIT: Duration = Duration::from_secs(60);
+/// A link of 512 bytes a second is slow; one that carries less is as good as none.
+const PACKET_PART_BYTES: usize = 30 << 10;
 /// For the peer to take what we write.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// For the peer to read our last words and hang up.
@@ -54,6 +60,7 @@ pub(super) struct Surroundings<U> {
     pub(super) revocations: Revocations,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) account: Account,
+    pub(super) presence: Presence,
 }
 
 /// A socket that has shown who it is.
@@ -73,6 +80,8 @@ struct Inner<U: Upstream> {
     inbox: VecDeque<(Packet, Charge)>,
     /// The check or hand-over in progress.
     step: Option<StepFuture<U::Ticket>>,
+    /// A check was made in this turn, so it is over.
+    checked: bool,
     /// Handed over, in packet order; the front is answered first.
     tickets: VecDeque<(u64, U::Ticket)>,
     /// When each publish without an answer was complete.
@@ -86,6 +95,8 @@ struct Inner<U: Upstream> {
 struct Clocks {
     connect: Option<Instant>,
     packet: Option<Instant>,
+    /// Of the packet that comes, since its limit was set.
+    packet_bytes: usize,
     keep_alive: Option<(Instant, Duration)>,
 }
 
@@ -101,6 +112,7 @@ type PermitFuture = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + 
 enum Woken<T> {
     Stop,
     Revoked(String),
+    CrowdedOut,
     Deadline,
     Answer(crate::cluster::Answer),
     Step(Step<T>),
@@ -123,12 +135,14 @@ where
             session: Session::new(identity.id.clone()),
             inbox: VecDeque::new(),
             step: None,
+            checked: false,
             tickets: VecDeque::new(),
             since: VecDeque::new(),
             out: Vec::new(),
             clock: Clocks {
                 connect: Some(Instant::now() + CONNECT_LIMIT),
                 packet: None,
+                packet_bytes: 0,
                 keep_alive: None,
             },
             closing: false,
@@ -152,6 +166,9 @@ where
             if self.write().await.is_err() || self.inner.closing {
                 break;
             }
+            if self.gave_way().await {
+                continue;
+            }
             let charges = charging.is_some();
             let reads = !charges && self.may_read();
             let deadline = self
@@ -171,6 +188,7 @@ where
                     biased;
                     _ = around.stop.wait_for(|stop| *stop) => Woken::Stop,
                     why = around.revocations.revoked(&identity.serial) => Woken::Revoked(why),
+                    () = around.presence.crowded_out() => Woken::CrowdedOut,
                     answer = front(tickets) => Woken::Answer(answer),
                     done = some(step) => Woken::Step(done),
                     permit = some(&mut charging) => Woken::Charged(permit),
@@ -195,22 +213,34 @@ where
                     self.inner.step = None;
                     self.inner.step_done(done, &self.identity, &mut self.around);
                 }
-                Woken::Answer(answer) => {
-                    let (sequence, _) = self.inner.tickets.pop_front().expect("it answered");
-                    let mut actions = Vec::new();
-                    self.inner.session.answered(sequence, answer, &mut actions);
-                    self.inner
-                        .perform(actions, &self.identity, &mut self.around);
-                }
+                Woken::Answer(answer) => self.answered(answer),
                 Woken::Deadline => self.deadline(reads),
                 Woken::Stop => self.inner.end(
                     DisconnectReasonCode::ServerShuttingDown,
                     "this node stops; connect to another one",
                 ),
                 Woken::Revoked(why) => self.revoked(&why),
+                Woken::CrowdedOut => self.crowded_out(),
             }
         }
         self.farewell().await;
+    }
+
+    fn answered(&mut self, answer: crate::cluster::Answer) {
+        let (sequence, _) = self.inner.tickets.pop_front().expect("it answered");
+        let mut actions = Vec::new();
+        self.inner.session.answered(sequence, answer, &mut actions);
+        self.inner
+            .perform(actions, &self.identity, &mut self.around);
+    }
+
+    /// After a check the other connections of this thread have their turn.
+    async fn gave_way(&mut self) -> bool {
+        let checked = std::mem::take(&mut self.inner.checked);
+        if checked {
+            yield_now().await;
+        }
+        checked
     }
 
     fn may_read(&self) -> bool {
@@ -220,13 +250,14 @@ where
 
     fn parse(&mut self, bytes: usize) {
         self.around.metrics.bytes.inc_by(bytes as u64);
+        self.inner.clock.heard(bytes);
         let mut cursor = Cursor::new(&self.buffer[..bytes]);
         while !self.inner.closing && cursor.position() < bytes as u64 {
             for event in self.inner.mqtt.recv(&mut cursor) {
                 if let Event::NotifyPacketReceived(wire) = event {
                     let charge = self.around.account.frame(wire.size());
                     self.inner.inbox.push_back((packet::read(wire), charge));
-                    self.inner.clock.packet = None;
+                    self.inner.clock.packet_complete();
                 } else {
                     self.inner
                         .event(event, &self.identity, &self.around.metrics);
@@ -246,8 +277,8 @@ where
                 .refuse(who, "connect_timeout", "", meaning);
             self.inner.closing = true;
         } else if clock.packet.is_some_and(|at| at <= now) {
-            let meaning = "a packet was not complete within 60 seconds; the link is too slow, or \
-                           limits.in_flight_bytes_max is used up by others";
+            let meaning = "less than 30 KiB of a packet came within 60 seconds; the link is too \
+                           slow, or limits.in_flight_bytes_max is used up by others";
             self.around
                 .metrics
                 .refuse(who, "packet_timeout", "", meaning);
@@ -277,6 +308,19 @@ where
         self.inner.end(
             DisconnectReasonCode::NotAuthorized,
             "the certificate was revoked",
+        );
+    }
+
+    fn crowded_out(&mut self) {
+        let meaning = "the agent has more connections than limits.agent_connections_max, and this \
+                       was the oldest; do several programs use one certificate?";
+        let who = self.identity.id.as_str();
+        self.around
+            .metrics
+            .refuse(who, "agent_connections_max", "", meaning);
+        self.inner.end(
+            DisconnectReasonCode::QuotaExceeded,
+            "a newer connection of this agent took the place of this one",
         );
     }
 
@@ -322,7 +366,8 @@ impl<U: Upstream> Inner<U> {
     /// Gives packets to the session until it has to wait for something.
     fn advance(&mut self, identity: &Identity, around: &mut Surroundings<U>) {
         let full = usize::from(RECEIVE_MAXIMUM);
-        while self.step.is_none() && !self.closing && self.session.pending() < full {
+        while self.step.is_none() && !self.checked && !self.closing && self.session.pending() < full
+        {
             let Some((packet, charge)) = self.inbox.pop_front() else {
                 return;
             };
@@ -371,6 +416,7 @@ impl<U: Upstream> Inner<U> {
                     payload,
                 } if payload.len() < INLINE_BYTES_MAX => {
                     let mut more = Vec::new();
+                    self.checked = true;
                     let result = validate::check(kind, &identity.id, payload);
                     self.session.checked(sequence, result, &mut more);
                     work.extend(more);
@@ -395,12 +441,7 @@ impl<U: Upstream> Inner<U> {
                     }));
                 }
                 Action::Submit { sequence, payload } => {
-                    let (upstream, agent) = (around.upstream.clone(), identity.id.clone());
-                    let received = wall_clock();
-                    self.step = Some(Box::pin(async move {
-                        let ticket = upstream.submit(agent, received, payload).await;
-                        Step::Submitted(sequence, ticket)
-                    }));
+                    work.extend(self.submit(sequence, payload, identity, around));
                 }
                 Action::Release => {
                     around.account.release();
@@ -416,6 +457,29 @@ impl<U: Upstream> Inner<U> {
                 answer => self.answer(answer, &identity.id, around),
             }
         }
+    }
+
+    /// Begins to hand a payload over; what is over the quota goes back to the session instead.
+    fn submit(
+        &mut self,
+        sequence: u64,
+        payload: Payload,
+        identity: &Identity,
+        around: &Surroundings<U>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let (Payload::Batch(bytes) | Payload::Lines(bytes)) = &payload;
+        if let Err(retry_ms) = around.presence.spend(bytes.len(), Instant::now()) {
+            self.session.over_quota(sequence, retry_ms, &mut actions);
+            return actions;
+        }
+        let (upstream, agent) = (around.upstream.clone(), identity.id.clone());
+        let received = wall_clock();
+        self.step = Some(Box::pin(async move {
+            let ticket = upstream.submit(agent, received, payload).await;
+            Step::Submitted(sequence, ticket)
+        }));
+        actions
     }
 
     /// Writes the packet of an action that is one.
@@ -537,6 +601,22 @@ impl<U: Upstream> Inner<U> {
 }
 
 impl Clocks {
+    /// Bytes came. A large packet on a slow link is no silence, and has as long as it makes headway.
+    fn heard(&mut self, bytes: usize) {
+        let now = Instant::now();
+        self.keep_alive = self.keep_alive.map(|(_, length)| (now + length, length));
+        self.packet_bytes += bytes;
+        if self.packet_bytes >= PACKET_PART_BYTES {
+            self.packet = self.packet.map(|_| now + PACKET_LIMIT);
+            self.packet_bytes = 0;
+        }
+    }
+
+    fn packet_complete(&mut self) {
+        self.packet = None;
+        self.packet_bytes = 0;
+    }
+
     /// The next limit to look at. The limit on a packet runs while we read, and while we wait for
     /// the budget: what came of it is charged, and those who each hold a part of the budget and
     /// wait for more would wait for ever.

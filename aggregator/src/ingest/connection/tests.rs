@@ -9,12 +9,12 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::super::agents::{AgentLimits, Agents};
 use super::super::budget::Budget;
 use super::super::script::{Script, Submitted, applied, batch_bytes, position};
 use super::*;
 use crate::cluster::{Answer, Applied};
 use crate::pki::Pki;
-use crate::state::command::Payload;
 use crate::tls::{Reloader, Role};
 
 /// The publisher's end, and the hands of the cluster and the operator.
@@ -43,6 +43,15 @@ fn bench_with(version: MqttVersion, ready: bool) -> Bench {
 
 /// One of those that share a budget.
 fn bench_within(version: MqttVersion, ready: bool, budget: Budget) -> Bench {
+    let limits = AgentLimits {
+        connections_max: 4,
+        bytes_per_second_max: 0,
+    };
+    bench_among(version, ready, budget, &Agents::new(limits))
+}
+
+/// One of those of the same agent.
+fn bench_among(version: MqttVersion, ready: bool, budget: Budget, agents: &Agents) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let pki = Pki::init(folder.path(), "demo").unwrap();
     let identity = pki.issue(Role::Agent, "gw1", &[], 1).unwrap().identity;
@@ -50,8 +59,10 @@ fn bench_within(version: MqttVersion, ready: bool, budget: Budget) -> Bench {
     let metrics = IngestMetrics::register(&mut Registry::default());
     let (upstream, cluster) = Script::new(ready);
     let (stop, stopped) = watch::channel(false);
+    let presence = agents.enter(&identity.id, Instant::now());
     let around = Surroundings {
         upstream,
+        presence,
         metrics: Arc::clone(&metrics),
         revocations,
         stop: stopped,
@@ -341,6 +352,84 @@ async fn a_revoked_certificate_ends_the_live_session() {
     };
     assert_eq!(bye.reason_code(), Some(DisconnectReasonCode::NotAuthorized));
     bench.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_is_shared_by_the_connections_of_an_agent() {
+    let agents = Agents::new(AgentLimits {
+        connections_max: 4,
+        bytes_per_second_max: 10,
+    });
+    let connection = || bench_among(MqttVersion::V5_0, true, Budget::new(BUDGET), &agents);
+    let (mut first, mut second) = (connection(), connection());
+    first.connect(Vec::new()).await;
+    second.connect(Vec::new()).await;
+    first.publish(1, LIVE, batch_bytes(Lane::Live, 1)).await;
+    first.answer_next(applied()).await;
+    assert_eq!(first.verdict().await, (1, Some(Verdict::Ok)));
+    second.publish(1, LIVE, batch_bytes(Lane::Live, 2)).await;
+    let (1, Some(Verdict::Quota { retry_ms })) = second.verdict().await else {
+        panic!("it is over the quota of its agent");
+    };
+    second.publish(2, LIVE, batch_bytes(Lane::Live, 3)).await;
+    let (2, Some(Verdict::Busy { .. })) = second.verdict().await else {
+        panic!("it stands behind a refused one");
+    };
+    tokio::time::advance(Duration::from_millis(u64::from(retry_ms))).await;
+    second.publish(3, LIVE, batch_bytes(Lane::Live, 2)).await;
+    second.answer_next(applied()).await;
+    assert_eq!(second.verdict().await, (3, Some(Verdict::Ok)));
+    let label = [("reason", "quota")];
+    assert_eq!(second.metrics.refused.get_or_create(&label).get(), 1);
+}
+
+#[tokio::test]
+async fn one_connection_too_many_ends_the_oldest() {
+    let agents = Agents::new(AgentLimits {
+        connections_max: 1,
+        bytes_per_second_max: 0,
+    });
+    let connection = || bench_among(MqttVersion::V5_0, true, Budget::new(BUDGET), &agents);
+    let mut old = connection();
+    old.connect(Vec::new()).await;
+    let mut new = connection();
+    new.connect(Vec::new()).await;
+    let Some(GenericPacket::V5_0Disconnect(bye)) = old.receive().await else {
+        panic!()
+    };
+    assert_eq!(bye.reason_code(), Some(DisconnectReasonCode::QuotaExceeded));
+    old.ended().await;
+    new.publish(1, LIVE, batch_bytes(Lane::Live, 1)).await;
+    new.answer_next(applied()).await;
+    assert_eq!(new.verdict().await, (1, Some(Verdict::Ok)));
+}
+
+/// A batch of 256 KiB at 2 KB/s: longer than a packet once had, and than a keep alive.
+#[tokio::test(start_paused = true)]
+async fn a_packet_on_a_slow_link_has_as_long_as_it_makes_headway() {
+    let mut bench = bench(MqttVersion::V5_0);
+    let connect = v5_0::Connect::builder().client_id("any").unwrap();
+    let connect = connect.clean_start(true).keep_alive(20).build().unwrap();
+    bench.send(connect.into()).await;
+    assert!(matches!(
+        bench.receive().await,
+        Some(GenericPacket::V5_0Connack(_))
+    ));
+    let mut packet = vec![0x32, 0x80, 0x80, 16];
+    packet.extend([0, 7]);
+    packet.extend(b"nowhere");
+    // Packet id, no properties, and a payload.
+    packet.extend([0, 1, 0]);
+    packet.resize((16 << 14) + 4, 0);
+    for part in packet.chunks(20 << 10) {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        bench.pipe.write_all(part).await.unwrap();
+    }
+    let mut answer = [0];
+    bench.pipe.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, [0x40], "a PUBACK");
+    let label = [("reason", "bad_topic")];
+    assert_eq!(bench.metrics.refused.get_or_create(&label).get(), 1);
 }
 
 #[tokio::test]

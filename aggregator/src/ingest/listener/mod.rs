@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::agents::{AgentLimits, Agents};
 use super::budget::Budget;
 use super::connection::{Connection, Surroundings};
 use super::metrics::IngestMetrics;
@@ -45,6 +46,7 @@ struct Shared<U> {
     upstream: U,
     acceptor: TlsAcceptor,
     budget: Budget,
+    agents: Agents,
     connections: Arc<Semaphore>,
 }
 
@@ -74,6 +76,10 @@ impl<U: Upstream> Listener<U> {
         let shared = Shared {
             acceptor: TlsAcceptor::from(Arc::clone(&options.tls)),
             budget: Budget::new(options.limits.in_flight_bytes_max),
+            agents: Agents::new(AgentLimits {
+                connections_max: options.limits.agent_connections_max,
+                bytes_per_second_max: options.limits.agent_bytes_per_second_max,
+            }),
             connections: Arc::new(Semaphore::new(options.limits.connections_max)),
             options,
             upstream,
@@ -192,6 +198,7 @@ async fn serve<U: Upstream>(
         revocations: options.revocations.clone(),
         stop,
         account: shared.budget.account(options.limits.connection_bytes_max),
+        presence: shared.agents.enter(&identity.id, Instant::now()),
     };
     Connection::new(stream, identity, around).run().await;
     options.metrics.connections.dec();

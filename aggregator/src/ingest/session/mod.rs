@@ -79,7 +79,8 @@ pub(super) enum Action {
         kind: Kind,
         payload: Bytes,
     },
-    /// Hand it to the cluster; then call `answered`. In the order of these actions.
+    /// Hand it to the cluster; then call `answered`. In the order of these actions. Or call
+    /// `over_quota`, and nothing was handed over.
     Submit {
         sequence: u64,
         payload: Payload,
@@ -375,6 +376,17 @@ impl Session {
             Answer::Fork(position) => Verdict::Fork(position),
             Answer::Busy { retry_ms } => Verdict::Busy { retry_ms },
         };
+        self.refuse(sequence, verdict, out);
+    }
+
+    /// `Action::Submit` was not done: the agent is over its quota for so many milliseconds.
+    pub(super) fn over_quota(&mut self, sequence: u64, retry_ms: u32, out: &mut Actions) {
+        if !self.is_closed() {
+            self.refuse(sequence, Verdict::Quota { retry_ms }, out);
+        }
+    }
+
+    fn refuse(&mut self, sequence: u64, verdict: Verdict, out: &mut Actions) {
         let place = self.entry(sequence).place;
         let detail = place.map_or_else(String::new, |place| {
             format!(

@@ -293,6 +293,26 @@ fn a_cluster_without_room_puts_the_batch_off_and_all_behind_it() {
 }
 
 #[test]
+fn what_is_over_the_quota_is_refused_with_all_behind_it_until_it_comes_again() {
+    let mut talk = talk(Version::V5);
+    talk.batch(1, 1);
+    talk.batch(2, 2);
+    let mut out = Vec::new();
+    talk.session.over_quota(1, 2_500, &mut out);
+    assert_eq!(told(&out), (vec![], None), "in its turn");
+    assert_eq!(told(&talk.batch(3, 3)).0, []);
+    let out = talk.answer(0, applied());
+    assert_eq!(told(&out), (vec![(1, 0xff), (2, 0x97), (3, 0x97)], None));
+    let refused = Verdict::Quota { retry_ms: 2_500 };
+    assert!(out.contains(&Action::Acknowledge {
+        packet_id: 2,
+        reply: Reply::Refused(refused)
+    }));
+    assert!(matches!(talk.batch(4, 2)[..], [Action::Submit { .. }]));
+    assert_eq!(told(&talk.answer(3, applied())).0, [(4, 0xff)]);
+}
+
+#[test]
 fn mqtt_3_1_1_hears_yes_or_nothing() {
     for answer in [
         Answer::Gap(position(0)),

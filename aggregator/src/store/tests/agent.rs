@@ -90,12 +90,25 @@ impl Agent {
             names_needed: BatchNumber(names_needed),
             sealed_at: TimeNs(5),
             complete_below: TimeNs(4),
+            boot_relative: false,
         }
     }
 
     pub(super) fn seal(&mut self, lane: Lane, body: Body) -> Link {
+        self.seal_with(lane, body, false)
+    }
+
+    /// Live data of an agent that does not know the time of day.
+    pub(super) fn seal_since_boot(&mut self, data: Data) -> Link {
+        self.seal_with(Lane::Live, Body::Data(data), true)
+    }
+
+    fn seal_with(&mut self, lane: Lane, body: Body, boot_relative: bool) -> Link {
         let (last, before) = self.last(lane);
-        let header = self.header(lane, last + 1, before);
+        let header = Header {
+            boot_relative,
+            ..self.header(lane, last + 1, before)
+        };
         let bytes = Bytes::from(encode(&header, &body).unwrap());
         let after = digest(before, &bytes);
         let link = Link {

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use journal::{OpenMode, SimStorage, Storage};
-use shared::batch::{Body, Column, Data, Group, SeriesColumns, SeriesDefinition, Values};
+use shared::batch::{
+    Body, Clock, ClockQuality, Column, Data, Group, SeriesColumns, SeriesDefinition, Values,
+};
 use shared::id::{AgentId, Lane, LocalSeriesId, TimeNs};
 use shared::reading::{FieldType, Value};
 
 use super::agent::{Agent, Link};
 use super::{Node, all_rows, table_rows};
-use crate::state::{Command, Origin, Outcome, Payload, Submission};
+use crate::state::{Command, Origin, Outcome, Payload, State, Submission};
 use crate::store::{Scan, Store, StoreError};
 
-const DAY: i64 = 86_400_000_000_000;
+pub(super) const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
 
 pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
@@ -25,7 +27,7 @@ pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
     target.sync().unwrap();
 }
 
-fn submission(agent: &AgentId, payload: Payload) -> Command {
+pub(super) fn submission(agent: &AgentId, payload: Payload) -> Command {
     let origin = Origin { boot: 1, ticket: 1 };
     let received = TimeNs(1000 * DAY);
     Command::Submissions(vec![Submission {
@@ -37,14 +39,14 @@ fn submission(agent: &AgentId, payload: Payload) -> Command {
 }
 
 /// A node, its log and one agent with one series "truck"/"d1".
-struct Bench {
-    node: Node,
-    agent: Agent,
-    index: u64,
+pub(super) struct Bench {
+    pub(super) node: Node,
+    pub(super) agent: Agent,
+    pub(super) index: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let node = Node::open(&SimStorage::new(7));
         let mut bench = Self {
             node,
@@ -69,12 +71,12 @@ impl Bench {
         bench
     }
 
-    fn apply(&mut self, command: &Command) -> crate::state::Effects {
+    pub(super) fn apply(&mut self, command: &Command) -> crate::state::Effects {
         self.index += 1;
         self.node.apply(self.index, command)
     }
 
-    fn send(&mut self, link: &Link) -> Outcome {
+    pub(super) fn send(&mut self, link: &Link) -> Outcome {
         let id = self.agent.id.clone();
         self.apply(&submission(&id, Payload::Batch(link.bytes.clone())))
             .outcomes[0]
@@ -114,12 +116,44 @@ impl Bench {
         link
     }
 
+    fn clock(&mut self, offset_ns: i64) -> Link {
+        let quality = ClockQuality::Cluster;
+        let clock = Clock { offset_ns, quality };
+        self.agent.seal(Lane::Names, Body::Clock(clock))
+    }
+
+    /// Readings so long after the boot; not sent.
+    fn since_boot(&mut self, times: &[i64]) -> Link {
+        let columns = vec![Column {
+            field: 0,
+            present: None,
+            values: Values::Float(vec![1.0; times.len()]),
+        }];
+        let series = vec![SeriesColumns {
+            id: LocalSeriesId(0),
+            columns,
+        }];
+        let groups = vec![Group {
+            times: times.to_vec(),
+            series,
+        }];
+        self.agent.seal_since_boot(Data { groups })
+    }
+
+    fn times(&self) -> Vec<i64> {
+        let view = self.node.store.view();
+        let rows = table_rows(&view, "truck", i64::MIN..=i64::MAX, None);
+        let mut times: Vec<i64> = rows.iter().map(|row| row.time).collect();
+        times.sort_unstable();
+        times
+    }
+
     fn merge(&mut self) {
         self.apply(&Command::Merge);
         assert!(self.node.finish_merges());
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         self.node.store.segments().list().unwrap()
     }
 }
@@ -184,6 +218,79 @@ fn an_int_field_widens_while_its_ints_are_exact() {
         assert_eq!(view.row_count("quarantine"), Some(1));
         bench.merge();
     }
+}
+
+#[test]
+fn times_since_boot_wait_for_their_clock() {
+    let mut bench = Bench::new();
+    let boot = 1000 * DAY - 60;
+    let early = bench.since_boot(&[7, 60]);
+    let names = bench
+        .node
+        .state
+        .position(&bench.agent.id, bench.agent.epoch, Lane::Names);
+    assert_eq!(bench.send(&early), Outcome::Names(names));
+    assert!(bench.times().is_empty());
+    let clock = bench.clock(boot);
+    assert_eq!(bench.send(&clock), Outcome::Stored);
+    assert_eq!(bench.send(&early), Outcome::Stored);
+    assert!(matches!(bench.send(&early), Outcome::Have(_)));
+    assert_eq!(bench.times(), [boot + 7, boot + 60]);
+    let last = bench
+        .node
+        .store
+        .view()
+        .last_values(crate::state::SeriesId(0))[0]
+        .time;
+    assert_eq!(last, TimeNs(boot + 60));
+    // A second one takes its number, and changes nothing.
+    let second = bench.clock(boot + DAY);
+    assert_eq!(bench.send(&second), Outcome::Stored);
+    let later = bench.since_boot(&[90]);
+    assert_eq!(bench.send(&later), Outcome::Stored);
+    // Times of day are left alone.
+    bench.data(&[1000 * DAY + 99], Values::Float(vec![2.0]));
+    let expected = [boot + 7, boot + 60, boot + 90, 1000 * DAY + 99];
+    assert_eq!(bench.times(), expected);
+    bench.merge();
+    assert_eq!(bench.times(), expected);
+}
+
+#[test]
+fn a_clock_is_kept_over_merges_and_snapshots_and_read_again_the_same() {
+    let mut bench = Bench::new();
+    let clock = bench.clock(1000 * DAY);
+    assert_eq!(bench.send(&clock), Outcome::Stored);
+    bench.merge();
+    let early = bench.since_boot(&[5]);
+    let command = submission(&bench.agent.id.clone(), Payload::Batch(early.bytes.clone()));
+    bench.apply(&command);
+    let expected = all_rows(&bench.node.store.view());
+    let before = bench.node.state.encode();
+    let merged = bench.node.store.snapshot().unwrap().index;
+    let index = bench.index;
+    let sim = bench.node.sim.clone();
+    drop(bench);
+    // What was not merged is read from the log again, on top of the state that was.
+    let mut node = Node::open(&sim);
+    assert_eq!(node.state.index(), merged);
+    node.apply(index, &command);
+    assert_eq!(all_rows(&node.store.view()), expected);
+    assert_eq!(node.state.encode(), before);
+    assert_eq!(State::decode(&before).unwrap().encode(), before);
+}
+
+#[test]
+fn a_clock_of_nonsense_moves_times_to_their_end_and_fails_nothing() {
+    let mut bench = Bench::new();
+    let clock = bench.clock(i64::MAX);
+    assert_eq!(bench.send(&clock), Outcome::Stored);
+    let early = bench.since_boot(&[i64::MIN, 5, i64::MAX]);
+    assert_eq!(bench.send(&early), Outcome::Stored);
+    let expected = [-1, i64::MAX, i64::MAX];
+    assert_eq!(bench.times(), expected);
+    bench.merge();
+    assert_eq!(bench.times(), expected);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod agent;
 mod model;
 mod features;
+mod quarantine;
 mod crash;
 
 use std::sync::Arc;

@@ -103,6 +103,8 @@ impl Model {
                     self.define(agent, header.epoch, definition);
                 }
             }
+            // The random agents know the time of day.
+            Body::Clock(_) => {}
             Body::Data(data) => {
                 for group in &data.groups {
                     for series in &group.series {
@@ -186,7 +188,7 @@ impl Model {
                             kept[row].insert(name, Value::Float(int as f64));
                         } else {
                             let reason = "the field is a float and this int is not exact as one";
-                            self.quarantine(agent, meaning, *time, "", &Value::Int(int), reason);
+                            self.quarantine(agent, meaning, *time, &name, &Value::Int(int), reason);
                         }
                     }
                     (Ok(_), one) => {

@@ -155,7 +155,7 @@ mod tests {
         let tables = |readings: &[Reading]| -> BTreeSet<String> {
             readings
                 .iter()
-                .map(|reading| reading.table.clone())
+                .map(|reading| reading.shape.table.clone())
                 .collect()
         };
         let first = tables(&sampler.sample(&test_row()));

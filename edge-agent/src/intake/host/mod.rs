@@ -19,7 +19,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Complaints, Entry, stopped};
-use crate::clock;
 use crate::config::Host;
 use crate::handed::HANDED_READINGS_MAX;
 use files::Sampler;
@@ -38,9 +37,10 @@ pub async fn run(options: Host, agent: AgentId, entry: Entry, mut stop: watch::R
             () = stopped(&mut stop) => return,
             _ = ticks.tick() => {}
         }
+        let (time, stamp) = entry.clock().stamp();
         let row = Row {
             device: Arc::clone(&device),
-            time: clock::now(),
+            time,
         };
         // A sensor on a slow bus may take its time: not on the thread that serves everybody.
         let sampled = tokio::task::spawn_blocking(move || {
@@ -55,7 +55,7 @@ pub async fn run(options: Host, agent: AgentId, entry: Entry, mut stop: watch::R
         while !readings.is_empty() {
             let rest = readings.split_off(readings.len().min(HANDED_READINGS_MAX));
             let handed = std::mem::replace(&mut readings, rest);
-            if entry.try_hand_over(handed) {
+            if entry.try_hand_over(handed, stamp) {
                 continue;
             }
             if let Some(unsaid) = complaints.allow(Instant::now()) {
@@ -87,13 +87,13 @@ impl Row {
         let fields = fields
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value));
-        let reading = Reading {
-            table: table.to_owned(),
-            device: self.device.to_string(),
-            tags: tags.into_iter().collect(),
-            time: self.time,
-            fields: fields.collect(),
-        };
+        let reading = Reading::new(
+            table.to_owned(),
+            self.device.to_string(),
+            tags.into_iter().collect(),
+            self.time,
+            fields.collect(),
+        );
         reading.check().is_ok().then_some(reading)
     }
 }

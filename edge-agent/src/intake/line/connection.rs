@@ -12,10 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::dialogue::{Answers, Context, Dialogue, Stream};
-use crate::clock;
+use super::dialogue::{Answers, Dialogue, Stream};
 use crate::config::Line;
-use crate::handed::{NotKept, Stopped};
+use crate::handed::{NotKept, Stamp, Stopped};
 use crate::intake::{Complaints, Entry, Outcome, outcome_of, stopped};
 
 /// Bytes of one read.
@@ -80,7 +79,7 @@ impl Connection {
         unanswered: mpsc::Sender<Unanswered>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut dialogue = Dialogue::new(self.options.line_bytes_max);
+        let mut dialogue = Dialogue::new(&self.options, self.agent.as_str());
         let mut piece = vec![0; READ_BYTES];
         loop {
             let read = tokio::select! {
@@ -95,14 +94,10 @@ impl Connection {
                 Err(_) => (0, Stream::Broken),
             };
             dialogue.push(&piece[..length]);
-            let context = Context {
-                options: &self.options,
-                device: self.agent.as_str(),
-                now: clock::now(),
-            };
-            while let Some(group) = dialogue.next(context, stream) {
+            let now = self.entry.clock().stamp();
+            while let Some(group) = dialogue.next(now, stream) {
                 self.complain(&group.answers);
-                let fate = self.hand_over(group.readings).await;
+                let fate = self.hand_over(group.readings, group.stamp).await;
                 let stopping = matches!(fate, Fate::Stopping);
                 let group = Unanswered {
                     answers: group.answers,
@@ -118,11 +113,12 @@ impl Connection {
         }
     }
 
-    async fn hand_over(&self, readings: Vec<Reading>) -> Fate {
+    async fn hand_over(&self, readings: Vec<Reading>, stamp: Stamp) -> Fate {
         if readings.is_empty() {
             return Fate::Settled;
         }
-        match self.entry.hand_over(readings, self.options.ack).await {
+        let answer = self.options.ack;
+        match self.entry.hand_over(readings, stamp, answer).await {
             Ok(None) => Fate::Settled,
             Ok(Some(outcome)) => Fate::Open(outcome),
             Err(Stopped) => Fate::Stopping,

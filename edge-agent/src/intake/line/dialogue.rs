@@ -3,19 +3,31 @@
 use std::fmt::Write as _;
 
 use shared::id::TimeNs;
-use shared::payload::line::{self, LineError, LineOptions};
+use shared::payload::line::{LineError, LineReader};
 use shared::reading::Reading;
 
 use crate::config::Line;
-use crate::handed::{HANDED_READINGS_MAX, NotKept};
-use crate::intake::frame::{Frame, Framer};
+use crate::handed::{HANDED_READINGS_MAX, NotKept, Stamp};
+use crate::intake::frame::Framer;
 
 /// The lines of one connection so far.
 #[derive(Debug)]
 pub(super) struct Dialogue {
     framer: Framer,
+    reader: LineReader,
+    line_bytes_max: usize,
     /// Lines that were given out.
     lines: u64,
+    /// The line behind the last group, which it could not join.
+    held: Option<Taken>,
+}
+
+/// What a line came to.
+#[derive(Debug)]
+enum Taken {
+    Reading(Reading, Stamp),
+    Nothing,
+    Refused(Refusal),
 }
 
 /// Whether more comes on a connection.
@@ -33,6 +45,8 @@ pub(super) enum Stream {
 pub(super) struct Group {
     /// At most [`HANDED_READINGS_MAX`].
     pub(super) readings: Vec<Reading>,
+    /// By whose clock all of them are stamped.
+    pub(super) stamp: Stamp,
     pub(super) answers: Answers,
 }
 
@@ -65,21 +79,15 @@ pub(super) enum Refusal {
     CutOff,
 }
 
-/// What the lines of an intake leave open.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Context<'a> {
-    pub(super) options: &'a Line,
-    /// The device of a line that names none.
-    pub(super) device: &'a str,
-    /// The time of a line that has none.
-    pub(super) now: TimeNs,
-}
-
 impl Dialogue {
-    pub(super) fn new(line_bytes_max: usize) -> Dialogue {
+    /// `device` is that of a line that names none.
+    pub(super) fn new(options: &Line, device: &str) -> Dialogue {
         Dialogue {
-            framer: Framer::new(line_bytes_max),
+            framer: Framer::new(options.line_bytes_max),
+            reader: LineReader::new(options.precision, &options.device_key, device),
+            line_bytes_max: options.line_bytes_max,
             lines: 0,
+            held: None,
         }
     }
 
@@ -87,51 +95,59 @@ impl Dialogue {
         self.framer.push(piece);
     }
 
-    /// The next lines of what was pushed; once no more comes, also one without an end.
-    pub(super) fn next(&mut self, context: Context<'_>, stream: Stream) -> Option<Group> {
+    /// The next lines of what was pushed; once no more comes, also one without an end. `now` is
+    /// the time of a line that has none, and by whose clock that is.
+    pub(super) fn next(&mut self, now: (TimeNs, Stamp), stream: Stream) -> Option<Group> {
         let mut group = Group::default();
         group.answers.first = self.lines + 1;
-        while group.answers.lines.len() < HANDED_READINGS_MAX {
-            let next = match self.framer.next() {
-                Some(frame) => Some(answer(&frame, context, &mut group.readings)),
-                None => match stream {
-                    Stream::Open => None,
-                    Stream::Ended => {
-                        let last = self.framer.last();
-                        last.map(|frame| answer(&frame, context, &mut group.readings))
+        while group.answers.lines.len() < HANDED_READINGS_MAX
+            && let Some(next) = self.take(now, stream)
+        {
+            let answer = match next {
+                Taken::Reading(reading, stamp) => {
+                    if !group.readings.is_empty() && group.stamp != stamp {
+                        self.held = Some(Taken::Reading(reading, stamp));
+                        break;
                     }
-                    Stream::Broken => {
-                        let last = self.framer.last();
-                        last.map(|_| Answer::Refused(Refusal::CutOff))
-                    }
-                },
+                    group.stamp = stamp;
+                    group.readings.push(reading);
+                    Answer::Reading
+                }
+                Taken::Nothing => Answer::Nothing,
+                Taken::Refused(refusal) => Answer::Refused(refusal),
             };
-            let Some(next) = next else { break };
             self.lines += 1;
-            group.answers.lines.push(next);
+            group.answers.lines.push(answer);
         }
         (!group.answers.lines.is_empty()).then_some(group)
     }
-}
 
-fn answer(frame: &Frame<'_>, context: Context<'_>, readings: &mut Vec<Reading>) -> Answer {
-    let Some(bytes) = frame.line else {
-        let limit = context.options.line_bytes_max;
-        return Answer::Refused(Refusal::TooLong(limit));
-    };
-    let options = LineOptions {
-        default_time: context.now,
-        precision: context.options.precision,
-        device_key: &context.options.device_key,
-        default_device: context.device,
-    };
-    match line::parse(bytes, options).next() {
-        None => Answer::Nothing,
-        Some(Ok(reading)) => {
-            readings.push(reading);
-            Answer::Reading
+    /// The next line.
+    fn take(&mut self, (now, stamp): (TimeNs, Stamp), stream: Stream) -> Option<Taken> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
         }
-        Some(Err(error)) => Answer::Refused(Refusal::Line(error)),
+        let frame = match self.framer.next() {
+            Some(frame) => frame,
+            None if stream == Stream::Open => return None,
+            None => {
+                let last = self.framer.last()?;
+                if stream == Stream::Broken {
+                    return Some(Taken::Refused(Refusal::CutOff));
+                }
+                last
+            }
+        };
+        let Some(line) = frame.line else {
+            return Some(Taken::Refused(Refusal::TooLong(self.line_bytes_max)));
+        };
+        Some(match self.reader.read(line, now) {
+            None => Taken::Nothing,
+            // No device gives by chance, as its time of day, this very nanosecond since boot.
+            Some(Ok(reading)) if reading.time == now => Taken::Reading(reading, stamp),
+            Some(Ok(reading)) => Taken::Reading(reading, Stamp::Wall),
+            Some(Err(error)) => Taken::Refused(Refusal::Line(error)),
+        })
     }
 }
 
@@ -176,6 +192,7 @@ impl Answers {
 mod tests {
     use super::*;
     use crate::config::Listen;
+    use crate::handed::Class;
     use shared::payload::line::Precision;
 
     fn options() -> Line {
@@ -186,24 +203,23 @@ mod tests {
             device_key: "device".to_owned(),
             connections_max: 1,
             line_bytes_max: 100,
+            class: Class::default(),
         }
     }
 
     /// Groups of a stream that comes in pieces of one size.
     fn talk(stream: &[u8], piece_bytes: usize) -> Vec<Group> {
-        let options = options();
-        let context = Context {
-            options: &options,
-            device: "gw1",
-            now: TimeNs(7),
-        };
-        let mut dialogue = Dialogue::new(options.line_bytes_max);
+        talk_at(stream, piece_bytes, (TimeNs(7), Stamp::Wall))
+    }
+
+    fn talk_at(stream: &[u8], piece_bytes: usize, now: (TimeNs, Stamp)) -> Vec<Group> {
+        let mut dialogue = Dialogue::new(&options(), "gw1");
         let mut groups = Vec::new();
         for piece in stream.chunks(piece_bytes) {
             dialogue.push(piece);
-            groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Open)));
+            groups.extend(std::iter::from_fn(|| dialogue.next(now, Stream::Open)));
         }
-        groups.extend(std::iter::from_fn(|| dialogue.next(context, Stream::Ended)));
+        groups.extend(std::iter::from_fn(|| dialogue.next(now, Stream::Ended)));
         groups
     }
 
@@ -230,7 +246,7 @@ mod tests {
             let readings: Vec<_> = groups.iter().flat_map(|group| &group.readings).collect();
             assert_eq!(readings.len(), 2);
             assert_eq!(
-                (readings[1].time, readings[1].device.as_str()),
+                (readings[1].time, readings[1].shape.device.as_str()),
                 (TimeNs(7), "gw1")
             );
             let refused: Vec<_> = groups
@@ -260,6 +276,33 @@ mod tests {
         );
         assert_eq!(answers[1], "ok 2");
         assert!(answers[2].starts_with("error 3 column 5"), "{text}");
+    }
+
+    #[test]
+    fn lines_with_a_time_and_lines_stamped_since_boot_go_apart() {
+        let stream = b"t f=1 1\nt f=2\n\nt f=3\nnonsense\nt f=4 4\nt f=5";
+        for piece_bytes in [1, 100] {
+            let groups = talk_at(stream, piece_bytes, (TimeNs(60), Stamp::Boot));
+            let mut by_stamp: Vec<(Stamp, usize)> = Vec::new();
+            for group in groups.iter().filter(|group| !group.readings.is_empty()) {
+                match by_stamp.last_mut() {
+                    Some((stamp, readings)) if *stamp == group.stamp => {
+                        *readings += group.readings.len();
+                    }
+                    _ => by_stamp.push((group.stamp, group.readings.len())),
+                }
+            }
+            let (wall, boot) = (Stamp::Wall, Stamp::Boot);
+            assert_eq!(by_stamp, [(wall, 1), (boot, 2), (wall, 1), (boot, 1)]);
+            let text: String = groups
+                .iter()
+                .map(|group| group.answers.text(Ok(())))
+                .collect();
+            let answers: Vec<_> = text.lines().collect();
+            assert_eq!(answers.len(), 7, "{text}");
+            assert_eq!(answers[3], "ok 4");
+            assert!(answers[4].starts_with("error 5 "), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::handed::{self, Handed, Handovers, NotKept};
+use crate::handed::{self, Class, Handed, Handovers, NotKept};
 use crate::intake::Account;
 use shared::payload::line::Precision;
 use std::pin::Pin;
@@ -25,6 +25,7 @@ fn options(listen: Listen) -> Line {
         device_key: "device".to_owned(),
         connections_max: 2,
         line_bytes_max: 1_000,
+        class: Class::default(),
     }
 }
 
@@ -77,7 +78,7 @@ async fn lines_are_answered_once_kept_and_reading_goes_on_meanwhile() {
         .unwrap();
     let first = running.handovers.receive().await.unwrap();
     assert_eq!(first.readings.len(), 2, "lines of one write go together");
-    assert_eq!(first.readings[0].device, "gw1");
+    assert_eq!(first.readings[0].shape.device, "gw1");
     // The second group comes although the first is not kept yet; its answer waits for the first.
     stream
         .get_mut()

@@ -73,24 +73,20 @@ impl Header {
             let (found, wanted) = (cells.len(), self.columns.len());
             return Err(format!("it has {found} cells, the header {wanted}"));
         }
-        let mut reading = Reading {
-            table: self.table.clone(),
-            device: default_device.to_owned(),
-            tags: Vec::new(),
-            time: TimeNs(0),
-            fields: Vec::new(),
-        };
+        let (mut device, mut at) = (default_device.to_owned(), TimeNs(0));
+        let (mut tags, mut fields) = (Vec::new(), Vec::new());
         for (column, cell) in self.columns.iter().zip(cells) {
             match column {
-                Column::Time => reading.time = time(&cell, precision)?,
+                Column::Time => at = time(&cell, precision)?,
                 _ if cell.is_empty() => {}
-                Column::Device => reading.device = cell,
-                Column::Tag(name) => reading.tags.push((name.clone(), cell)),
-                Column::Field(name) => reading.fields.push((name.clone(), value(name, cell)?)),
-                Column::Text(name) => reading.fields.push((name.clone(), Value::Text(cell))),
+                Column::Device => device = cell,
+                Column::Tag(name) => tags.push((name.clone(), cell)),
+                Column::Field(name) => fields.push((name.clone(), value(name, cell)?)),
+                Column::Text(name) => fields.push((name.clone(), Value::Text(cell))),
             }
         }
-        reading.tags.sort_unstable();
+        tags.sort_unstable();
+        let reading = Reading::new(self.table.clone(), device, tags, at, fields);
         reading.check().map_err(|unfit| unfit.to_string())?;
         Ok(Some(reading))
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use shared::id::{AgentId, TimeNs};
 use shared::limits::LINE_PAYLOAD_BYTES_MAX;
-use shared::payload::line::{self, LineOptions};
+use shared::payload::line::LineReader;
 use shared::reading::Reading;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -24,9 +24,8 @@ use tokio::time::Instant;
 
 use super::frame::Framer;
 use super::{Complaints, Entry, Outcome, outcome_of, stopped};
-use crate::clock;
 use crate::config::{Replay, ReplayFormat};
-use crate::handed::{HANDED_READINGS_MAX, NotKept, Stopped};
+use crate::handed::{HANDED_READINGS_MAX, NotKept, Stamp, Stopped};
 use csv::Header;
 use position::Position;
 
@@ -99,6 +98,8 @@ struct Player {
     framer: Framer,
     /// How far the file was cut into lines.
     read: Position,
+    /// `None` for CSV, which has a header.
+    lines: Option<LineReader>,
     header: Option<Header>,
     pace: Pace,
     group: Vec<Reading>,
@@ -157,6 +158,13 @@ impl Player {
                 position: place.path().to_owned(),
             });
         }
+        let lines = match &options.format {
+            ReplayFormat::Line { device_key } => {
+                let device = agent.as_str();
+                Some(LineReader::new(options.precision, device_key, device))
+            }
+            ReplayFormat::Csv(_) => None,
+        };
         let mut player = Player {
             pace: Pace {
                 speed: options.speed,
@@ -169,6 +177,7 @@ impl Player {
             file,
             framer: Framer::new(LINE_PAYLOAD_BYTES_MAX),
             read: Position::default(),
+            lines,
             header: None,
             group: Vec::new(),
             open: VecDeque::new(),
@@ -289,7 +298,7 @@ impl Player {
             return Ok(true);
         }
         self.settle(GROUPS_MAX - 1).await?;
-        match self.entry.hand_over(group.clone(), true).await {
+        match self.entry.hand_over(group.clone(), Stamp::Wall, true).await {
             Ok(outcome) => {
                 let outcome = outcome.expect("an answer was asked for");
                 self.open.push_back((outcome, group, behind));
@@ -333,7 +342,7 @@ impl Player {
             () = stopped(&mut self.stop) => return Err(NotKept::Stopping),
             () = tokio::time::sleep(RETRY_PAUSE) => {}
         }
-        match self.entry.hand_over(group, true).await {
+        match self.entry.hand_over(group, Stamp::Wall, true).await {
             Ok(outcome) => outcome_of(outcome.expect("an answer was asked for")).await,
             Err(Stopped) => Err(NotKept::Stopping),
         }
@@ -369,22 +378,18 @@ impl Player {
     }
 
     /// The reading of a line; `None` for a blank one.
-    fn parse(&self, line: &[u8]) -> Result<Option<Reading>, String> {
-        match (&self.options.format, &self.header) {
-            (ReplayFormat::Line { device_key }, _) => {
-                let options = LineOptions {
-                    default_time: clock::now(),
-                    precision: self.options.precision,
-                    device_key,
-                    default_device: self.agent.as_str(),
-                };
-                let parsed = line::parse(line, options).next().transpose();
+    fn parse(&mut self, line: &[u8]) -> Result<Option<Reading>, String> {
+        match (&mut self.lines, &self.header) {
+            (Some(lines), _) => {
+                // A file is of another time anyway: a guess of the day will do.
+                let day = self.entry.clock().day();
+                let parsed = lines.read(line, day).transpose();
                 parsed.map_err(|error| format!("column {}: {}", error.column, error.reason))
             }
-            (ReplayFormat::Csv(_), Some(header)) => {
+            (None, Some(header)) => {
                 header.reading(line, self.options.precision, self.agent.as_str())
             }
-            (ReplayFormat::Csv(_), None) => Ok(None),
+            (None, None) => Ok(None),
         }
     }
 

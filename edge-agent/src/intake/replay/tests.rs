@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::Csv;
-use crate::handed::{self, Handovers, Intakes};
+use crate::handed::{self, Class, Handovers, Intakes};
 use crate::intake::Account;
 use shared::payload::line::Precision;
 use tokio::task::JoinSet;
@@ -39,6 +39,7 @@ impl Bench {
             }),
             speed,
             precision: Precision::S,
+            class: Class::default(),
         };
         let agent = AgentId::parse("gw1").unwrap();
         let data_dir = self.folder.path().to_owned();

@@ -2,6 +2,9 @@
 //! a disk that keep nothing.
 
 mod disk;
+mod early;
+mod sending;
+mod slow;
 mod stories;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -15,7 +18,9 @@ use shared::reading::{Reading, Value};
 
 use super::*;
 use crate::batcher::{BatchOptions, Batcher, WaiterId};
-use crate::buffer::{BufferOptions, DiskWork, Recovery, Source, payload_to_batch};
+use crate::buffer::{BufferOptions, Classes, DiskWork, Recovery, Source, payload_to_batch};
+use crate::clock::BootId;
+use crate::handed::Kind;
 
 const WALL: TimeNs = TimeNs(1_000_000);
 const FILES: Options = Options {
@@ -26,6 +31,8 @@ const WINDOW: WindowOptions = WindowOptions {
     batches_max: 4,
     bytes_max: 1 << 20,
     backlog_share_percent: 25,
+    bytes_per_second_max: 0,
+    backlog_hours: Hours::ALWAYS,
 };
 const BATCH: BatchOptions = BatchOptions {
     rows_max: 100,
@@ -51,6 +58,7 @@ struct Cluster {
     rows: Vec<i64>,
     hellos: Vec<shared::batch::Hello>,
     gaps: Vec<(GapReason, u64, u64)>,
+    clocks: HashMap<Epoch, shared::batch::Clock>,
 }
 
 impl Cluster {
@@ -77,6 +85,9 @@ impl Cluster {
         if header.lane != Lane::Names && header.names_needed > names.last {
             return Verdict::Names(names);
         }
+        if header.boot_relative && !self.clocks.contains_key(&header.epoch) {
+            return Verdict::Names(names);
+        }
         if from == at.last.next() && header.previous != at.digest {
             return Verdict::Fork(at);
         }
@@ -84,6 +95,9 @@ impl Cluster {
         match batch.body {
             Body::Hello(hello) => self.hellos.push(hello),
             Body::Names(_) => {}
+            Body::Clock(clock) => {
+                self.clocks.entry(header.epoch).or_insert(clock);
+            }
             Body::Data(data) => {
                 let series = data.groups.iter().flat_map(|group| &group.series);
                 for column in series.flat_map(|series| &series.columns) {
@@ -134,6 +148,19 @@ impl Agent {
     }
 
     fn start_with(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
+        let mut agent = Agent::open(disk, epoch, bytes_max);
+        agent.sync();
+        agent
+    }
+
+    fn start_with_boot(disk: &SimStorage, epoch: u64, boot: BootId) -> Agent {
+        let mut agent = Agent::open(disk, epoch, 320 << 10);
+        agent.buffer.begin_boot(boot);
+        agent.sync();
+        agent
+    }
+
+    fn open(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
         let mut recovery = Recovery::default();
         let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
             recovery.visit(position, head, payload)
@@ -144,9 +171,10 @@ impl Agent {
             bytes_max,
             ram_bytes_max: 4 << 10,
             max_unsafe: Duration::from_secs(10),
+            classes: Classes::default(),
         };
         let now = Duration::ZERO;
-        let mut agent = Agent {
+        Agent {
             batcher: Batcher::new(BATCH),
             buffer: Buffer::new(options, recovery, Epoch(epoch), now, WALL),
             window: Window::new(WINDOW),
@@ -160,25 +188,47 @@ impl Agent {
             now,
             wire: VecDeque::new(),
             answers: VecDeque::new(),
-        };
-        agent.sync();
-        agent
+        }
     }
 
     /// Readings with these values become one batch; `waits`: somebody wants to know.
     fn seal(&mut self, values: std::ops::Range<i64>, waits: bool) {
+        self.seal_by(values, waits, Kind::default());
+    }
+
+    fn seal_by(&mut self, values: std::ops::Range<i64>, waits: bool, kind: Kind) {
         for value in values {
-            let reading = Reading {
-                table: "t".to_owned(),
-                device: format!("d{}", value / 50),
-                tags: Vec::new(),
-                time: TimeNs(value),
-                fields: vec![("v".to_owned(), Value::Int(value))],
-            };
+            let reading = Reading::new(
+                "t".to_owned(),
+                format!("d{}", value / 50),
+                Vec::new(),
+                TimeNs(value),
+                vec![("v".to_owned(), Value::Int(value))],
+            );
             let waiter = waits.then(|| WaiterId(u64::try_from(value).unwrap()));
-            self.batcher.push(self.now, reading, waiter);
+            self.batcher.push(self.now, reading, kind, waiter);
         }
-        let collected = self.batcher.take().unwrap();
+        self.seal_pushed(kind);
+    }
+
+    /// The same with values that do not compress: about eight bytes a reading.
+    fn seal_wide(&mut self, values: std::ops::Range<i64>) {
+        let kind = Kind::default();
+        for value in values {
+            let reading = Reading::new(
+                "t".to_owned(),
+                "wide".to_owned(),
+                Vec::new(),
+                TimeNs(value),
+                vec![("v".to_owned(), Value::Int(wide(value)))],
+            );
+            self.batcher.push(self.now, reading, kind, None);
+        }
+        self.seal_pushed(kind);
+    }
+
+    fn seal_pushed(&mut self, kind: Kind) {
+        let collected = self.batcher.take(kind).unwrap();
         let sealed = self.buffer.seal(
             collected,
             WINDOW.batches_max,
@@ -251,7 +301,7 @@ impl Agent {
             .collect();
         let outcome = self
             .window
-            .connected(self.now, &positions, &mut self.buffer);
+            .connected(self.now, &positions, None, &mut self.buffer);
         self.outcome(&outcome);
     }
 
@@ -268,9 +318,14 @@ impl Agent {
     }
 
     fn send(&mut self) -> bool {
-        let Some(ticket) = self.window.next(self.now, &self.buffer) else {
+        let Some(ticket) = self.window.next(self.now, self.wall(), &self.buffer) else {
             return false;
         };
+        if ticket.too_large {
+            self.answers.push_front((ticket.id, Verdict::Invalid));
+            self.hear();
+            return true;
+        }
         let bytes = match self.buffer.source(ticket.place).unwrap() {
             Source::Ram(bytes) => bytes,
             Source::Disk(position) => {
@@ -312,6 +367,14 @@ impl Agent {
         }
         panic!("not drained: {:?}", self.buffer);
     }
+}
+
+/// A number that has nothing in common with its neighbours.
+fn wide(value: i64) -> i64 {
+    let mixed = value.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)).cast_signed()
 }
 
 /// What became of what was sealed: each value at most once, all that is kept, in order.

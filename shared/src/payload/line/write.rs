@@ -9,16 +9,17 @@ use crate::reading::{Reading, Unfit, Value};
 /// readings that no batch can carry and the few that lines cannot express.
 pub fn format(reading: &Reading) -> Result<String, Unfit> {
     reading.check()?;
-    if reading.table.starts_with('#') {
+    let shape = &reading.shape;
+    if shape.table.starts_with('#') {
         return Err(Unfit::Rule("a line that begins with `#` is a comment"));
     }
     let mut line = String::new();
-    push_escaped(&mut line, &reading.table, &[',', ' ', '\\']);
-    push_tag(&mut line, DEVICE_KEY, &reading.device);
-    for (key, value) in &reading.tags {
+    push_escaped(&mut line, &shape.table, &[',', ' ', '\\']);
+    push_tag(&mut line, DEVICE_KEY, &shape.device);
+    for (key, value) in &shape.tags {
         push_tag(&mut line, key, value);
     }
-    for (index, (name, value)) in reading.fields.iter().enumerate() {
+    for (index, (name, value)) in reading.fields().enumerate() {
         line.push(if index == 0 { ' ' } else { ',' });
         push_name(&mut line, name);
         line.push('=');

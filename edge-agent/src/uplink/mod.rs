@@ -2,31 +2,38 @@
 //! What a session did not acknowledge the window sends again, so nothing is ever re-sent here.
 //!
 //! The client's event loop is polled by a task that does nothing else, because a half-done poll
-//! must not be dropped. Sessions go round the servers, with full jitter between them; one that ends
-//! before it acknowledged anything counts as failed even if it got as far as CONNACK.
+//! must not be dropped. Sessions go round the servers, with the rests of `back_off.rs` between them.
+//!
+//! A link that is gone and does not say so: while something is in flight, whoever drives this gives
+//! the session up; while nothing is, a ping that is not answered within half a keep alive ends it.
+
+mod back_off;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rumqttc::mqttbytes::v5::{ConnAck, ConnectReturnCode, Packet, PubAck};
+use rumqttc::mqttbytes::v5::{ConnAck, ConnectReturnCode, DisconnectReasonCode, Packet, PubAck};
 use rumqttc::{
-    AsyncClient, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions, Outgoing, PublishOptions,
-    TlsConfiguration, TopicAliasPolicy, Transport,
+    AsyncClient, ConnectionError, Event, EventLoop, IncomingPacketSizeLimit, MqttOptions, Outgoing,
+    PublishOptions, StateError, TlsConfiguration, TopicAliasPolicy, Transport,
 };
-use shared::id::{AgentId, Epoch, Lane};
+use shared::id::{AgentId, Epoch, Lane, TimeNs};
 use shared::topic::Topic;
-use shared::verdict::{Position, STREAM_PROPERTY, Verdict, format_stream, parse_stream_position};
+use shared::verdict::{
+    Position, STREAM_PROPERTY, TIME_PROPERTY, Verdict, format_stream, parse_stream_position,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-/// Between two sessions: at most this after the first failure, doubled with each further one.
-const BACK_OFF: Duration = Duration::from_millis(100);
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
-/// TCP, TLS and CONNACK.
-const CONNECT_SECONDS_MAX: u64 = 5;
+use back_off::BackOff;
+
+/// Name, TCP, TLS and CONNACK together: a server that accepts and says nothing holds us no longer.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// What a PUBLISH needs besides the batch: header, topic, packet id, topic alias.
+const PUBLISH_BYTES_MAX: usize = 128;
 /// CONNACK tells where up to 1,024 streams stand.
 const PACKET_IN_BYTES_MAX: u32 = 256 << 10;
 /// Streams whose positions are asked for.
@@ -38,7 +45,6 @@ pub struct UplinkOptions {
     pub agent: AgentId,
     /// `host:port`, tried in rotation.
     pub servers: Vec<String>,
-    pub keep_alive: Duration,
     pub tls: Arc<rustls::ClientConfig>,
     pub in_flight_max: u16,
 }
@@ -47,11 +53,23 @@ pub struct UplinkOptions {
 pub enum UplinkEvent {
     /// It is time to call [`Uplink::connect`].
     Due,
-    Connected(Vec<(Epoch, Lane, Position)>),
+    Connected(Welcome),
     /// `None`: the answer is no verdict, nothing is known of the batch.
     Answered(u64, Option<Verdict>),
     /// The session ended; `Due` follows.
     Ended(String),
+    /// The same, because a packet is above what the server takes.
+    TooLarge(String),
+}
+
+/// What CONNACK told.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Welcome {
+    pub positions: Vec<(Epoch, Lane, Position)>,
+    /// The largest batch that fits the server's packets; `None`: no bound.
+    pub batch_bytes_max: Option<usize>,
+    /// What time it is for the cluster.
+    pub time: Option<TimeNs>,
 }
 
 pub struct Uplink {
@@ -68,6 +86,10 @@ struct Session {
     /// Handed to the client and not given a packet id yet.
     queued: VecDeque<u64>,
     ids: HashMap<u16, u64>,
+    keep_alive: Duration,
+    connected_at: Option<Instant>,
+    /// A ping is on its way: when the link counts as gone unless anything is heard.
+    quiet_until: Option<Instant>,
     _task: JoinSet<()>,
 }
 
@@ -76,28 +98,10 @@ enum Told {
     Connected(Box<ConnAck>),
     Sent(u16),
     Acknowledged(PubAck),
+    Pinged,
+    Ponged,
     Ended(String),
-}
-
-/// How long to wait before the next session.
-#[derive(Debug, Default)]
-struct BackOff {
-    failures: u32,
-}
-
-impl BackOff {
-    /// Anything from nothing to the bound, so that agents that lost the same server spread out.
-    fn delay(&mut self, random: u32) -> Duration {
-        let bound = BACK_OFF
-            .saturating_mul(1 << self.failures.min(10))
-            .min(BACK_OFF_MAX);
-        self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(f64::from(random) / f64::from(u32::MAX))
-    }
-
-    fn succeeded(&mut self) {
-        self.failures = 0;
-    }
+    TooLarge(String),
 }
 
 impl Uplink {
@@ -120,8 +124,19 @@ impl Uplink {
             .map_or("", String::as_str)
     }
 
+    /// Certificates for the next session; one that runs goes on with what it began with.
+    pub fn use_tls(&mut self, tls: Arc<rustls::ClientConfig>) {
+        self.options.tls = tls;
+    }
+
+    /// Where the next session goes, and how; one that runs goes on.
+    pub fn use_servers(&mut self, servers: Vec<String>, in_flight_max: u16) {
+        self.options.servers = servers;
+        self.options.in_flight_max = in_flight_max;
+    }
+
     /// Begins a session and asks where these streams stand.
-    pub fn connect(&mut self, streams: impl Iterator<Item = (Epoch, Lane)>) {
+    pub fn connect(&mut self, keep_alive: Duration, streams: impl Iterator<Item = (Epoch, Lane)>) {
         self.due = None;
         let streams: Vec<String> = streams
             .map(|(epoch, lane)| format_stream(epoch, lane))
@@ -131,7 +146,7 @@ impl Uplink {
         let properties = streams
             .map(|stream| (STREAM_PROPERTY.to_owned(), stream))
             .collect();
-        let options = self.mqtt_options(properties);
+        let options = self.mqtt_options(keep_alive, properties);
         let capacity = usize::from(self.options.in_flight_max) + 1;
         match AsyncClient::builder(options).capacity(capacity).try_build() {
             Ok((client, event_loop)) => {
@@ -143,6 +158,9 @@ impl Uplink {
                     events,
                     queued: VecDeque::new(),
                     ids: HashMap::new(),
+                    keep_alive,
+                    connected_at: None,
+                    quiet_until: None,
                     _task: task,
                 });
             }
@@ -153,18 +171,19 @@ impl Uplink {
         }
     }
 
-    fn mqtt_options(&self, properties: Vec<(String, String)>) -> MqttOptions {
+    fn mqtt_options(&self, keep_alive: Duration, properties: Vec<(String, String)>) -> MqttOptions {
         let server = self.server();
         let (host, port) = server.rsplit_once(':').unwrap_or((server, ""));
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port: u16 = port.parse().unwrap_or(8883);
         let mut options = MqttOptions::new(self.options.agent.as_str(), (host, port));
-        let seconds = self.options.keep_alive.as_secs().clamp(1, 600);
+        let seconds = keep_alive.as_secs().clamp(1, 600);
         options
             .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(
                 &self.options.tls,
             ))))
             .set_keep_alive(u16::try_from(seconds).expect("at most 600"))
+            .set_connect_timeout(CONNECT_LIMIT)
             .set_outgoing_inflight_upper_limit(self.options.in_flight_max)
             .set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(PACKET_IN_BYTES_MAX))
             // A topic is sent once a session, then two bytes stand for it.
@@ -172,7 +191,6 @@ impl Uplink {
             .set_user_properties(properties);
         let mut network = options.network_options();
         network.set_tcp_nodelay(true);
-        network.set_connection_timeout(CONNECT_SECONDS_MAX);
         options.set_network_options(network);
         options
     }
@@ -206,39 +224,75 @@ impl Uplink {
                 }
                 return UplinkEvent::Due;
             };
-            match session.events.recv().await {
-                Some(Told::Connected(connack)) => {
-                    return UplinkEvent::Connected(positions(&connack));
+            let told = match session.quiet_until {
+                Some(at) => timeout_at(at, session.events.recv()).await,
+                None => Ok(session.events.recv().await),
+            };
+            let Ok(told) = told else {
+                self.fail();
+                return UplinkEvent::Ended("a ping was not answered: the link is gone".to_owned());
+            };
+            if let Some(event) = self.told(told) {
+                return event;
+            }
+        }
+    }
+
+    /// What a word of the session's task means for whoever drives this; `None`: nothing.
+    fn told(&mut self, told: Option<Told>) -> Option<UplinkEvent> {
+        let session = self.session.as_mut()?;
+        match told {
+            Some(Told::Connected(connack)) => {
+                session.connected_at = Some(Instant::now());
+                Some(UplinkEvent::Connected(welcome(&connack)))
+            }
+            Some(Told::Sent(packet_id)) => {
+                if let Some(id) = session.queued.pop_front() {
+                    session.ids.insert(packet_id, id);
                 }
-                Some(Told::Sent(packet_id)) => {
-                    if let Some(id) = session.queued.pop_front() {
-                        session.ids.insert(packet_id, id);
-                    }
+                None
+            }
+            Some(Told::Acknowledged(puback)) => {
+                session.quiet_until = None;
+                let id = session.ids.remove(&puback.pkid)?;
+                let verdict = verdict(&puback);
+                if matches!(verdict, Some(Verdict::Ok | Verdict::Have(_))) {
+                    self.back_off.succeeded();
                 }
-                Some(Told::Acknowledged(puback)) => {
-                    if let Some(id) = session.ids.remove(&puback.pkid) {
-                        let verdict = verdict(&puback);
-                        if matches!(verdict, Some(Verdict::Ok | Verdict::Have(_))) {
-                            self.back_off.succeeded();
-                        }
-                        return UplinkEvent::Answered(id, verdict);
-                    }
+                Some(UplinkEvent::Answered(id, verdict))
+            }
+            Some(Told::Pinged) => {
+                // Behind batches a ping takes as long as these do, and they are waited for already.
+                if session.queued.is_empty() && session.ids.is_empty() {
+                    session.quiet_until = Some(Instant::now() + session.keep_alive / 2);
                 }
-                Some(Told::Ended(why)) => {
-                    self.fail();
-                    return UplinkEvent::Ended(why);
-                }
-                None => {
-                    self.fail();
-                    return UplinkEvent::Ended("the session's task ended".to_owned());
-                }
+                None
+            }
+            Some(Told::Ponged) => {
+                session.quiet_until = None;
+                None
+            }
+            Some(Told::Ended(why)) => {
+                self.fail();
+                Some(UplinkEvent::Ended(why))
+            }
+            Some(Told::TooLarge(why)) => {
+                self.fail();
+                Some(UplinkEvent::TooLarge(why))
+            }
+            None => {
+                self.fail();
+                Some(UplinkEvent::Ended("the session's task ended".to_owned()))
             }
         }
     }
 
     /// Ends the session; the next one goes to the next server, after a rest.
     pub fn fail(&mut self) {
-        self.session = None;
+        let connected_at = self.session.take().and_then(|ended| ended.connected_at);
+        if let Some(at) = connected_at {
+            self.back_off.ended(at.elapsed());
+        }
         self.next_server = self.next_server.wrapping_add(1);
         self.rest();
     }
@@ -272,29 +326,59 @@ async fn poll(mut event_loop: EventLoop, told: mpsc::Sender<Told>) {
                 }
             }
             Ok(Event::Incoming(Packet::PubAck(puback))) => Told::Acknowledged(puback),
-            Ok(Event::Incoming(Packet::Disconnect(why))) => {
-                Told::Ended(format!("the server closed: {:?}", why.reason_code))
-            }
+            Ok(Event::Incoming(Packet::PingResp)) => Told::Ponged,
+            Ok(Event::Incoming(Packet::Disconnect(why))) => closed(why.reason_code, None),
             Ok(Event::Outgoing(Outgoing::Publish(packet_id))) => Told::Sent(packet_id),
+            Ok(Event::Outgoing(Outgoing::PingReq)) => Told::Pinged,
             Ok(_) => continue,
+            Err(ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code,
+                reason_string,
+            })) => closed(reason_code, reason_string),
             Err(error) => Told::Ended(error.to_string()),
         };
-        let last = matches!(one, Told::Ended(_));
+        let last = matches!(one, Told::Ended(_) | Told::TooLarge(_));
         if told.send(one).await.is_err() || last {
             return;
         }
     }
 }
 
-fn positions(connack: &ConnAck) -> Vec<(Epoch, Lane, Position)> {
+fn closed(code: DisconnectReasonCode, reason: Option<String>) -> Told {
+    let reason = reason.map_or_else(String::new, |reason| format!(", {reason}"));
+    let why = format!("the server closed: {code:?}{reason}");
+    if code == DisconnectReasonCode::PacketTooLarge {
+        Told::TooLarge(why)
+    } else {
+        Told::Ended(why)
+    }
+}
+
+fn welcome(connack: &ConnAck) -> Welcome {
+    let properties = connack.properties.as_ref();
+    let packet_bytes_max = properties.and_then(|all| all.max_packet_size);
+    let told = properties.into_iter().flat_map(|all| &all.user_properties);
+    let positions = told
+        .filter(|(key, _)| key == STREAM_PROPERTY)
+        .filter_map(|(_, value)| parse_stream_position(value))
+        .collect();
+    Welcome {
+        positions,
+        batch_bytes_max: packet_bytes_max.map(|max| {
+            let max = usize::try_from(max).unwrap_or(usize::MAX);
+            max.saturating_sub(PUBLISH_BYTES_MAX)
+        }),
+        time: time(connack),
+    }
+}
+
+fn time(connack: &ConnAck) -> Option<TimeNs> {
     let properties = connack
         .properties
         .iter()
         .flat_map(|all| &all.user_properties);
-    properties
-        .filter(|(key, _)| key == STREAM_PROPERTY)
-        .filter_map(|(_, value)| parse_stream_position(value))
-        .collect()
+    let mut told = properties.filter(|(key, _)| key == TIME_PROPERTY);
+    told.find_map(|(_, value)| value.parse().ok().map(TimeNs))
 }
 
 fn verdict(puback: &PubAck) -> Option<Verdict> {
@@ -309,19 +393,4 @@ fn verdict(puback: &PubAck) -> Option<Verdict> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rest_grows_with_failures_and_is_bounded() {
-        let mut back_off = BackOff::default();
-        assert_eq!(back_off.delay(0), Duration::ZERO);
-        assert_eq!(back_off.delay(u32::MAX), BACK_OFF * 2);
-        for _ in 0..100 {
-            back_off.delay(u32::MAX);
-        }
-        assert_eq!(back_off.delay(u32::MAX), BACK_OFF_MAX);
-        back_off.succeeded();
-        assert_eq!(back_off.delay(u32::MAX), BACK_OFF);
-    }
-}
+mod tests;

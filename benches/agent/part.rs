@@ -1,0 +1,238 @@
+//! The parts of the measurement, each with agents of its own.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tests::agent::{Agent, Options};
+use tests::cluster::Cluster;
+use tests::{loopback, wait};
+
+use crate::device::Device;
+use crate::feed::{self, Steady};
+use crate::process::{cpu_seconds, mib, resident};
+
+const LIMIT: Duration = Duration::from_secs(600);
+/// Connected, all series known, caches warm.
+const WARM: Duration = Duration::from_secs(5);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// An agent with the defaults of its program, and an intake that answers nothing beside the one of
+/// the harness.
+struct Measured {
+    agent: Agent,
+    quiet: SocketAddr,
+}
+
+impl Measured {
+    fn prepare(
+        cluster: &Cluster,
+        name: &str,
+        data_dir: Option<&Path>,
+        buffer: &str,
+    ) -> Result<Measured, Box<dyn Error>> {
+        let mut options = Options::for_cluster(name, cluster);
+        options.linger = Duration::from_secs(1);
+        "warn".clone_into(&mut options.log);
+        let agent = Agent::prepare(cluster, &options)?;
+        let quiet = loopback::free_port(cluster.address())?;
+        let mut text = fs::read_to_string(&agent.config)?;
+        if let Some(folder) = data_dir {
+            let own = format!("data_dir = \"data-agent-{name}\"");
+            text = text.replace(&own, &format!("data_dir = \"{}\"", folder.display()));
+        }
+        write!(
+            text,
+            "\n[[intake.line]]\nlisten = \"tcp://{quiet}\"\n\n[buffer]\n{buffer}\n"
+        )?;
+        fs::write(&agent.config, text)?;
+        Ok(Measured { agent, quiet })
+    }
+
+    fn process(&self) -> Result<u32, Box<dyn Error>> {
+        Ok(self.agent.process_id().ok_or("the agent is not running")?)
+    }
+
+    fn wait(&self, what: &str, fact: impl Fn(&Agent) -> Option<bool>) -> Result<(), String> {
+        wait::until(what, LIMIT, || fact(&self.agent)?.then_some(()))
+    }
+}
+
+/// Memory and CPU of an agent that is connected and has nothing to catch up.
+pub(crate) fn steady(cluster: &Cluster, length: Duration) -> Result<(), Box<dyn Error>> {
+    for rate in [100, 1_000] {
+        let mut measured = Measured::prepare(cluster, &format!("steady{rate}"), None, "")?;
+        measured.agent.run()?;
+        let devices = Steady::start(measured.quiet, rate)?;
+        thread::sleep(WARM);
+        let process = measured.process()?;
+        let (cpu, start) = (cpu_seconds(process)?, Instant::now());
+        thread::sleep(length);
+        let share = (cpu_seconds(process)? - cpu) / start.elapsed().as_secs_f64() * 100.0;
+        let (now, highest) = resident(process)?;
+        println!(
+            "{rate:>6} readings/s: RSS {:.1} MiB, at most {:.1} MiB; {share:.2} % of a core; \
+             {:.2} payload bytes a reading",
+            mib(now),
+            mib(highest),
+            measured.agent.number("wire_bytes_total")?
+                / measured.agent.number("readings_acked_total")?,
+        );
+        drop(devices);
+    }
+    Ok(())
+}
+
+/// Bytes that reach the device, and syncs.
+pub(crate) fn disk(cluster: &mut Cluster, length: Duration) -> Result<(), Box<dyn Error>> {
+    let device = match Device::mount(cluster.folder(), 512 << 20) {
+        Ok(device) => device,
+        Err(error) => {
+            println!("skipped, a loop device needs root: {error}");
+            return Ok(());
+        }
+    };
+    let data = device.path().join("agent");
+    let mut measured = Measured::prepare(cluster, "disk", Some(&data), "")?;
+    measured.agent.run()?;
+    let devices = Steady::start(measured.quiet, 100)?;
+    for (name, online) in [("online", true), ("offline", false)] {
+        if !online {
+            cluster.kill_all();
+        }
+        thread::sleep(WARM);
+        let readings = measured.agent.number("readings_total")?;
+        let written = device.written()?;
+        let mut strace = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-c",
+                "-e",
+                "trace=fsync,fdatasync,sync_file_range,msync",
+                "-o",
+            ])
+            .arg(cluster.folder().join("syncs"))
+            .args(["-p", &measured.process()?.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        thread::sleep(length);
+        let readings = measured.agent.number("readings_total")? - readings;
+        let written = device.written()? - written;
+        if let Ok(strace) = &mut strace {
+            let pid = strace.id().to_string();
+            Command::new("kill").args(["-INT", &pid]).status()?;
+            strace.wait()?;
+        }
+        let syncs = syncs(&cluster.folder().join("syncs"));
+        println!(
+            "{name:>8}: {:.3} bytes a reading on the device, {} syncs in {} s",
+            written as f64 / readings,
+            syncs.map_or("no strace: unknown".to_owned(), |count| count.to_string()),
+            length.as_secs(),
+        );
+    }
+    drop(devices);
+    measured.agent.kill();
+    for at in 0..cluster.nodes().len() {
+        cluster.run(at)?;
+    }
+    Ok(cluster.wait_ready()?)
+}
+
+/// The sum of the calls in `strace -c`'s table; 0 if there were none.
+fn syncs(table: &Path) -> Option<u64> {
+    let text = fs::read_to_string(table).ok()?;
+    let calls = text.lines().filter(|line| line.contains("sync"));
+    Some(
+        calls
+            .filter_map(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok())
+            .sum(),
+    )
+}
+
+/// From the start of the process to the first reading that it keeps, after SIGKILL with a backlog.
+pub(crate) fn start(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
+    cluster.kill_all();
+    for mib_held in [0_u64, 64, 1_024] {
+        let bound = (mib_held * 2).max(64) << 20;
+        let buffer = format!("bytes_max = {bound}\nmax_unsafe_ms = 100");
+        let name = format!("start{mib_held}");
+        let mut measured = Measured::prepare(cluster, &name, None, &buffer)?;
+        measured.agent.run()?;
+        let held = |agent: &Agent| agent.number("buffer_bytes").unwrap_or(0.0);
+        feed::ballast(measured.quiet, || {
+            held(&measured.agent) >= (mib_held << 20) as f64
+        })?;
+        measured.wait("all of it is on disk", |agent| {
+            Some(agent.number("unsafe_readings").ok()? == 0.0)
+        })?;
+        let bytes = held(&measured.agent);
+        measured.agent.kill();
+        measured.agent.spawn()?;
+        let took = feed::first_answer(measured.agent.line, LIMIT)?;
+        measured.agent.wait_up()?;
+        let (now, highest) = resident(measured.process()?)?;
+        println!(
+            "{:>7.0} MiB held: first reading kept {:.0} ms after the start; RSS {:.1} MiB, at most {:.1} MiB",
+            bytes / f64::from(1 << 20),
+            took.as_secs_f64() * 1e3,
+            mib(now),
+            mib(highest),
+        );
+    }
+    for at in 0..cluster.nodes().len() {
+        cluster.run(at)?;
+    }
+    Ok(cluster.wait_ready()?)
+}
+
+/// A day at 100 readings a second, kept while the cluster was away.
+pub(crate) fn drain(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
+    let mut measured = Measured::prepare(cluster, "drain", None, "")?;
+    measured.agent.run()?;
+    let devices = Steady::start(measured.quiet, 100)?;
+    thread::sleep(WARM * 2);
+    let idle_ms = measured.agent.number("ack_ms_p99")?;
+    cluster.kill_all();
+    let readings = feed::history(measured.quiet, DAY)?;
+    measured.wait("the day is taken", |agent| {
+        Some(agent.number("pending_readings").ok()? >= readings as f64)
+    })?;
+    measured.wait("the day is on disk", |agent| {
+        Some(agent.number("unsafe_readings").ok()? < 2_000.0)
+    })?;
+    let process = measured.process()?;
+    let (before, _) = resident(process)?;
+    let held = measured.agent.number("buffer_bytes")?;
+    for at in 0..cluster.nodes().len() {
+        cluster.run(at)?;
+    }
+    cluster.wait_ready()?;
+    let connected = |agent: &Agent| agent.status().ok()?["connected"].as_bool();
+    measured.wait("the agent is back", connected)?;
+    let (cpu, start) = (cpu_seconds(process)?, Instant::now());
+    measured.wait("the day is drained", |agent| {
+        Some(agent.number("pending_readings").ok()? < 1_000.0)
+    })?;
+    let took = start.elapsed().as_secs_f64();
+    let (now, highest) = resident(process)?;
+    println!(
+        "{readings} readings in {:.1} MiB: {took:.1} s, {:.1} CPU-s of the agent; RSS {:.1} MiB before, {:.1} MiB \
+         behind, at most {:.1} MiB; p99 of acks {idle_ms} ms idle, {} ms of the last thousand",
+        held / f64::from(1 << 20),
+        cpu_seconds(process)? - cpu,
+        mib(before),
+        mib(now),
+        mib(highest),
+        measured.agent.number("ack_ms_p99")?,
+    );
+    drop(devices);
+    Ok(())
+}

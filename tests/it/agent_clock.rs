@@ -1,0 +1,137 @@
+//! T5: gateways whose clock is wrong. They connect whatever they think the time is, and the times of
+//! their readings are right within a second, or are so once the time is known.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tests::agent::{AgentUnderTest, Options};
+use tests::cluster::ClusterUnderTest;
+use tests::skip::skip;
+use tests::source::wall_clock_ns;
+
+use crate::agent_link::await_connected;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const ERROR_NS_MAX: i64 = 1_000_000_000;
+const NS_PER_SECOND: i64 = 1_000_000_000;
+const TEN_YEARS_SECONDS: i64 = 10 * 365 * 86_400;
+/// Lines of one clock's setting.
+const LINES: i64 = 10;
+
+#[test]
+fn gateways_with_a_wrong_clock_connect_and_their_readings_have_the_right_time() {
+    let Some(library) = faketime() else {
+        skip("libfaketime cannot be found: apt-get install faketime");
+        return;
+    };
+    let cluster = ClusterUnderTest::start(1);
+    let to_1970 = 10 - wall_clock_ns() / NS_PER_SECOND;
+    for (name, offset) in [("boots-in-1970", to_1970), ("ahead", TEN_YEARS_SECONDS)] {
+        let clock = Clock::set(&cluster, name, offset);
+        let agent = start(&cluster, name, &library, &clock);
+        // Before the time can be known, and after.
+        read(&agent, 1);
+        await_connected(&agent);
+        read(&agent, 1 + LINES);
+        agent.wait_drained(LIMIT).unwrap();
+        check(&cluster, name, 2 * LINES);
+    }
+}
+
+#[test]
+fn a_clock_that_steps_neither_loses_nor_moves_readings() {
+    let Some(library) = faketime() else {
+        skip("libfaketime cannot be found: apt-get install faketime");
+        return;
+    };
+    let cluster = ClusterUnderTest::start(1);
+    let clock = Clock::set(&cluster, "steps", 0);
+    let agent = start(&cluster, "steps", &library, &clock);
+    await_connected(&agent);
+    for (nth, offset) in (0..).zip([0, -3_600, 0, 3_600, 0]) {
+        clock.step(offset);
+        read(&agent, 1 + nth * LINES);
+    }
+    agent.wait_drained(LIMIT).unwrap();
+    check(&cluster, "steps", 5 * LINES);
+}
+
+/// The wall clock of one agent: a file with how many seconds it is ahead.
+struct Clock {
+    file: PathBuf,
+}
+
+impl Clock {
+    fn set(cluster: &ClusterUnderTest, name: &str, offset_seconds: i64) -> Clock {
+        let clock = Clock {
+            file: cluster.folder().join(format!("clock-{name}")),
+        };
+        clock.step(offset_seconds);
+        clock
+    }
+
+    fn step(&self, offset_seconds: i64) {
+        // Moved into place: the agent reads it whenever it asks for the time.
+        let new = self.file.with_extension("new");
+        fs::write(&new, format!("{offset_seconds:+}\n")).unwrap();
+        fs::rename(&new, &self.file).unwrap();
+    }
+}
+
+fn start(cluster: &ClusterUnderTest, name: &str, library: &Path, clock: &Clock) -> AgentUnderTest {
+    let variables = [
+        ("LD_PRELOAD", library.display().to_string()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.file.display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        // Only the wall clock lies; the name of the switch has changed once.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ];
+    let options = Options {
+        environment: variables.map(|(key, value)| (key.to_owned(), value)).into(),
+        ..Options::for_cluster(name, cluster)
+    };
+    AgentUnderTest::start_with(cluster, &options)
+}
+
+/// Hands lines over that have no time, and say when they really were: the agent stamps them.
+fn read(agent: &AgentUnderTest, first: i64) {
+    let mut device = TcpStream::connect(agent.line).unwrap();
+    device.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut answers = BufReader::new(device.try_clone().unwrap()).lines();
+    for seq in first..first + LINES {
+        let name = &agent.name;
+        let line = format!(
+            "clock,device={name} seq={seq}i,truth={}i\n",
+            wall_clock_ns()
+        );
+        device.write_all(line.as_bytes()).unwrap();
+        let answer = answers.next().unwrap().unwrap();
+        assert!(answer.starts_with("ok "), "{answer}");
+    }
+}
+
+fn check(cluster: &ClusterUnderTest, device: &str, readings: i64) {
+    let statement = format!(
+        "SELECT count(*) AS n, count(DISTINCT seq) AS d, \
+         max(abs(CAST(time AS BIGINT) - truth)) AS error FROM clock WHERE device = '{device}'"
+    );
+    let table = cluster.client(0).sql(&statement).unwrap();
+    let number = |name: &str| -> i64 { table.column(name)[0].unwrap().parse().unwrap() };
+    assert_eq!((number("n"), number("d")), (readings, readings));
+    let error_ns = number("error");
+    eprintln!("{device}: times are wrong by {error_ns} ns at most");
+    assert!(error_ns <= ERROR_NS_MAX, "{device}: {error_ns} ns");
+}
+
+/// Where Debian's package puts the library that lies about the time.
+fn faketime() -> Option<PathBuf> {
+    let mut files = fs::read_dir("/usr/lib")
+        .ok()?
+        .flatten()
+        .map(|folder| folder.path().join("faketime/libfaketime.so.1"));
+    files.find(|file| file.is_file())
+}
