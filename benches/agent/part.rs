@@ -39,6 +39,8 @@ impl Measured {
         let mut options = Options::for_cluster(name, cluster);
         options.linger = Duration::from_secs(1);
         "warn".clone_into(&mut options.log);
+        buffer.clone_into(&mut options.buffer);
+        options.batch_bytes_max = 16 << 10;
         let agent = Agent::prepare(cluster, &options)?;
         let quiet = loopback::free_port(cluster.address())?;
         let mut text = fs::read_to_string(&agent.config)?;
@@ -46,10 +48,7 @@ impl Measured {
             let own = format!("data_dir = \"data-agent-{name}\"");
             text = text.replace(&own, &format!("data_dir = \"{}\"", folder.display()));
         }
-        write!(
-            text,
-            "\n[[intake.line]]\nlisten = \"tcp://{quiet}\"\n\n[buffer]\n{buffer}\n"
-        )?;
+        write!(text, "\n[[intake.line]]\nlisten = \"tcp://{quiet}\"\n")?;
         fs::write(&agent.config, text)?;
         Ok(Measured { agent, quiet })
     }

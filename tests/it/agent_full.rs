@@ -86,7 +86,7 @@ fn start(cluster: &ClusterUnderTest, link: &Proxy, line_ack: bool) -> AgentUnder
     let options = Options {
         servers: vec![link.address()],
         line_ack,
-        tables: format!("[buffer]\nbytes_max = {BUFFER_BYTES_MAX}\nram_bytes_max = 1048576"),
+        buffer: format!("bytes_max = {BUFFER_BYTES_MAX}\nram_bytes_max = 1048576"),
         ..Options::for_cluster("gw1", cluster)
     };
     AgentUnderTest::start_with(cluster, &options)

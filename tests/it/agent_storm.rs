@@ -87,8 +87,9 @@ fn member(cluster: &ClusterUnderTest, links: &[Proxy], nth: u32, readings: i64) 
         servers: ahead.iter().chain(behind).map(Proxy::address).collect(),
         line: false,
         linger: Duration::from_secs(1),
+        buffer: "bytes_max = 16777216".to_owned(),
         tables: format!(
-            "[buffer]\nbytes_max = 16777216\n\n[[intake.replay]]\nfile = \"{}\"\nspeed = 1.0",
+            "[[intake.replay]]\nfile = \"{}\"\nspeed = 1.0",
             file.display()
         ),
         ..Options::for_cluster(&name, cluster)

@@ -35,6 +35,8 @@ pub struct Options {
     pub keep_alive: Duration,
     /// Writes every reading it keeps to this file as line protocol.
     pub ledger: bool,
+    /// Keys and values of its table `[buffer]`.
+    pub buffer: String,
     /// More of its configuration: whole TOML tables that are not written otherwise.
     pub tables: String,
     /// Of its process, besides the harness's own.
@@ -76,6 +78,7 @@ impl Options {
             batch_bytes_max: 256 << 10,
             keep_alive: Duration::from_secs(20),
             ledger: false,
+            buffer: "bytes_max = 33554432".to_owned(),
             tables: String::new(),
             environment: Vec::new(),
             log: "info".to_owned(),
@@ -275,6 +278,7 @@ impl Agent {
         let linger_ms = options.linger.as_millis();
         let batch_bytes_max = options.batch_bytes_max;
         let keep_alive_seconds = options.keep_alive.as_secs();
+        let buffer = &options.buffer;
         let mut text = format!(
             r#"# A throw-away agent.
 [agent]
@@ -293,7 +297,7 @@ linger_ms = {linger_ms}
 bytes_max = {batch_bytes_max}
 
 [buffer]
-bytes_max = 33554432
+{buffer}
 
 [health]
 listen = "{}"

@@ -88,7 +88,7 @@ fn any_group() -> impl Strategy<Value = Group> {
 
 fn any_names() -> impl Strategy<Value = Vec<SeriesDefinition>> {
     let name = "[^\\p{Cc}]{1,20}";
-    let tags = prop::collection::btree_map("t[a-z]{1,3}", name, 0..3);
+    let tags = prop::collection::btree_map("k[a-z]{1,3}", name, 0..3);
     let types = prop_oneof![
         Just(FieldType::Float),
         Just(FieldType::Int),
