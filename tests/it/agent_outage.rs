@@ -52,8 +52,9 @@ fn an_outage_comes_back_whole_and_in_order_while_new_readings_go_on() {
 
     let slow = outage(&agent, &links, "slow", readings);
     let backlog_bytes = agent.number("buffer_bytes").unwrap();
-    // In the long run 1 Mbit/s; in the usual one as slow as makes five seconds.
-    let rate = long::or(backlog_bytes / 5.0, 125_000.0);
+    // In the long run 1 Mbit/s; in the usual one as slow as makes five seconds, and not so slow that
+    // the handshake takes longer than a node waits for it.
+    let rate = long::or((backlog_bytes / 5.0).max(8_000.0), 125_000.0);
     for link in &links {
         link.shape(Some(whole(rate)), Duration::from_millis(25));
         link.refuse(false);
