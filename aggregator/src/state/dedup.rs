@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use shared::batch::{Clock, GapReason, Header, Hello, SeriesDefinition};
 use shared::id::{AgentId, BatchNumber, Epoch, Lane, TimeNs};
+use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
 use super::catalog::Catalog;
@@ -241,10 +242,16 @@ impl AgentState {
 
     /// Which epochs the agent still holds, and how the last one ended.
     pub(super) fn hello(&mut self, epoch: Epoch, hello: &Hello, now: TimeNs, received: TimeNs) {
-        let is_youngest = self
+        let is_new = self
             .epochs
             .get(&epoch)
             .is_none_or(|state| state.standing == Standing::Youngest);
+        if is_new && self.may_follow_current(epoch, hello) {
+            // First, so that no epoch that is not known takes the place of one that is held.
+            self.begin_current(epoch, hello, now);
+        } else if is_new {
+            self.epoch_mut(epoch).standing = Standing::Held;
+        }
         let held = hello
             .older_epochs
             .iter()
@@ -258,19 +265,6 @@ impl AgentState {
                 if *known == Standing::Youngest {
                     *known = standing;
                 }
-            }
-        }
-        if is_youngest {
-            self.current = Some(epoch);
-            let mut still_held = hello.older_epochs.clone();
-            still_held.sort_unstable();
-            for (known, state) in &mut self.epochs {
-                state.standing = match state.standing {
-                    Standing::Youngest if *known == epoch => Standing::Youngest,
-                    _ if still_held.binary_search(known).is_ok() => Standing::Held,
-                    Standing::LeftOut(at) => Standing::LeftOut(at),
-                    Standing::Youngest | Standing::Held => Standing::LeftOut(now),
-                };
             }
         }
         if let Some(last) = hello.last
@@ -287,6 +281,35 @@ impl AgentState {
                 },
                 at: received,
             });
+        }
+    }
+
+    /// Whether an epoch that no hello has named yet may be younger than the current one. An agent
+    /// names only the newest that it holds: while it holds so many, an older one may have been left
+    /// unnamed, but only a younger one can name the current.
+    fn may_follow_current(&self, epoch: Epoch, hello: &Hello) -> bool {
+        let Some(current) = self.current.filter(|current| *current != epoch) else {
+            return true;
+        };
+        let is_held = |state: &&EpochState| state.standing == Standing::Held;
+        self.epochs.values().filter(is_held).count() < OLDER_EPOCHS_MAX
+            || hello.older_epochs.contains(&current)
+            || hello.last.is_some_and(|last| last.epoch == current)
+    }
+
+    fn begin_current(&mut self, epoch: Epoch, hello: &Hello, now: TimeNs) {
+        self.current = Some(epoch);
+        // A full list has no place for all that are held: it says nothing of those it leaves out.
+        let is_full = hello.older_epochs.len() >= OLDER_EPOCHS_MAX;
+        let mut still_held = hello.older_epochs.clone();
+        still_held.sort_unstable();
+        for (known, state) in &mut self.epochs {
+            state.standing = match state.standing {
+                Standing::Youngest if *known == epoch => Standing::Youngest,
+                _ if still_held.binary_search(known).is_ok() => Standing::Held,
+                Standing::Youngest | Standing::Held if !is_full => Standing::LeftOut(now),
+                unnamed => unnamed,
+            };
         }
     }
 
@@ -430,7 +453,7 @@ mod tests {
     use super::*;
     use shared::batch::LastEpoch;
     use shared::id::{Digest, LocalSeriesId};
-    use shared::limits::{FIELDS_MAX, OLDER_EPOCHS_MAX};
+    use shared::limits::FIELDS_MAX;
     use shared::reading::FieldType;
 
     const E1: Epoch = Epoch(91);
@@ -593,5 +616,44 @@ mod tests {
         assert!((full - 1..=full).contains(&last), "{last}");
         assert_eq!(agent.dictionary(first).bytes(), 0, "it made room");
         assert_eq!(agent.lane(first, Lane::Names).position.last, BatchNumber(1));
+    }
+
+    /// The oldest of them once took the place of the running one.
+    #[test]
+    fn an_epoch_that_had_no_place_in_a_full_list_is_not_taken_for_a_younger_one() {
+        let mut agent = AgentState::default();
+        let (running, unnamed) = (Epoch(1 << 40), Epoch(1 << 50));
+        let listed: Vec<Epoch> = (1..=OLDER_EPOCHS_MAX as u64).map(Epoch).collect();
+        hello(&mut agent, Epoch(0), &[], 1);
+        hello(&mut agent, running, &listed, 2);
+        assert_eq!(agent.epochs[&Epoch(0)].standing, Standing::Youngest);
+        hello(&mut agent, unnamed, &[], 3);
+        assert_eq!(agent.current, Some(running));
+        assert_eq!(agent.epochs[&running].standing, Standing::Youngest);
+        assert_eq!(agent.epochs[&unnamed].standing, Standing::Held);
+        let younger = Epoch(1 << 60);
+        hello(&mut agent, younger, &[running], 4);
+        assert_eq!(agent.current, Some(younger));
+        assert_eq!(agent.epochs[&running].standing, Standing::Held);
+        let gone = Standing::LeftOut(TimeNs(4));
+        assert_eq!(agent.epochs[&unnamed].standing, gone);
+        assert_eq!(agent.epochs[&Epoch(0)].standing, gone);
+    }
+
+    /// It was once thrown out by an unknown one before it in the list, and its numbers with it.
+    #[test]
+    fn a_hello_makes_no_room_by_what_it_says_is_held() {
+        let mut agent = AgentState::default();
+        for epoch in 0..EPOCHS_PER_AGENT_MAX as u64 {
+            hello(&mut agent, Epoch(epoch), &[], 1 + epoch.cast_signed());
+        }
+        // The first place is for the epoch itself.
+        let (first, unknown) = (Epoch(1), Epoch(1 << 40));
+        hello(&mut agent, Epoch(1 << 60), &[unknown, first], DAY);
+        assert_eq!(agent.epochs.len(), EPOCHS_PER_AGENT_MAX);
+        assert_eq!(agent.epochs[&first].standing, Standing::Held);
+        assert_eq!(agent.lane(first, Lane::Names).position.last, BatchNumber(1));
+        assert_eq!(agent.epochs[&unknown].standing, Standing::Held);
+        assert!(!agent.epochs.contains_key(&Epoch(2)));
     }
 }
