@@ -23,10 +23,12 @@ use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError
 
 type Membership = StoredMembershipOf<TypeConfig>;
 
-/// Merges that wait for their thread, each with its rows in memory, and as many that have ended.
-/// The next one is proposed when the last has finished, so more than one or two means that a
-/// replay brings several: then it goes as fast as they do.
-const MERGES_MAX: usize = 64;
+/// Merges that were begun and are not finished, each with its rows in memory. A leader proposes the
+/// next one when its own has finished: a follower that is slower, or a replay, brings more, and then
+/// applying goes as fast as they do. Two, so that their thread never waits for the next.
+const MERGES_MAX: usize = 2;
+const MERGER_ENDED: &str =
+    "the thread that merges ended; restart the node, it recovers from its disk";
 
 /// The state machine, as openraft drives it.
 pub struct Applier {
@@ -57,6 +59,8 @@ enum Merges {
     Thread {
         jobs: Option<jobs::SyncSender<MergeJob>>,
         merged: mpsc::Receiver<Result<Merged, StoreError>>,
+        /// Given to the thread and not taken back.
+        running: usize,
         thread: Option<JoinHandle<()>>,
     },
     /// At once: for a simulation that has one thread.
@@ -80,8 +84,16 @@ impl Merges {
         Ok(Merges::Thread {
             jobs: Some(jobs),
             merged,
+            running: 0,
             thread: Some(thread),
         })
+    }
+
+    fn running(&self) -> usize {
+        match self {
+            Merges::Thread { running, .. } => *running,
+            Merges::Inline => 0,
+        }
     }
 }
 
@@ -91,6 +103,7 @@ impl Drop for Merges {
             jobs,
             merged,
             thread,
+            ..
         } = self
         else {
             return;
@@ -144,7 +157,7 @@ impl Applier {
         self.progress.subscribe()
     }
 
-    fn apply_command(&mut self, id: LogId, bytes: &Bytes) -> io::Result<()> {
+    async fn apply_command(&mut self, id: LogId, bytes: &Bytes) -> io::Result<()> {
         // Skipping what this node does not understand would make it differ from the others.
         let command = Command::decode(bytes).map_err(|error| {
             let what = format!("log entry {}: {error}; upgrade this node", id.index);
@@ -155,7 +168,7 @@ impl Applier {
         self.store.apply(id.index, &self.state, rows);
         match effects.job {
             None => {}
-            Some(Job::Merge) => self.begin_merge(id)?,
+            Some(Job::Merge) => self.begin_merge(id).await?,
             Some(Job::Retention { before }) => {
                 self.store.drop_before(id.index, before).map_err(stored)?;
             }
@@ -170,21 +183,45 @@ impl Applier {
         Ok(())
     }
 
-    fn begin_merge(&mut self, id: LogId) -> io::Result<()> {
-        // Before one more waits: the thread may wait for room for those that have ended.
+    async fn begin_merge(&mut self, id: LogId) -> io::Result<()> {
         self.finish_merges()?;
+        while self.merges.running() >= MERGES_MAX {
+            self.finish_next_merge().await?;
+        }
         let raft = encode_raft(&id, &self.membership)?;
         let job = self.store.begin_merge(id.index, &self.state, raft);
         match &mut self.merges {
             Merges::Thread {
-                jobs: Some(jobs), ..
-            } => jobs.send(job).map_err(io::Error::other),
+                jobs: Some(jobs),
+                running,
+                ..
+            } => {
+                // There is room for all that may run: this never waits.
+                jobs.try_send(job).map_err(io::Error::other)?;
+                *running += 1;
+                Ok(())
+            }
             Merges::Thread { jobs: None, .. } => Err(io::Error::other("the node stops")),
             Merges::Inline => {
                 let merged = job.run();
                 self.finish_merge(merged)
             }
         }
+    }
+
+    /// Waits for the next merge to end, without holding up its thread of the runtime, and takes it
+    /// over.
+    async fn finish_next_merge(&mut self) -> io::Result<()> {
+        let Merges::Thread {
+            merged, running, ..
+        } = &mut self.merges
+        else {
+            return Ok(());
+        };
+        let ended = merged.recv().await;
+        let merged = ended.ok_or_else(|| io::Error::other(MERGER_ENDED))?;
+        *running -= 1;
+        self.finish_merge(merged)
     }
 
     fn finish_merge(&mut self, merged: Result<Merged, StoreError>) -> io::Result<()> {
@@ -199,14 +236,20 @@ impl Applier {
     /// Takes over the merges that have ended.
     pub(super) fn finish_merges(&mut self) -> io::Result<()> {
         loop {
-            let Merges::Thread { merged, .. } = &mut self.merges else {
+            let Merges::Thread {
+                merged, running, ..
+            } = &mut self.merges
+            else {
                 return Ok(());
             };
             match merged.try_recv() {
-                Ok(merged) => self.finish_merge(merged)?,
+                Ok(merged) => {
+                    *running -= 1;
+                    self.finish_merge(merged)?;
+                }
                 Err(mpsc::error::TryRecvError::Empty) => return Ok(()),
                 Err(mpsc::error::TryRecvError::Disconnected) => {
-                    return Err(io::Error::other("the thread that merges ended"));
+                    return Err(io::Error::other(MERGER_ENDED));
                 }
             }
         }
@@ -321,7 +364,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(CommandBytes(bytes)) => {
-                    self.apply_command(entry.log_id, &bytes)?;
+                    self.apply_command(entry.log_id, &bytes).await?;
                 }
                 EntryPayload::Membership(membership) => {
                     self.membership = Membership::new(Some(entry.log_id), membership);
@@ -376,8 +419,9 @@ mod tests {
     use super::*;
     use crate::cluster::log::{Entry, LeaderId};
 
+    /// There were once 64 that waited, each with its rows, and then the runtime's thread waited too.
     #[tokio::test]
-    async fn one_call_may_bring_more_merges_than_may_wait() {
+    async fn one_call_may_bring_more_merges_than_may_run() {
         let sim = SimStorage::new(1);
         let (store, recovered) = Store::open(&*sim.as_storage()).unwrap();
         let mut applier = Applier::new(store, recovered, Proposer::new(1), false).unwrap();
@@ -392,11 +436,12 @@ mod tests {
             };
             Ok((entry, None))
         };
-        let count = 3 * MERGES_MAX as u64;
+        let count = 100;
         let entries = stream::iter((1..=count).map(merge));
         applier.apply(entries).await.unwrap();
         let progress = *applier.progress().borrow();
         assert_eq!(progress.applied, count);
-        assert!(progress.merged > 0, "some have ended on the way");
+        assert!(progress.merges_running <= MERGES_MAX, "{progress:?}");
+        assert!(progress.merged >= count - MERGES_MAX as u64, "{progress:?}");
     }
 }

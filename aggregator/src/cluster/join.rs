@@ -2,6 +2,7 @@
 //! index of the log entry that admits a node is its id, so no id is ever given twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::DirEntry;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -61,10 +62,14 @@ pub enum JoinError {
     )]
     AddressTaken { address: String, name: String },
     #[error(
-        "the Raft log of {folder} is gone, though this node is a member (id {id}): what it \
+        "the Raft log of {owner} is gone, though this node is a member (id {id}): what it \
          promised is lost with it. Move the data folder away and join under a new name"
     )]
-    LogGone { folder: String, id: u64 },
+    LogGone {
+        /// The data folder, or the node's name.
+        owner: String,
+        id: u64,
+    },
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error("cannot open the Raft log: {0}")]
@@ -180,8 +185,8 @@ pub(super) async fn settle(
     let found = NodeIdentity::read(disk, &config.cluster, &config.name)?;
     let joining = match found.map(|found| found.standing) {
         Some(Standing::Member { id, incarnation }) => {
-            if is_empty(&config.data_dir.join(super::LOG_FOLDER)) {
-                return Err(JoinError::LogGone { folder, id });
+            if !has_journal(&config.data_dir.join(super::LOG_FOLDER)) {
+                return Err(JoinError::LogGone { owner: folder, id });
             }
             return Ok((id, incarnation));
         }
@@ -233,6 +238,36 @@ pub(super) async fn settle(
 
 fn is_empty(folder: &Path) -> bool {
     std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// Whether files of a journal are there: spare ones may outlive those that held something.
+fn has_journal(folder: &Path) -> bool {
+    let is_file = |entry: io::Result<DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|e| e == "journal"))
+    };
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.any(is_file))
+}
+
+/// Whether the log of a member is the one that it ran with.
+///
+/// # Errors
+/// `LogGone`: what the store holds came through a log with a vote, and there is none.
+pub(super) async fn check_log(
+    log: &LogStore,
+    durable_index: u64,
+    owner: &str,
+    id: u64,
+) -> Result<(), JoinError> {
+    let owner = owner.to_owned();
+    let vote = log.reader().read_vote().await;
+    match vote {
+        Ok(None) if durable_index > 0 => Err(JoinError::LogGone { owner, id }),
+        Ok(_) => Ok(()),
+        Err(source) => Err(JoinError::Io {
+            folder: owner,
+            source,
+        }),
+    }
 }
 
 fn random() -> Result<u64, JoinError> {
@@ -433,5 +468,42 @@ mod tests {
             let refused = begin(folder.path()).await;
             assert!(matches!(refused, Err(BeginError::HasRun)), "{refused:?}");
         }
+    }
+
+    /// Spare files once counted as a log: the member began a new one, and could vote twice.
+    #[test]
+    fn spare_files_are_no_log() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!has_journal(&folder.path().join("none")));
+        drop(open(folder.path()));
+        assert!(has_journal(folder.path()));
+        let names = DiskStorage::open(folder.path()).unwrap().list().unwrap();
+        for name in names.iter().filter(|name| name.ends_with(".journal")) {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        assert!(!is_empty(folder.path()));
+        assert!(!has_journal(folder.path()));
+    }
+
+    #[tokio::test]
+    async fn a_store_without_the_log_that_filled_it_is_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = open(folder.path());
+        check_log(&log, 0, "a", 7).await.unwrap();
+        let checked = check_log(&log, 1, "a", 7).await;
+        assert!(
+            matches!(checked, Err(JoinError::LogGone { id: 7, .. })),
+            "{checked:?}"
+        );
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 7,
+        };
+        let vote = Vote {
+            leader_id,
+            committed: false,
+        };
+        log.save_vote(&vote).await.unwrap();
+        check_log(&log, 1, "a", 7).await.unwrap();
     }
 }

@@ -314,6 +314,7 @@ impl Parts {
         let raft_config = raft_config(&self.cluster, &self.timing)?;
         let tasks = Tasks::default();
         let (store, recovered) = Store::open_with(&*self.store, self.options)?;
+        join::check_log(&self.log, store.durable_index(), &self.name, self.seat.id).await?;
         let (views, segments) = (store.views(), store.segments());
         let proposer = Proposer::new(self.boot);
         let failed = |error: io::Error| ClusterError::Fatal(error.to_string());

@@ -13,6 +13,7 @@ use super::link::Answerer;
 use super::snapshot::Receiver;
 use super::types::{CommandBytes, Raft};
 use super::wire::{self, Kind, Proposed};
+use crate::state::Command;
 
 /// Commands of other nodes that wait for openraft to take them.
 pub(super) const PROPOSALS_MAX: usize = 64;
@@ -56,6 +57,7 @@ impl Peer {
         if !self.raft.is_leader() {
             return Err("this node does not lead".to_owned());
         }
+        check(&command)?;
         if !self.gate.admits(&command) {
             return Ok(Proposed::Full.encode());
         }
@@ -64,6 +66,14 @@ impl Peer {
             Err(_) => Err(format!("{PROPOSALS_MAX} proposals wait already")),
         }
     }
+}
+
+/// What one node cannot read must not enter the log: every replica would stop at it, for ever.
+fn check(command: &Bytes) -> Result<(), String> {
+    let read = Command::decode(command);
+    read.map(|_| ()).map_err(|error| {
+        format!("what was proposed cannot be applied: {error}; upgrade all nodes to one version")
+    })
 }
 
 /// Gives proposals to openraft, in order.
@@ -182,4 +192,21 @@ fn on_disk<T: Send + 'static>(
             Err(_) => Err("the work failed; please report this".to_owned()),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each of them was once committed, and no replica could apply it.
+    #[test]
+    fn what_cannot_be_applied_is_not_proposed() {
+        let merge = Command::Merge.encode();
+        let newer = Bytes::from([&[merge[0] + 1][..], &merge[1..]].concat());
+        let longer = Bytes::from([&merge[..], &[0]].concat());
+        for bytes in [Bytes::new(), newer, longer, Bytes::from_static(b"\x01\xff")] {
+            assert!(check(&bytes).is_err(), "{bytes:?}");
+        }
+        assert_eq!(check(&merge), Ok(()));
+    }
 }

@@ -1,5 +1,5 @@
-//! Once, in order: where every stream stands, what its local series ids mean, and which numbers
-//! will never come. Pure rules; `machine` drives them.
+//! Once, in order: where every stream stands, and which numbers will never come. Pure rules;
+//! `machine` drives them, and `dictionary` is what an epoch's local series ids mean.
 //!
 //! Invariant: what took effect of a stream is a prefix of what was sent, less the listed gaps.
 
@@ -8,20 +8,21 @@ use std::sync::Arc;
 
 use shared::batch::{Clock, GapReason, Header, Hello, SeriesDefinition};
 use shared::id::{AgentId, BatchNumber, Epoch, Lane, TimeNs};
+use shared::limits::OLDER_EPOCHS_MAX;
 use shared::verdict::Position;
 
-use super::catalog::{Catalog, Refusal, SeriesId};
+use super::catalog::Catalog;
+use super::dictionary::{DICTIONARY_BYTES_MAX, Dictionary, weight_bytes};
 
 /// A stream is forgotten this long after a hello left its epoch out, in replicated time.
 const FORGET_NS: i64 = 400 * 86_400 * 1_000_000_000;
 /// Epochs an agent may have; the one that was left out first goes.
 const EPOCHS_PER_AGENT_MAX: usize = 4_096;
-/// Local series ids of one epoch; what comes above is not known.
-const LOCAL_SERIES_MAX: usize = 262_144;
+/// What the dictionaries of an agent may weigh: one full epoch, and as much again for those that it
+/// still has batches of. For more, those that were left out first forget theirs.
+const DICTIONARIES_BYTES_MAX: usize = 2 * DICTIONARY_BYTES_MAX;
 /// Gap rows an agent may have; above, the oldest are folded into one.
 const GAPS_PER_AGENT_MAX: usize = 1_024;
-/// Field lists that a new definition is compared with, to share an equal one.
-const LISTS_COMPARED: usize = 16;
 
 /// All that is known of one agent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -62,35 +63,6 @@ pub(super) struct LaneState {
     pub(super) position: Position,
     pub(super) complete_below: TimeNs,
     pub(super) last_seen: TimeNs,
-}
-
-/// What the local series ids of one epoch mean.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Dictionary {
-    pub(super) field_lists: Vec<Arc<[String]>>,
-    pub(super) series: BTreeMap<u32, LocalSeries>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct LocalSeries {
-    pub(super) target: LocalTarget,
-    /// Index into `field_lists`.
-    pub(super) fields: u32,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum LocalTarget {
-    Series(SeriesId),
-    /// All its values go to quarantine.
-    Refused(Arc<RefusedSeries>),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct RefusedSeries {
-    pub(super) reason: Refusal,
-    pub(super) table: String,
-    pub(super) device: String,
-    pub(super) tags: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -270,10 +242,16 @@ impl AgentState {
 
     /// Which epochs the agent still holds, and how the last one ended.
     pub(super) fn hello(&mut self, epoch: Epoch, hello: &Hello, now: TimeNs, received: TimeNs) {
-        let is_youngest = self
+        let is_new = self
             .epochs
             .get(&epoch)
             .is_none_or(|state| state.standing == Standing::Youngest);
+        if is_new && self.may_follow_current(epoch, hello) {
+            // First, so that no epoch that is not known takes the place of one that is held.
+            self.begin_current(epoch, hello, now);
+        } else if is_new {
+            self.epoch_mut(epoch).standing = Standing::Held;
+        }
         let held = hello
             .older_epochs
             .iter()
@@ -287,19 +265,6 @@ impl AgentState {
                 if *known == Standing::Youngest {
                     *known = standing;
                 }
-            }
-        }
-        if is_youngest {
-            self.current = Some(epoch);
-            let mut still_held = hello.older_epochs.clone();
-            still_held.sort_unstable();
-            for (known, state) in &mut self.epochs {
-                state.standing = match state.standing {
-                    Standing::Youngest if *known == epoch => Standing::Youngest,
-                    _ if still_held.binary_search(known).is_ok() => Standing::Held,
-                    Standing::LeftOut(at) => Standing::LeftOut(at),
-                    Standing::Youngest | Standing::Held => Standing::LeftOut(now),
-                };
             }
         }
         if let Some(last) = hello.last
@@ -319,6 +284,35 @@ impl AgentState {
         }
     }
 
+    /// Whether an epoch that no hello has named yet may be younger than the current one. An agent
+    /// names only the newest that it holds: while it holds so many, an older one may have been left
+    /// unnamed, but only a younger one can name the current.
+    fn may_follow_current(&self, epoch: Epoch, hello: &Hello) -> bool {
+        let Some(current) = self.current.filter(|current| *current != epoch) else {
+            return true;
+        };
+        let is_held = |state: &&EpochState| state.standing == Standing::Held;
+        self.epochs.values().filter(is_held).count() < OLDER_EPOCHS_MAX
+            || hello.older_epochs.contains(&current)
+            || hello.last.is_some_and(|last| last.epoch == current)
+    }
+
+    fn begin_current(&mut self, epoch: Epoch, hello: &Hello, now: TimeNs) {
+        self.current = Some(epoch);
+        // A full list has no place for all that are held: it says nothing of those it leaves out.
+        let is_full = hello.older_epochs.len() >= OLDER_EPOCHS_MAX;
+        let mut still_held = hello.older_epochs.clone();
+        still_held.sort_unstable();
+        for (known, state) in &mut self.epochs {
+            state.standing = match state.standing {
+                Standing::Youngest if *known == epoch => Standing::Youngest,
+                _ if still_held.binary_search(known).is_ok() => Standing::Held,
+                Standing::Youngest | Standing::Held if !is_full => Standing::LeftOut(now),
+                unnamed => unnamed,
+            };
+        }
+    }
+
     /// Takes over what the boot-relative times of an epoch count from: the first clock stays, for
     /// rows were stored by it.
     pub(super) fn set_clock(&mut self, epoch: Epoch, clock: Clock) {
@@ -326,21 +320,42 @@ impl AgentState {
         state.clock_ns.get_or_insert(clock.offset_ns);
     }
 
-    /// Adds definitions; an id keeps its first meaning, and a second one that differs spoils it.
+    /// Adds definitions, as far as they fit what an epoch and an agent may have.
     pub(super) fn define(
         &mut self,
         epoch: Epoch,
         definitions: &[SeriesDefinition],
         catalog: &mut Arc<Catalog>,
     ) {
-        let state = self.epoch_mut(epoch);
-        let dictionary = Arc::make_mut(&mut state.dictionary);
+        let new: usize = definitions.iter().map(weight_bytes).sum();
+        let known = self.epoch_mut(epoch).dictionary.bytes();
+        let wanted = (known + new).min(DICTIONARY_BYTES_MAX);
+        let left = self.make_room_for_names(epoch, wanted);
+        let bytes_max = left.min(DICTIONARY_BYTES_MAX);
+        let dictionary = Arc::make_mut(&mut self.epoch_mut(epoch).dictionary);
         for definition in definitions {
-            let known = dictionary.series.contains_key(&definition.id.0);
-            if known || dictionary.series.len() < LOCAL_SERIES_MAX {
-                dictionary.define(definition, catalog);
+            dictionary.define(definition, bytes_max, catalog);
+        }
+    }
+
+    /// The bytes that the dictionary of `epoch` may weigh. Where they are fewer than `wanted`, those
+    /// of epochs that were left out go, the first one first: nothing is to come that needs them.
+    fn make_room_for_names(&mut self, epoch: Epoch, wanted: usize) -> usize {
+        let others = self.epochs.iter().filter(|(other, _)| **other != epoch);
+        let mut others: usize = others.map(|(_, state)| state.dictionary.bytes()).sum();
+        if others + wanted > DICTIONARIES_BYTES_MAX {
+            let mut left_out: Vec<_> = self.left_out().collect();
+            left_out.retain(|(_, other)| *other != epoch);
+            left_out.sort_unstable();
+            for (_, first) in left_out {
+                if others + wanted <= DICTIONARIES_BYTES_MAX {
+                    break;
+                }
+                let forgotten = std::mem::take(&mut self.epoch_mut(first).dictionary);
+                others -= forgotten.bytes();
             }
         }
+        DICTIONARIES_BYTES_MAX.saturating_sub(others)
     }
 
     pub(super) fn add_gap(&mut self, gap: GapEntry) {
@@ -417,63 +432,6 @@ impl EpochState {
     }
 }
 
-impl Dictionary {
-    fn define(&mut self, definition: &SeriesDefinition, catalog: &mut Arc<Catalog>) {
-        let SeriesDefinition {
-            id,
-            table,
-            device,
-            tags,
-            fields,
-        } = definition;
-        let refused = |reason| {
-            let (table, device, tags) = (table.clone(), device.clone(), tags.clone());
-            LocalTarget::Refused(Arc::new(RefusedSeries {
-                reason,
-                table,
-                device,
-                tags,
-            }))
-        };
-        let names: Vec<String> = fields.iter().map(|(name, _)| name.clone()).collect();
-        let target = match Catalog::intern(catalog, table, device, tags) {
-            Ok(series) => LocalTarget::Series(series),
-            Err(reason) => refused(reason),
-        };
-        let target = match self.series.get(&id.0) {
-            None => target,
-            Some(known) => {
-                let same_fields = *self.field_lists[known.fields as usize] == *names;
-                let same = same_fields && known.target == target;
-                if same {
-                    return;
-                }
-                refused(Refusal::SeriesDefinedTwice)
-            }
-        };
-        let fields = self.intern_fields(names);
-        self.series.insert(id.0, LocalSeries { target, fields });
-    }
-
-    fn intern_fields(&mut self, names: Vec<String>) -> u32 {
-        let compared = self
-            .field_lists
-            .iter()
-            .enumerate()
-            .rev()
-            .take(LISTS_COMPARED);
-        let known = compared
-            .filter(|(_, list)| ***list == *names)
-            .map(|(at, _)| at)
-            .next();
-        let at = known.unwrap_or_else(|| {
-            self.field_lists.push(names.into());
-            self.field_lists.len() - 1
-        });
-        u32::try_from(at).expect("a list per definition, limited by the log")
-    }
-}
-
 impl std::fmt::Display for GapWhy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -494,8 +452,9 @@ impl std::fmt::Display for GapWhy {
 mod tests {
     use super::*;
     use shared::batch::LastEpoch;
-    use shared::id::Digest;
-    use shared::limits::OLDER_EPOCHS_MAX;
+    use shared::id::{Digest, LocalSeriesId};
+    use shared::limits::FIELDS_MAX;
+    use shared::reading::FieldType;
 
     const E1: Epoch = Epoch(91);
     const E2: Epoch = Epoch(7);
@@ -615,5 +574,86 @@ mod tests {
         for epoch in &older {
             assert_eq!(agent.epochs[epoch].standing, Standing::Held);
         }
+    }
+
+    /// About 300 KB each, and no two with the same fields.
+    fn wide_definitions(ids: std::ops::Range<u32>) -> Vec<SeriesDefinition> {
+        let wide = |id: u32| SeriesDefinition {
+            id: LocalSeriesId(id),
+            table: "t".to_owned(),
+            device: "d".to_owned(),
+            tags: Vec::new(),
+            fields: (0..FIELDS_MAX)
+                .map(|field| (format!("{id}-{field}-{:0>200}", 0), FieldType::Float))
+                .collect(),
+        };
+        ids.map(wide).collect()
+    }
+
+    fn define_all(agent: &mut AgentState, epoch: Epoch, catalog: &mut Arc<Catalog>) -> usize {
+        for first in (0..280).step_by(20) {
+            agent.define(epoch, &wide_definitions(first..first + 20), catalog);
+        }
+        agent.epochs[&epoch].dictionary.series.len()
+    }
+
+    #[test]
+    fn what_an_agent_defines_is_bounded_in_bytes() {
+        let mut catalog = Arc::new(Catalog::new());
+        let mut agent = AgentState::default();
+        let (first, second, third) = (Epoch(1), Epoch(2), Epoch(3));
+        hello(&mut agent, first, &[], 1);
+        let full = define_all(&mut agent, first, &mut catalog);
+        assert!((200..280).contains(&full), "{full}");
+        hello(&mut agent, second, &[first], 2);
+        assert_eq!(define_all(&mut agent, second, &mut catalog), full);
+        hello(&mut agent, third, &[second, first], 3);
+        let kept = agent.epochs[&first].dictionary.clone();
+        assert!(define_all(&mut agent, third, &mut catalog) < 2);
+        assert_eq!(agent.epochs[&first].dictionary, kept, "it is still held");
+        hello(&mut agent, Epoch(4), &[third, second], 4);
+        let last = define_all(&mut agent, Epoch(4), &mut catalog);
+        assert!((full - 1..=full).contains(&last), "{last}");
+        assert_eq!(agent.dictionary(first).bytes(), 0, "it made room");
+        assert_eq!(agent.lane(first, Lane::Names).position.last, BatchNumber(1));
+    }
+
+    /// The oldest of them once took the place of the running one.
+    #[test]
+    fn an_epoch_that_had_no_place_in_a_full_list_is_not_taken_for_a_younger_one() {
+        let mut agent = AgentState::default();
+        let (running, unnamed) = (Epoch(1 << 40), Epoch(1 << 50));
+        let listed: Vec<Epoch> = (1..=OLDER_EPOCHS_MAX as u64).map(Epoch).collect();
+        hello(&mut agent, Epoch(0), &[], 1);
+        hello(&mut agent, running, &listed, 2);
+        assert_eq!(agent.epochs[&Epoch(0)].standing, Standing::Youngest);
+        hello(&mut agent, unnamed, &[], 3);
+        assert_eq!(agent.current, Some(running));
+        assert_eq!(agent.epochs[&running].standing, Standing::Youngest);
+        assert_eq!(agent.epochs[&unnamed].standing, Standing::Held);
+        let younger = Epoch(1 << 60);
+        hello(&mut agent, younger, &[running], 4);
+        assert_eq!(agent.current, Some(younger));
+        assert_eq!(agent.epochs[&running].standing, Standing::Held);
+        let gone = Standing::LeftOut(TimeNs(4));
+        assert_eq!(agent.epochs[&unnamed].standing, gone);
+        assert_eq!(agent.epochs[&Epoch(0)].standing, gone);
+    }
+
+    /// It was once thrown out by an unknown one before it in the list, and its numbers with it.
+    #[test]
+    fn a_hello_makes_no_room_by_what_it_says_is_held() {
+        let mut agent = AgentState::default();
+        for epoch in 0..EPOCHS_PER_AGENT_MAX as u64 {
+            hello(&mut agent, Epoch(epoch), &[], 1 + epoch.cast_signed());
+        }
+        // The first place is for the epoch itself.
+        let (first, unknown) = (Epoch(1), Epoch(1 << 40));
+        hello(&mut agent, Epoch(1 << 60), &[unknown, first], DAY);
+        assert_eq!(agent.epochs.len(), EPOCHS_PER_AGENT_MAX);
+        assert_eq!(agent.epochs[&first].standing, Standing::Held);
+        assert_eq!(agent.lane(first, Lane::Names).position.last, BatchNumber(1));
+        assert_eq!(agent.epochs[&unknown].standing, Standing::Held);
+        assert!(!agent.epochs.contains_key(&Epoch(2)));
     }
 }

@@ -13,10 +13,8 @@ use super::bytes::{ReadFault, Reader, Writer};
 use super::catalog::{Catalog, Refusal, SeriesId, TableId, series_key};
 use super::clock::Clock;
 use super::cow::CowMap;
-use super::dedup::{
-    AgentState, Dictionary, EpochState, Folded, GapEntry, GapWhy, LaneState, LocalSeries,
-    LocalTarget, RefusedSeries, Standing,
-};
+use super::dedup::{AgentState, EpochState, Folded, GapEntry, GapWhy, LaneState, Standing};
+use super::dictionary::{Dictionary, LocalSeries, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
 
@@ -118,7 +116,7 @@ impl State {
         let mut agents = CowMap::new();
         for _ in 0..from.count(8)? {
             let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
-            agents.insert(agent, Arc::new(decode_agent(&mut from)?));
+            agents.insert(agent, Arc::new(decode_agent(&mut from, &catalog)?));
         }
         let mut last = LastValues::new();
         for _ in 0..catalog.series_count() {
@@ -273,7 +271,7 @@ fn encode_agent(agent: &AgentState, out: &mut Writer) {
     out.i64(at.0);
 }
 
-fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
+fn decode_agent(from: &mut Reader<'_>, catalog: &Catalog) -> Result<AgentState, ReadFault> {
     let current = from.flag()?;
     let current = Some(Epoch(from.u64()?)).filter(|_| current);
     let mut epochs = BTreeMap::new();
@@ -293,7 +291,7 @@ fn decode_agent(from: &mut Reader<'_>) -> Result<AgentState, ReadFault> {
             lane.complete_below = TimeNs(from.i64()?);
             lane.last_seen = TimeNs(from.i64()?);
         }
-        let dictionary = Arc::new(decode_dictionary(from)?);
+        let dictionary = Arc::new(decode_dictionary(from, catalog)?);
         epochs.insert(
             epoch,
             EpochState {
@@ -352,7 +350,7 @@ fn encode_dictionary(dictionary: &Dictionary, out: &mut Writer) {
     }
 }
 
-fn decode_dictionary(from: &mut Reader<'_>) -> Result<Dictionary, ReadFault> {
+fn decode_dictionary(from: &mut Reader<'_>, catalog: &Catalog) -> Result<Dictionary, ReadFault> {
     let mut field_lists = Vec::new();
     for _ in 0..from.count(4)? {
         let names = (0..from.count(4)?).map(|_| Ok(from.text()?.to_owned()));
@@ -361,9 +359,6 @@ fn decode_dictionary(from: &mut Reader<'_>) -> Result<Dictionary, ReadFault> {
     let mut series = BTreeMap::new();
     for _ in 0..from.count(13)? {
         let (id, fields) = (from.u32()?, from.u32()?);
-        if fields as usize >= field_lists.len() {
-            return Err(ReadFault::Invalid("field list of a definition"));
-        }
         let target = match from.u8()? {
             NONE => LocalTarget::Series(SeriesId(from.u32()?)),
             reason => LocalTarget::Refused(Arc::new(RefusedSeries {
@@ -375,10 +370,8 @@ fn decode_dictionary(from: &mut Reader<'_>) -> Result<Dictionary, ReadFault> {
         };
         series.insert(id, LocalSeries { target, fields });
     }
-    Ok(Dictionary {
-        field_lists,
-        series,
-    })
+    Dictionary::restored(field_lists, series, catalog)
+        .ok_or(ReadFault::Invalid("series or field list of a definition"))
 }
 
 fn encode_gap(gap: &GapEntry, out: &mut Writer) {

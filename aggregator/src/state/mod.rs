@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod dedup;
+mod dictionary;
 pub mod catalog;
 pub mod machine;
 pub mod rows;

@@ -12,7 +12,7 @@ use shared::limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use shared::reading::FieldType;
 
 use super::catalog::{QUARANTINE_FIELDS, Refusal, SeriesId, SeriesInfo};
-use super::dedup::RefusedSeries;
+use super::dictionary::RefusedSeries;
 use super::rows::{Resolved, SeriesRows, Target, each_present, is_exact};
 
 /// Bytes of the column `tags`: every row repeats them, so longer ones are cut.

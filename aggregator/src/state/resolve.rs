@@ -10,7 +10,7 @@ use shared::limits::TEXT_BYTES_MAX;
 use shared::reading::{FieldType, Reading, SeriesShape, Value};
 
 use super::catalog::{Catalog, Refusal, SeriesId, TABLE_FIELDS_MAX, TableId};
-use super::dedup::{Dictionary, LocalTarget, RefusedSeries};
+use super::dictionary::{Dictionary, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues, value_at};
 use super::quarantine::{Declared, Quarantined, fit, refused_rows};
 use super::rows::{

@@ -64,6 +64,10 @@ pub(super) struct Index {
     cached_bytes_max: usize,
     /// The oldest file that may still hold something.
     file_oldest: u64,
+    /// Where the last ones stand that were recovered.
+    vote_position: Option<Position>,
+    purged_position: Option<Position>,
+    committed_position: Option<Position>,
 }
 
 impl Index {
@@ -79,6 +83,9 @@ impl Index {
             cached_bytes: 0,
             cached_bytes_max,
             file_oldest: 0,
+            vote_position: None,
+            purged_position: None,
+            committed_position: None,
         }
     }
 
@@ -255,6 +262,18 @@ impl Index {
         self.file_oldest = before.file();
     }
 
+    /// After a recovery: the first record that is needed still. What stands before it was released,
+    /// or may be. `None`: nothing was purged, so nothing was released.
+    pub(super) fn releasable_before(&self) -> Option<Position> {
+        let purged = self.purged_position?;
+        let others = [
+            self.oldest_position(),
+            self.vote_position,
+            self.committed_position,
+        ];
+        Some(others.into_iter().flatten().fold(purged, Ord::min))
+    }
+
     /// Where the entries of a range are, from its start, as far as they exist and up to about
     /// `bytes_max` (at least one).
     pub(super) fn find(&self, start: u64, end: u64, bytes_max: usize) -> Vec<Found> {
@@ -302,11 +321,22 @@ impl Index {
                 let serial = self.put(id, head.kind, payload.len(), None);
                 self.written(id.index, serial, &[position]);
             }
-            layout::KIND_VOTE => self.vote = Some(layout::decode_vote(payload)?),
+            layout::KIND_VOTE => {
+                self.vote = Some(layout::decode_vote(payload)?);
+                self.vote_position = Some(position);
+            }
             layout::KIND_TRUNCATED => self.truncate(head.number),
-            layout::KIND_PURGED => self.purge(layout::decode_log_id(head.number, payload)?),
+            layout::KIND_PURGED => {
+                let id = layout::decode_log_id(head.number, payload)?;
+                self.purge(id);
+                // One that says less tells nothing on its own.
+                if self.purged == Some(id) {
+                    self.purged_position = Some(position);
+                }
+            }
             layout::KIND_COMMITTED => {
                 self.committed = Some(layout::decode_log_id(head.number, payload)?);
+                self.committed_position = Some(position);
             }
             _ => return Err(Malformed("its kind is unknown: a later version wrote it")),
         }

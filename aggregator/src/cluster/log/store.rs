@@ -229,6 +229,12 @@ impl LogStore {
                 index.recover(position, head, payload).map_err(refused)
             })?;
         index.recovered()?;
+        // Files that were released before come back with every opening: until they are released
+        // again they would count as used, in a log that is full for ever.
+        if let Some(before) = index.releasable_before() {
+            journal.release(before)?;
+            index.released(before);
+        }
         journal.keep_ahead(FILES_AHEAD)?;
         let reader = LogReader {
             index: Arc::new(Mutex::new(index)),

@@ -437,6 +437,39 @@ async fn a_purge_gives_files_back_and_keeps_vote_and_marks() {
 }
 
 #[tokio::test]
+async fn files_that_were_released_stay_released_after_a_restart() {
+    let sim = SimStorage::new(1);
+    let open = || LogStore::open(sim.as_storage(), options(8192, 12, Mode::Inline)).unwrap();
+    let mut log = open();
+    let vote = Vote {
+        leader_id: log_id(1, 0).leader_id,
+        committed: true,
+    };
+    log.save_vote(&vote).await.unwrap();
+    let mut end = 0;
+    while log.usage().bytes_used < 6 * 8192 {
+        assert!(append(&mut log, vec![entry(1, end)]).await, "{end}");
+        end += 1;
+    }
+    log.purge(log_id(1, end - 2)).await.unwrap();
+    let used = log.usage().bytes_used;
+    assert!(used < 3 * 8192, "{used}");
+    for _again in 0..3 {
+        drop(log);
+        log = open();
+        let now = log.usage().bytes_used;
+        assert!(now < used + 8192, "{now} bytes, {used} before");
+        let mut reader = log.get_log_reader().await;
+        assert_eq!(reader.read_vote().await.unwrap(), Some(vote));
+        let state = log.get_log_state().await.unwrap();
+        assert_eq!(state.last_purged_log_id, Some(log_id(1, end - 2)));
+        assert_eq!(state.last_log_id, Some(log_id(1, end - 1)));
+        let kept = reader.try_get_log_entries(..).await.unwrap();
+        assert_eq!(kept.len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_log_that_is_full_refuses_entries_and_can_still_purge() {
     let sim = SimStorage::new(1);
     let mut log = LogStore::open(sim.as_storage(), options(8192, 4, Mode::Inline)).unwrap();

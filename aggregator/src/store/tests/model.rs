@@ -132,6 +132,14 @@ impl Model {
             fields: from.fields.iter().map(|(name, _)| name.clone()).collect(),
             refused: None,
         };
+        let key = (agent.clone(), epoch, from.id.0);
+        if let Some(known) = self.meanings.get_mut(&key) {
+            meaning.refused = known.refused;
+            if *known != meaning {
+                known.refused = Some("the series id was defined twice, differently");
+            }
+            return;
+        }
         let series = (from.table.clone(), from.device.clone(), from.tags.clone());
         if ["agents", "gaps", "quarantine"].contains(&from.table.as_str()) {
             meaning.refused = Some("the table name is reserved");
@@ -147,17 +155,7 @@ impl Model {
                 self.series.push(series);
             }
         }
-        let key = (agent.clone(), epoch, from.id.0);
-        match self.meanings.get(&key) {
-            None => {
-                self.meanings.insert(key, meaning);
-            }
-            Some(known) if *known == meaning => {}
-            Some(_) => {
-                meaning.refused = Some("the series id was defined twice, differently");
-                self.meanings.insert(key, meaning);
-            }
-        }
+        self.meanings.insert(key, meaning);
     }
 
     fn store(&mut self, agent: &AgentId, meaning: &Meaning, times: &[i64], columns: &[Column]) {
