@@ -46,14 +46,15 @@ pub(super) struct SegmentHead {
     pub(super) merged_at: i64,
 }
 
-/// An open segment. The file is unlinked when the last owner of a doomed one lets go.
+/// A segment that is known and checked. Its file is open only while it is read: segments gather for
+/// years, and a process may have but so many files open. The name stays until the last owner of a
+/// doomed one lets go; then the file is unlinked.
 pub(crate) struct SegmentHandle {
     pub(super) file: SegmentFile,
     pub(super) head: SegmentHead,
     /// Sorted by series; the blocks of one series in the order of their writing.
     pub(super) blocks: Vec<BlockMeta>,
     pub(super) rows: BTreeMap<TableId, u64>,
-    open: Arc<dyn StorageFile>,
     storage: Arc<dyn Storage>,
     doomed: AtomicBool,
 }
@@ -185,6 +186,18 @@ impl SegmentFile {
         self.check_digest(content)
     }
 
+    /// Opens what the manifest or a snapshot names.
+    fn open(&self, storage: &dyn Storage) -> Result<Arc<dyn StorageFile>, StoreError> {
+        let opened = storage.open(&self.name, OpenMode::Existing);
+        opened.map_err(|source| {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                StoreError::damaged(&self.name, 0, "the file is gone")
+            } else {
+                StoreError::io(&self.name, source)
+            }
+        })
+    }
+
     fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
         let len = content.len();
         let len = len.map_err(|source| StoreError::io(&self.name, source))?;
@@ -236,7 +249,7 @@ impl SegmentFile {
 }
 
 impl SegmentHandle {
-    /// Opens a segment that the manifest or a snapshot names and checks all but its blocks.
+    /// Reads a segment that the manifest or a snapshot names and checks all but its blocks.
     pub(super) fn open(
         storage: &Arc<dyn Storage>,
         file: SegmentFile,
@@ -245,13 +258,7 @@ impl SegmentHandle {
         let name = file.name.as_str();
         let io = |source| StoreError::io(name, source);
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
-        let open = storage.open(name, OpenMode::Existing).map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound {
-                damaged(0, "the file is gone")
-            } else {
-                io(source)
-            }
-        })?;
+        let open = file.open(&**storage)?;
         file.check_length(&*open)?;
         let mut header = [0; HEADER_BYTES];
         open.read_at(0, &mut header).map_err(io)?;
@@ -281,7 +288,6 @@ impl SegmentHandle {
             head,
             blocks,
             rows,
-            open,
             storage,
             doomed,
         }))
@@ -295,7 +301,8 @@ impl SegmentHandle {
     ) -> Result<SeriesRows, StoreError> {
         let name = &self.file.name;
         let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
-        self.open
+        let content = self.file.open(&*self.storage)?;
+        content
             .read_at(block.offset, &mut bytes)
             .map_err(|source| StoreError::io(name, source))?;
         block::decode(&bytes, block, wanted)
@@ -304,7 +311,8 @@ impl SegmentHandle {
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
-        self.file.check_digest(&*self.open)?;
+        let content = self.file.open(&*self.storage)?;
+        self.file.check_digest(&*content)?;
         self.blocks
             .iter()
             .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
