@@ -59,7 +59,7 @@ pub(crate) struct SegmentHandle {
     doomed: AtomicBool,
 }
 
-/// Writes one segment; nothing is visible under its name before `finish`.
+/// Writes one segment; nothing is visible under its name before `name`.
 pub(super) struct SegmentWriter {
     name: String,
     file: Arc<dyn StorageFile>,
@@ -121,8 +121,8 @@ impl SegmentWriter {
         }
     }
 
-    /// Writes index and footer, syncs, and gives the file its name; the directory is not synced yet.
-    pub(super) fn finish(mut self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
+    /// Writes index and footer and syncs: the last that needs room.
+    pub(super) fn complete(&mut self) -> Result<(), StoreError> {
         let index_offset = self.written + self.pending.len() as u64;
         let mut index = Writer::default();
         index.count(self.blocks.len());
@@ -144,19 +144,30 @@ impl SegmentWriter {
         footer.u32(crc32c(&footer.out));
         footer.out.extend_from_slice(END_MAGIC);
         self.write(&footer.out)?;
+        let synced = self.file.sync();
+        synced.map_err(|source| StoreError::io(&self.name, source))
+    }
+
+    /// Gives a complete file its name; the directory is not synced yet.
+    pub(super) fn name(self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
         let tmp = format!("{}{TMP}", self.name);
-        let name = self.name;
-        self.file
-            .sync()
-            .map_err(|source| StoreError::io(&tmp, source))?;
         storage
-            .rename(&tmp, &name)
-            .map_err(|source| StoreError::io(&name, source))?;
+            .rename(&tmp, &self.name)
+            .map_err(|source| StoreError::io(&self.name, source))?;
         Ok(SegmentFile {
-            name,
+            name: self.name,
             len: self.written,
             digest: self.digest,
         })
+    }
+
+    /// Gives back the room that was taken.
+    pub(super) fn abandon(self, storage: &dyn Storage) {
+        let tmp = format!("{}{TMP}", self.name);
+        if let Err(error) = storage.remove(&tmp) {
+            // The manifest does not name it: the next try or the next open removes it.
+            tracing::warn!(file = tmp, %error, "part of a merge stays for now");
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
