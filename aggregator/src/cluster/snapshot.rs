@@ -286,7 +286,7 @@ impl Receiver {
         for (number, part) in files {
             let at = usize::try_from(number).unwrap_or(usize::MAX);
             let known = offer.files.get(at).ok_or("a file not offered")?;
-            let whole = part.filter(|part| part.bytes == known.len);
+            let whole = part.filter(|part| part.open.is_none());
             let whole = whole.ok_or_else(|| format!("a part of {} is missing", known.name))?;
             whole.keep(known)?;
         }
