@@ -433,10 +433,7 @@ impl Journal {
     /// `Io` latches: then nothing since the last sync may be reported as durable.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
-        let mut synced = self.current.as_mut().map_or(Ok(()), Current::sync);
-        if synced.is_ok() && (self.ahead > 0 || self.reserving) && self.spares.retry_due() {
-            synced = self.make_spare().map(|_| ());
-        }
+        let synced = self.current.as_mut().map_or(Ok(()), Current::sync);
         self.latch(synced)
     }
 
@@ -450,8 +447,7 @@ impl Journal {
     }
 
     /// Makes one of the files that there may be: space that is the journal's from then on, however
-    /// full the disk gets. `false`: all are there, or the disk is full; then it is tried again with
-    /// a later sync.
+    /// full the disk gets. `false`: all are there, or the disk is full; then `seek_room` tries again.
     pub fn reserve_one(&mut self) -> Result<bool, JournalError> {
         self.usable()?;
         self.reserving = true;
@@ -462,8 +458,30 @@ impl Journal {
         self.latch(made)
     }
 
+    /// Sees whether somebody made room on a full disk, by making one file that is missing. It fills
+    /// a whole file with zeros if it can: not for each record, and not while one waits for its sync.
+    ///
+    /// # Errors
+    /// `Io` latches.
+    pub fn seek_room(&mut self) -> Result<(), JournalError> {
+        self.usable()?;
+        if !self.spares.disk_full() {
+            return Ok(());
+        }
+        let short = self.reserving || self.files_ready() < self.ahead;
+        if short && self.files_live() + self.files_ready() < self.options.files_max {
+            let made = self.make_spare().map(|_| ());
+            return self.latch(made);
+        }
+        // Released files are enough: the room there is belongs to others. When these are written
+        // to, the disk is asked anew.
+        self.spares.need_no_room();
+        Ok(())
+    }
+
+    /// While the disk is known to be full it is not asked with each new file.
     fn make_ahead(&mut self) -> Result<(), JournalError> {
-        while self.files_ready() < self.ahead && self.make_spare()? {}
+        while self.files_ready() < self.ahead && !self.spares.disk_full() && self.make_spare()? {}
         Ok(())
     }
 

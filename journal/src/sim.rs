@@ -45,6 +45,8 @@ struct Disk {
     writes_until_failure: Option<u64>,
     syncs_until_failure: Option<u64>,
     bytes_left: Option<u64>,
+    files_open: usize,
+    files_open_max: Option<usize>,
 }
 
 #[derive(Default)]
@@ -278,6 +280,11 @@ impl SimStorage {
         self.disk().bytes_left = Some(bytes);
     }
 
+    /// From now on so many files may be open at a time: opening another fails.
+    pub fn limit_open_files(&self, max: usize) {
+        self.disk().files_open_max = Some(max);
+    }
+
     /// Flips one bit, on the platter and in memory. False if the file is not that long.
     pub fn flip_bit(&self, name: &str, offset_bit: u64) -> bool {
         let disk = &mut *self.disk();
@@ -325,6 +332,12 @@ impl Storage for SimStorage {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
         let name = self.full_name(name)?;
         let disk = &mut *self.disk();
+        if disk
+            .files_open_max
+            .is_some_and(|max| disk.files_open >= max)
+        {
+            return Err(io::Error::other("too many open files"));
+        }
         let boot = disk.boot;
         let inode = match (disk.names.get(&name).copied(), mode) {
             (Some(inode), OpenMode::Existing | OpenMode::Create) => inode,
@@ -341,6 +354,7 @@ impl Storage for SimStorage {
             }
         };
         disk.alive(boot)?;
+        disk.files_open += 1;
         Ok(Arc::new(SimFile {
             disk: Arc::clone(&self.disk),
             inode,
@@ -403,6 +417,12 @@ impl Storage for SimStorage {
 impl SimFile {
     fn disk(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.disk().files_open -= 1;
     }
 }
 

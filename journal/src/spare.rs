@@ -13,8 +13,6 @@ pub(crate) const PREPARED: &str = "prepared.tmp";
 const SPARE_PREFIX: &str = "spare-";
 const SPARE_SUFFIX: &str = ".tmp";
 const ZERO_BYTES: usize = 1 << 18;
-/// A disk that was full is tried again after so many syncs.
-const SYNCS_BEFORE_RETRY: u32 = 64;
 
 /// A file and its present name.
 pub(crate) type Spare = (String, Arc<dyn StorageFile>);
@@ -26,8 +24,6 @@ pub(crate) struct Spares {
     ready: VecDeque<(u64, Arc<dyn StorageFile>)>,
     /// There was no room on the disk when a file was last made.
     disk_full: bool,
-    /// Syncs since then.
-    syncs_full: u32,
 }
 
 fn spare_name(nth: u64) -> String {
@@ -49,7 +45,6 @@ impl Spares {
             file_bytes,
             ready: VecDeque::new(),
             disk_full: false,
-            syncs_full: 0,
         }
     }
 
@@ -82,14 +77,9 @@ impl Spares {
         self.disk_full
     }
 
-    /// Whether it is time to see if somebody made room. Asked once for each sync.
-    pub(crate) fn retry_due(&mut self) -> bool {
-        self.syncs_full = if self.disk_full {
-            (self.syncs_full + 1) % SYNCS_BEFORE_RETRY
-        } else {
-            0
-        };
-        self.disk_full && self.syncs_full == 0
+    /// Whether the disk is full counts no more: what is needed of it is here.
+    pub(crate) fn need_no_room(&mut self) {
+        self.disk_full = false;
     }
 
     /// A file to go on in; `None`: there is none, and the disk is full.
@@ -187,15 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_tried_again_now_and_then() {
+    fn a_full_disk_is_found_to_have_room_again() {
         let disk = SimStorage::new(1);
         let mut spares = Spares::new(disk.as_storage(), 4096);
         disk.fill_up(4096);
         assert!(spares.add().unwrap());
-        assert!(!spares.retry_due());
         assert!(!spares.add().unwrap() && spares.disk_full());
-        let tries = (0..2 * SYNCS_BEFORE_RETRY).filter(|_| spares.retry_due());
-        assert_eq!(tries.count(), 2);
         disk.fill_up(1 << 20);
         assert!(spares.add().unwrap() && !spares.disk_full());
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -17,6 +18,8 @@ use crate::record::RecordHead;
 pub const QUEUE_COUNT_MAX: usize = 65_536;
 /// Bytes of payload that may wait. One submission larger than this is taken by an empty queue.
 pub const QUEUE_BYTES_MAX: usize = 128 << 20;
+/// A disk that was full is tried again after so long.
+const FULL_PAUSE: Duration = Duration::from_secs(30);
 
 /// One record to append.
 #[derive(Debug, Clone)]
@@ -76,6 +79,8 @@ pub struct Writer {
     shared: Arc<Shared>,
     contiguous: bool,
     reserving: bool,
+    /// When the disk was found full, or tried since.
+    room_sought: Option<Duration>,
     /// Why nothing is appended any more.
     failed: Option<JournalError>,
 }
@@ -212,6 +217,7 @@ impl Writer {
             shared,
             contiguous: false,
             reserving: false,
+            room_sought: None,
             failed: None,
         };
         (writer, handle)
@@ -247,6 +253,26 @@ impl Writer {
         let made = self.journal.reserve_one().unwrap_or(false);
         self.shared.queue().usage = usage(&self.journal);
         made
+    }
+
+    /// Sees now and then whether a full disk has room again; between steps, so that nobody who
+    /// waits for a sync waits for this. `now`: since any start.
+    pub fn seek_room(&mut self, now: Duration) {
+        if !self.journal.disk_full() {
+            self.room_sought = None;
+            return;
+        }
+        let sought = *self.room_sought.get_or_insert(now);
+        if now.saturating_sub(sought) < FULL_PAUSE {
+            return;
+        }
+        self.room_sought = Some(now);
+        // An error has latched the journal and stands in the log: the next append tells it.
+        let tried = self.journal.seek_room();
+        if tried.is_ok() && !self.journal.disk_full() {
+            tracing::info!("the disk has room for the journal again");
+        }
+        self.shared.queue().usage = usage(&self.journal);
     }
 
     fn append(&mut self, records: &[Append]) -> Result<Vec<Position>, JournalError> {
@@ -319,15 +345,31 @@ impl Writer {
     }
 
     /// Runs on a thread of its own until every handle is dropped.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the driver of a writer: it only counts since it began"
+    )]
     pub fn spawn(mut self, name: &str) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let began = Instant::now();
             while self.step() {
+                self.seek_room(began.elapsed());
                 while self.reserve_one() {}
-                let queue = self.shared.queue();
-                let idle = |queue: &mut Queue| queue.work.is_empty() && queue.handles > 0;
-                drop(self.shared.arrived.wait_while(queue, idle));
+                self.wait();
             }
         })
+    }
+
+    /// Until something is to be done: on a full disk that is also to see if there is room again.
+    fn wait(&self) {
+        let queue = self.shared.queue();
+        let idle = |queue: &mut Queue| queue.work.is_empty() && queue.handles > 0;
+        let arrived = &self.shared.arrived;
+        if self.journal.disk_full() {
+            drop(arrived.wait_timeout_while(queue, FULL_PAUSE, idle));
+        } else {
+            drop(arrived.wait_while(queue, idle));
+        }
     }
 }
 
@@ -507,15 +549,66 @@ mod tests {
         assert!(usage.disk_full);
         assert_eq!(usage.bytes_reserved, OPTIONS.file_bytes * 2);
         sim.fill_up(1 << 20);
-        for number in 0..64 {
-            let done = Box::new(|result: Result<Vec<Position>, _>| assert!(result.is_ok()));
-            handle.append(vec![record(number)], done).unwrap();
-            writer.step();
-            while writer.reserve_one() {}
-        }
+        writer.seek_room(Duration::ZERO);
+        assert!(handle.usage().disk_full, "not at once");
+        writer.seek_room(FULL_PAUSE);
+        while writer.reserve_one() {}
         let usage = handle.usage();
         assert!(!usage.disk_full);
         assert_eq!(usage.bytes_reserved, usage.bytes_max);
+    }
+
+    #[test]
+    fn a_full_disk_costs_no_record_a_write_more() {
+        let sim = SimStorage::new(6);
+        sim.fill_up(OPTIONS.file_bytes * 2);
+        let mut journal = journal(&sim);
+        journal.keep_ahead(2).unwrap();
+        let (mut writer, handle) = Writer::new(journal);
+        assert!(handle.usage().disk_full);
+        sim.fill_up(0);
+        let before = sim.operations();
+        let count = 80;
+        for number in 0..count {
+            let mut one = record(number);
+            one.payload = Bytes::from_static(b"1");
+            let done = Box::new(|result: Result<Vec<Position>, _>| assert!(result.is_ok()));
+            handle.append(vec![one], done).unwrap();
+            writer.step();
+        }
+        assert_eq!(sim.operations() - before, 2 * count, "a write and a sync");
+    }
+
+    #[test]
+    fn a_disk_that_has_enough_for_the_journal_is_left_to_others() {
+        let sim = SimStorage::new(6);
+        let (sender, answers) = mpsc::sync_channel(1);
+        sim.fill_up(OPTIONS.file_bytes * 2);
+        let mut journal = journal(&sim);
+        journal.keep_ahead(1).unwrap();
+        let (mut writer, handle) = Writer::new(journal);
+        let fill = |writer: &mut Writer, bytes| {
+            let (mut one, sender) = (record(0), sender.clone());
+            one.payload = Bytes::from(vec![2; bytes]);
+            let done = Box::new(move |result: Result<Vec<Position>, _>| {
+                sender.send(result.unwrap()[0]).unwrap();
+            });
+            handle.append(vec![one], done).unwrap();
+            writer.step();
+            answers.recv().unwrap()
+        };
+        // The second goes to the file that was ready, and there is no room for another.
+        fill(&mut writer, 6_000);
+        let last = fill(&mut writer, 6_000);
+        writer.seek_room(Duration::ZERO);
+        assert!(handle.usage().disk_full);
+        handle.release(last).unwrap();
+        writer.step();
+        sim.fill_up(1 << 20);
+        let before = sim.operations();
+        writer.seek_room(FULL_PAUSE);
+        assert!(!handle.usage().disk_full);
+        assert_eq!(sim.operations(), before, "nothing was written");
     }
 
     #[test]

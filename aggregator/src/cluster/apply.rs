@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::{Arc, mpsc as jobs};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -29,6 +30,8 @@ type Membership = StoredMembershipOf<TypeConfig>;
 const MERGES_MAX: usize = 2;
 const MERGER_ENDED: &str =
     "the thread that merges ended; restart the node, it recovers from its disk";
+/// After so long a merge that found the disk full is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
 
 /// The state machine, as openraft drives it.
 pub struct Applier {
@@ -58,6 +61,8 @@ pub struct Progress {
 enum Merges {
     Thread {
         jobs: Option<jobs::SyncSender<MergeJob>>,
+        /// Nothing is sent: a merge that waits for room hears that it is gone.
+        lives: Option<jobs::SyncSender<()>>,
         merged: mpsc::Receiver<Result<Merged, StoreError>>,
         /// Given to the thread and not taken back.
         running: usize,
@@ -70,10 +75,18 @@ enum Merges {
 impl Merges {
     fn spawn() -> io::Result<Merges> {
         let (jobs, waiting) = jobs::sync_channel::<MergeJob>(MERGES_MAX);
+        let (lives, ended) = jobs::sync_channel::<()>(0);
         let (done, merged) = mpsc::channel(MERGES_MAX);
+        let mut pause = move || {
+            let waited = ended.recv_timeout(FULL_PAUSE);
+            waited == Err(jobs::RecvTimeoutError::Timeout)
+        };
         let run = move || {
             for job in waiting {
-                if done.blocking_send(job.run()).is_err() {
+                let Some(merged) = run_when_room(&job, &mut pause) else {
+                    return;
+                };
+                if done.blocking_send(merged).is_err() {
                     return;
                 }
             }
@@ -83,6 +96,7 @@ impl Merges {
             .spawn(run)?;
         Ok(Merges::Thread {
             jobs: Some(jobs),
+            lives: Some(lives),
             merged,
             running: 0,
             thread: Some(thread),
@@ -97,10 +111,40 @@ impl Merges {
     }
 }
 
+/// Runs a merge, again after each `pause` while the disk is full: until then its rows stay in
+/// memory and in the log, reading goes on, and the gate keeps publishers waiting. `None`: `pause`
+/// says that the node stops.
+fn run_when_room(
+    job: &MergeJob,
+    pause: &mut dyn FnMut() -> bool,
+) -> Option<Result<Merged, StoreError>> {
+    let mut waits = false;
+    loop {
+        match job.run() {
+            Err(error @ StoreError::Full { .. }) => {
+                if !waits {
+                    tracing::error!(%error, "a merge waits for room on the disk");
+                }
+                waits = true;
+                if !pause() {
+                    return None;
+                }
+            }
+            other => {
+                if waits && other.is_ok() {
+                    tracing::warn!("the disk has room again: the merge is done");
+                }
+                return Some(other);
+            }
+        }
+    }
+}
+
 impl Drop for Merges {
     fn drop(&mut self) {
         let Merges::Thread {
             jobs,
+            lives,
             merged,
             thread,
             ..
@@ -109,7 +153,9 @@ impl Drop for Merges {
             return;
         };
         *jobs = None;
-        // A merge under way ends first: its files are whole then. Those that wait do not begin.
+        *lives = None;
+        // A merge under way ends first: its files are whole then. Those that wait do not begin, or
+        // give up if they wait for room.
         merged.close();
         if let Some(thread) = thread.take()
             && thread.join().is_err()
@@ -415,9 +461,11 @@ impl RaftStateMachine<TypeConfig> for Applier {
 mod tests {
     use futures_util::stream;
     use journal::SimStorage;
+    use shared::id::TimeNs;
 
     use super::*;
     use crate::cluster::log::{Entry, LeaderId};
+    use crate::state::{Origin, Payload, Submission};
 
     /// There were once 64 that waited, each with its rows, and then the runtime's thread waited too.
     #[tokio::test]
@@ -443,5 +491,56 @@ mod tests {
         assert_eq!(progress.applied, count);
         assert!(progress.merges_running <= MERGES_MAX, "{progress:?}");
         assert!(progress.merged >= count - MERGES_MAX as u64, "{progress:?}");
+    }
+
+    /// A merge that was begun and not run, of one line.
+    fn begun(sim: &SimStorage) -> (Store, MergeJob) {
+        let (mut store, _) = Store::open(&*sim.as_storage()).unwrap();
+        let line = Submission {
+            origin: Origin { boot: 1, ticket: 1 },
+            agent: AgentId::parse("gw1").unwrap(),
+            received: TimeNs(1),
+            payload: Payload::Lines(Bytes::from_static(b"weather,device=d t=1i 1\n")),
+        };
+        let mut state = State::new();
+        for (index, command) in (1..).zip([Command::Submissions(vec![line]), Command::Merge]) {
+            let effects = state.apply(index, &command);
+            store.apply(index, &state, effects.rows);
+        }
+        let job = store.begin_merge(2, &state, Bytes::from_static(b"raft"));
+        (store, job)
+    }
+
+    #[test]
+    fn a_merge_waits_while_the_disk_is_full() {
+        // Nothing for a segment; and a segment, but nothing for the transaction.
+        for room in [0, 1 << 12] {
+            let sim = SimStorage::new(1);
+            let (mut store, job) = begun(&sim);
+            sim.fill_up(room);
+            let mut pauses = 0;
+            let files = store.segments();
+            let merged = run_when_room(&job, &mut || {
+                pauses += 1;
+                assert!(files.list().unwrap().is_empty(), "it takes no room");
+                if pauses == 3 {
+                    sim.fill_up(u64::MAX);
+                }
+                true
+            });
+            assert_eq!(pauses, 3);
+            assert!(store.frozen_bytes() > 0, "what keeps the gate shut");
+            store.finish_merge(merged.unwrap().unwrap()).unwrap();
+            assert_eq!((store.durable_index(), store.frozen_bytes()), (2, 0));
+            assert_eq!(store.snapshot().unwrap().files.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_merge_that_waits_for_room_ends_with_the_node() {
+        let sim = SimStorage::new(1);
+        let (_store, job) = begun(&sim);
+        sim.fill_up(0);
+        assert!(run_when_room(&job, &mut || false).is_none());
     }
 }

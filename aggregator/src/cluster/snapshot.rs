@@ -117,16 +117,19 @@ pub(super) struct Receiver {
 
 struct Receiving {
     offer: Offer,
+    /// Tells its files from those of other offers.
+    nth: u64,
     state: BytesMut,
-    /// Files wanted, with what came of them.
-    files: BTreeMap<u32, Part>,
+    /// Files wanted, with what came of them. They come one after the other, so one is open at most.
+    files: BTreeMap<u32, Option<Part>>,
 }
 
 /// A file on its way; removed unless it becomes what was offered.
 struct Part {
     segments: Arc<dyn Storage>,
     name: String,
-    file: Arc<dyn StorageFile>,
+    /// `None`: all of it came and is synced.
+    open: Option<Arc<dyn StorageFile>>,
     bytes: u64,
     kept: bool,
 }
@@ -139,18 +142,31 @@ impl Part {
         Ok(Part {
             segments: Arc::clone(segments),
             name,
-            file: opened,
+            open: Some(opened),
             bytes: 0,
             kept: false,
         })
     }
 
+    /// Adds what comes next; the file is synced and closed when it has all its `len` bytes.
+    fn write(&mut self, bytes: &[u8], len: u64) -> io::Result<()> {
+        let file = self.open.as_ref();
+        let file = file.ok_or_else(|| io::Error::other("it has all its bytes"))?;
+        file.write_at(self.bytes, bytes)?;
+        self.bytes += bytes.len() as u64;
+        if self.bytes == len {
+            file.sync()?;
+            self.open = None;
+        }
+        Ok(())
+    }
+
     /// Gives it its name, if it is what was offered. The directory is not synced yet.
     fn keep(mut self, offered: &SegmentFile) -> Result<(), String> {
         let failed = |e: io::Error| format!("{}: {e}", offered.name);
-        self.file.sync().map_err(failed)?;
+        let content = self.segments.open(&self.name, OpenMode::Existing);
         offered
-            .check(&*self.file)
+            .check(&*content.map_err(failed)?)
             .map_err(|e| format!("what came is not what was offered: {e}"))?;
         self.segments
             .rename(&self.name, &offered.name)
@@ -197,13 +213,13 @@ impl Receiver {
         let mut files = BTreeMap::new();
         for (number, file) in (0_u32..).zip(&offer.files) {
             if !here.contains(&file.name) {
-                let part = Part::begin(&self.segments, file, nth);
-                files.insert(number, part.map_err(|e| format!("{}: {e}", file.name))?);
+                files.insert(number, None);
             }
         }
         let wanted: Vec<u32> = files.keys().copied().collect();
         let receiving = Receiving {
             offer,
+            nth,
             state: BytesMut::new(),
             files,
         };
@@ -230,18 +246,28 @@ impl Receiver {
             receiving.state.extend_from_slice(&bytes);
             return Ok(Bytes::new());
         };
+        let at = usize::try_from(number).unwrap_or(usize::MAX);
+        let known = receiving.offer.files.get(at).ok_or("a file not offered")?;
+        let failed = |e: io::Error| format!("{}: {e}", known.name);
+        let begun = receiving.files.iter();
+        let mut begun = begun.filter_map(|(number, part)| Some((*number, part.as_ref()?)));
+        let other_first = begun.any(|(other, part)| other != number && part.open.is_some());
         let part = receiving
             .files
             .get_mut(&number)
             .ok_or("a file not asked for")?;
-        let at = usize::try_from(number).unwrap_or(usize::MAX);
-        let known = receiving.offer.files.get(at).ok_or("a file not offered")?;
-        if offset != part.bytes || end > known.len {
+        let came = part.as_ref().map_or(0, |part| part.bytes);
+        if other_first || offset != came || end > known.len {
             return Err(format!("a part of {} out of turn", known.name));
         }
-        let written = part.file.write_at(offset, &bytes);
-        written.map_err(|e| format!("{}: {e}", known.name))?;
-        part.bytes = end;
+        let part = match part {
+            Some(part) => part,
+            None => {
+                let begun = Part::begin(&self.segments, known, receiving.nth);
+                part.insert(begun.map_err(failed)?)
+            }
+        };
+        part.write(&bytes, known.len).map_err(failed)?;
         Ok(Bytes::new())
     }
 
@@ -252,6 +278,7 @@ impl Receiver {
             offer,
             state,
             files,
+            ..
         } = removed.ok_or("no snapshot was offered")?;
         if state.len() as u64 != offer.state_bytes {
             return Err("a part of the state is missing".to_owned());
@@ -259,10 +286,9 @@ impl Receiver {
         for (number, part) in files {
             let at = usize::try_from(number).unwrap_or(usize::MAX);
             let known = offer.files.get(at).ok_or("a file not offered")?;
-            if part.bytes != known.len {
-                return Err(format!("a part of {} is missing", known.name));
-            }
-            part.keep(known)?;
+            let whole = part.filter(|part| part.open.is_none());
+            let whole = whole.ok_or_else(|| format!("a part of {} is missing", known.name))?;
+            whole.keep(known)?;
         }
         self.segments.sync_directory().map_err(|e| e.to_string())?;
         // A leader that was replaced comes no more for what it began.
@@ -360,6 +386,30 @@ mod tests {
         assert_eq!(left, std::slice::from_ref(&name), "no part is left");
         let file = storage.open(&name, OpenMode::Existing).unwrap();
         assert_eq!(read_part(&*file, 0, end as u64).unwrap(), content);
+    }
+
+    #[test]
+    fn an_offer_of_many_files_opens_one_at_a_time() {
+        let sim = SimStorage::new(2);
+        sim.limit_open_files(1);
+        let receiver = Receiver::new(sim.as_storage());
+        let (mut many, _, content) = merged();
+        let known = many.files[0].clone();
+        for nth in 1..20 {
+            let name = format!("{nth}-{}", known.name);
+            let (len, digest) = (known.len, known.digest);
+            many.files.push(SegmentFile { name, len, digest });
+        }
+        let wanted = offer(&receiver, "a", &many);
+        assert_eq!(wanted.len(), 20);
+        let (half, end) = (content.len() / 2, content.len());
+        send(&receiver, "a", Some(0), &content, 0..half).unwrap();
+        // Not before the one that has begun is whole.
+        send(&receiver, "a", Some(1), &content, 0..end).unwrap_err();
+        send(&receiver, "a", Some(0), &content, half..end).unwrap();
+        for number in &wanted[1..] {
+            send(&receiver, "a", Some(*number), &content, 0..end).unwrap();
+        }
     }
 
     #[test]

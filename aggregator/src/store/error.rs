@@ -15,6 +15,9 @@ pub enum StoreError {
     /// The disk or the operating system failed. After a failed write the node stops.
     #[error("{file}: {source}")]
     Io { file: String, source: io::Error },
+    /// There is no room for a merge. Nothing was changed: it can be run again.
+    #[error("{file}: {source}; nothing is lost, and the merge waits: give the disk room")]
+    Full { file: String, source: io::Error },
     /// Written by a newer version.
     #[error("{file}: version {version} is newer than this node")]
     Version { file: String, version: u16 },
@@ -42,6 +45,14 @@ impl StoreError {
         }
     }
 
+    /// For what may be done again once there is room: tells that from other failures of the disk.
+    pub(super) fn or_full(self) -> Self {
+        match self {
+            Self::Io { file, source } if is_full(&source) => Self::Full { file, source },
+            other => other,
+        }
+    }
+
     pub(super) fn damaged(file: &str, offset: u64, what: impl Into<String>) -> Self {
         Self::Damaged {
             file: file.to_owned(),
@@ -49,4 +60,11 @@ impl StoreError {
             what: what.into(),
         }
     }
+}
+
+fn is_full(source: &io::Error) -> bool {
+    matches!(
+        source.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

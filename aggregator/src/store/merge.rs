@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use journal::Storage;
+use journal::{OpenMode, Storage};
 
 use super::block;
 use super::error::StoreError;
@@ -25,6 +25,12 @@ use crate::state::{SeriesId, State};
 const PASS_VALUES_MAX: u64 = 8 << 20;
 /// Memory of gathered rows above which they are written before their pass ends: long texts.
 const GATHERED_BYTES_MAX: usize = 256 << 20;
+/// Room that the transaction needs beside that of the state, whose pages are up to twice as large.
+const TRANSACTION_BYTES: usize = 1 << 18;
+/// Bytes of zeros written at a time to see whether that room is there.
+const ZERO_BYTES: usize = 1 << 18;
+/// What tries the room; removed at once, or when the store is opened.
+const ROOM_FILE: &str = "room.tmp";
 
 /// The I/O of one merge, to be run on any thread, in the order in which merges began.
 pub struct MergeJob {
@@ -52,18 +58,19 @@ impl MergeJob {
     }
 
     /// Writes and syncs the segments, then the transaction. After an I/O error nothing changed
-    /// that a restart would believe; the node must restart before it tries again.
-    pub fn run(self) -> Result<Merged, StoreError> {
-        let files = self.write_segments()?;
-        if !files.is_empty() {
-            let synced = self.segments.sync_directory();
-            synced.map_err(|source| StoreError::io("segments", source))?;
-        }
+    /// that a restart would believe.
+    ///
+    /// # Errors
+    /// `Full`: it can be run again. After any other error of the disk the node must restart first,
+    /// also when the disk fills while the transaction is written: redb believes nothing then.
+    pub fn run(&self) -> Result<Merged, StoreError> {
         let state: Bytes = self.state.encode().into();
+        let files = self.write_segments(state.len());
+        let files = files.map_err(StoreError::or_full)?;
         let durable = Durable {
             index: self.index,
             installs: self.installs,
-            raft: self.raft,
+            raft: self.raft.clone(),
             state,
             files: Vec::new(),
         };
@@ -78,7 +85,9 @@ impl MergeJob {
         })
     }
 
-    fn write_segments(&self) -> Result<Vec<SegmentFile>, StoreError> {
+    /// Segments that are durable, and room for a transaction with so large a state beside them. What
+    /// had no room is gone again.
+    fn write_segments(&self, state_bytes: usize) -> Result<Vec<SegmentFile>, StoreError> {
         let merged_at = self.state.now().0;
         let mut output = Output {
             hours: self.hours,
@@ -93,6 +102,26 @@ impl MergeJob {
             },
             storage: &*self.segments,
         };
+        let written = self
+            .write_rows(&mut output)
+            .and_then(|()| output.complete())
+            .and_then(|()| self.try_room(2 * state_bytes + TRANSACTION_BYTES));
+        if let Err(error) = written {
+            output.abandon();
+            return Err(error);
+        }
+        let files = output.name()?;
+        if !files.is_empty() {
+            let synced = self.segments.sync_directory();
+            synced.map_err(|source| StoreError::io("segments", source))?;
+        }
+        Ok(files)
+    }
+
+    fn write_rows<F>(&self, output: &mut Output<'_, F>) -> Result<(), StoreError>
+    where
+        F: Fn(Partition) -> SegmentHead,
+    {
         for series in passes(&self.rows) {
             for rows in self.rows.rows.iter() {
                 let mut failed = Ok(());
@@ -108,7 +137,21 @@ impl MergeJob {
             }
             output.flush()?;
         }
-        output.finish()
+        Ok(())
+    }
+
+    /// Whether the disk has so much room, found by taking it for a moment: an error of its own
+    /// would shut the manifest until the node restarts.
+    fn try_room(&self, bytes: usize) -> Result<(), StoreError> {
+        let io = |source| StoreError::io(ROOM_FILE, source);
+        let file = self.segments.open(ROOM_FILE, OpenMode::Create);
+        let file = file.map_err(io)?;
+        let zeros = vec![0; ZERO_BYTES];
+        let tried = (0..bytes)
+            .step_by(ZERO_BYTES)
+            .try_for_each(|at| file.write_at(at as u64, &zeros[..ZERO_BYTES.min(bytes - at)]));
+        let removed = self.segments.remove(ROOM_FILE);
+        tried.and(removed).map_err(io)
     }
 }
 
@@ -203,10 +246,20 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         written
     }
 
-    fn finish(self) -> Result<Vec<SegmentFile>, StoreError> {
+    fn complete(&mut self) -> Result<(), StoreError> {
+        let mut writers = self.writers.values_mut();
+        writers.try_for_each(SegmentWriter::complete)
+    }
+
+    fn name(self) -> Result<Vec<SegmentFile>, StoreError> {
         self.writers
             .into_values()
-            .map(|writer| writer.finish(self.storage))
+            .map(|writer| writer.name(self.storage))
             .collect()
+    }
+
+    fn abandon(self) {
+        let writers = self.writers.into_values();
+        writers.for_each(|writer| writer.abandon(self.storage));
     }
 }

@@ -358,7 +358,7 @@ fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
     })
 }
 
-/// Opens the files, taking those that are open already.
+/// Reads what the files say of themselves, taking those that are known already.
 fn open_segments(
     storage: &Arc<dyn Storage>,
     files: &[SegmentFile],

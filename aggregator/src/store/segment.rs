@@ -46,19 +46,20 @@ pub(super) struct SegmentHead {
     pub(super) merged_at: i64,
 }
 
-/// An open segment. The file is unlinked when the last owner of a doomed one lets go.
+/// A segment that is known and checked. Its file is open only while it is read: segments gather for
+/// years, and a process may have but so many files open. The name stays until the last owner of a
+/// doomed one lets go; then the file is unlinked.
 pub(crate) struct SegmentHandle {
     pub(super) file: SegmentFile,
     pub(super) head: SegmentHead,
     /// Sorted by series; the blocks of one series in the order of their writing.
     pub(super) blocks: Vec<BlockMeta>,
     pub(super) rows: BTreeMap<TableId, u64>,
-    open: Arc<dyn StorageFile>,
     storage: Arc<dyn Storage>,
     doomed: AtomicBool,
 }
 
-/// Writes one segment; nothing is visible under its name before `finish`.
+/// Writes one segment; nothing is visible under its name before `name`.
 pub(super) struct SegmentWriter {
     name: String,
     file: Arc<dyn StorageFile>,
@@ -120,8 +121,8 @@ impl SegmentWriter {
         }
     }
 
-    /// Writes index and footer, syncs, and gives the file its name; the directory is not synced yet.
-    pub(super) fn finish(mut self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
+    /// Writes index and footer and syncs: the last that needs room.
+    pub(super) fn complete(&mut self) -> Result<(), StoreError> {
         let index_offset = self.written + self.pending.len() as u64;
         let mut index = Writer::default();
         index.count(self.blocks.len());
@@ -143,19 +144,30 @@ impl SegmentWriter {
         footer.u32(crc32c(&footer.out));
         footer.out.extend_from_slice(END_MAGIC);
         self.write(&footer.out)?;
+        let synced = self.file.sync();
+        synced.map_err(|source| StoreError::io(&self.name, source))
+    }
+
+    /// Gives a complete file its name; the directory is not synced yet.
+    pub(super) fn name(self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
         let tmp = format!("{}{TMP}", self.name);
-        let name = self.name;
-        self.file
-            .sync()
-            .map_err(|source| StoreError::io(&tmp, source))?;
         storage
-            .rename(&tmp, &name)
-            .map_err(|source| StoreError::io(&name, source))?;
+            .rename(&tmp, &self.name)
+            .map_err(|source| StoreError::io(&self.name, source))?;
         Ok(SegmentFile {
-            name,
+            name: self.name,
             len: self.written,
             digest: self.digest,
         })
+    }
+
+    /// Gives back the room that was taken.
+    pub(super) fn abandon(self, storage: &dyn Storage) {
+        let tmp = format!("{}{TMP}", self.name);
+        if let Err(error) = storage.remove(&tmp) {
+            // The manifest does not name it: the next try or the next open removes it.
+            tracing::warn!(file = tmp, %error, "part of a merge stays for now");
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -183,6 +195,18 @@ impl SegmentFile {
         self.check_length(content)?;
         self.read_footer(content)?;
         self.check_digest(content)
+    }
+
+    /// Opens what the manifest or a snapshot names.
+    fn open(&self, storage: &dyn Storage) -> Result<Arc<dyn StorageFile>, StoreError> {
+        let opened = storage.open(&self.name, OpenMode::Existing);
+        opened.map_err(|source| {
+            if source.kind() == std::io::ErrorKind::NotFound {
+                StoreError::damaged(&self.name, 0, "the file is gone")
+            } else {
+                StoreError::io(&self.name, source)
+            }
+        })
     }
 
     fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
@@ -236,7 +260,7 @@ impl SegmentFile {
 }
 
 impl SegmentHandle {
-    /// Opens a segment that the manifest or a snapshot names and checks all but its blocks.
+    /// Reads a segment that the manifest or a snapshot names and checks all but its blocks.
     pub(super) fn open(
         storage: &Arc<dyn Storage>,
         file: SegmentFile,
@@ -245,13 +269,7 @@ impl SegmentHandle {
         let name = file.name.as_str();
         let io = |source| StoreError::io(name, source);
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
-        let open = storage.open(name, OpenMode::Existing).map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound {
-                damaged(0, "the file is gone")
-            } else {
-                io(source)
-            }
-        })?;
+        let open = file.open(&**storage)?;
         file.check_length(&*open)?;
         let mut header = [0; HEADER_BYTES];
         open.read_at(0, &mut header).map_err(io)?;
@@ -281,7 +299,6 @@ impl SegmentHandle {
             head,
             blocks,
             rows,
-            open,
             storage,
             doomed,
         }))
@@ -295,7 +312,8 @@ impl SegmentHandle {
     ) -> Result<SeriesRows, StoreError> {
         let name = &self.file.name;
         let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
-        self.open
+        let content = self.file.open(&*self.storage)?;
+        content
             .read_at(block.offset, &mut bytes)
             .map_err(|source| StoreError::io(name, source))?;
         block::decode(&bytes, block, wanted)
@@ -304,7 +322,8 @@ impl SegmentHandle {
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
-        self.file.check_digest(&*self.open)?;
+        let content = self.file.open(&*self.storage)?;
+        self.file.check_digest(&*content)?;
         self.blocks
             .iter()
             .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))

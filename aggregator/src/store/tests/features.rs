@@ -397,6 +397,27 @@ fn leftovers_of_a_merge_that_did_not_end_are_removed() {
 }
 
 #[test]
+fn segments_that_nobody_reads_hold_no_file_open() {
+    let mut bench = Bench::new();
+    let sim = bench.node.sim.clone();
+    sim.limit_open_files(4);
+    for nth in 0..20 {
+        bench.data(&[1000 * DAY + nth], Values::Float(vec![1.0]));
+        bench.merge();
+    }
+    let expected = all_rows(&bench.node.store.view());
+    assert_eq!(expected.len(), 20);
+    drop(bench);
+    let node = Node::open(&sim);
+    assert_eq!(all_rows(&node.store.view()), expected);
+    let files = node.store.snapshot().unwrap().files;
+    assert_eq!(files.len(), 20);
+    for file in files {
+        node.store.verify(&file.name).unwrap();
+    }
+}
+
+#[test]
 fn a_merge_that_a_snapshot_overtook_changes_nothing() {
     let mut bench = Bench::new();
     bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
