@@ -14,12 +14,14 @@ pub mod timestamp;
 pub mod float;
 pub mod boolean;
 pub mod text;
+mod name;
 #[cfg(test)]
 pub(crate) mod properties;
 
 pub use boolean::{decode_bools, encode_bools};
 pub use float::{decode_floats, encode_floats};
 pub use integer::{decode_ints, encode_ints};
+pub use name::{codec_name, time_codec_name};
 pub use text::{decode_texts, encode_texts};
 pub use timestamp::{decode_times, encode_times};
 
