@@ -97,15 +97,16 @@ impl Seen {
         let inventory = &mut self.inventory;
         let mut refused = None;
         let described = journal::inspect::describe(storage, name, &mut |record, payload| {
-            if !record.is_own()
+            if record.is_own() {
+                return;
+            }
+            let visited = inventory.visit(record.position(generation), record.head, payload);
+            if let Err(error) = visited
                 && refused.is_none()
-                && let Err(error) =
-                    inventory.visit(record.position(generation), record.head, payload)
             {
                 refused = Some(error);
             }
         });
-        let is_gone = |error: &JournalError| matches!(error, JournalError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
         // A file that is used again has another name and other records by now.
         let kept = storage
             .list()
@@ -123,6 +124,11 @@ impl Seen {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_gone(error: &JournalError) -> bool {
+    let not_found = io::ErrorKind::NotFound;
+    matches!(error, JournalError::Io { source, .. } if source.kind() == not_found)
 }
 
 /// What else the data folder holds. Returns whether something damaged was put aside.
