@@ -37,7 +37,8 @@ Options:
 
 The log goes to standard error; RUST_LOG=debug shows more. Changes of FILE and of the certificates
 are followed within seconds, at once on SIGHUP; bad ones are refused whole and told in the log and
-by /status. SIGTERM and Ctrl-C stop gently: what was kept is on disk. Exit codes: 0 good; 1 it failed; 2 wrong usage or configuration.";
+by /status. SIGTERM and Ctrl-C stop gently: what was kept is on disk. Exit codes: 0 good; 1 it failed,
+or what was inspected is damaged; 2 wrong usage or configuration.";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
