@@ -1,8 +1,7 @@
 //! Arguments to calls: parse, run one command, print what it did or why it did not.
 
-use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aggregator::config::Config;
@@ -10,7 +9,6 @@ use aggregator::pki::{LEAF_DAYS, Pki};
 use aggregator::tls::Role;
 use aggregator::users::Users;
 use clap::{Args, Parser, Subcommand};
-use shared::limits::BATCH_BYTES_MAX;
 
 /// One node of a Tributary cluster.
 #[derive(Parser)]
@@ -43,13 +41,25 @@ enum Command {
     /// Who may log in with a password.
     #[command(subcommand)]
     User(UserCommand),
-    /// Say what stored bytes are.
+    /// Say what stored bytes are; reads only. Exit code 1 if some of them are damaged.
+    Inspect(Inspect),
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Inspect {
     #[command(subcommand)]
-    Inspect(InspectCommand),
+    kind: Option<InspectKind>,
+    /// A batch, a segment (.seg), a file of the Raft log (.journal) or a node's data folder.
+    #[arg(required = true)]
+    path: Option<PathBuf>,
+    /// Print the rows of a segment, too.
+    #[arg(long)]
+    rows: bool,
 }
 
 #[derive(Subcommand)]
-enum InspectCommand {
+enum InspectKind {
     /// One encoded batch, for example of an agent's dead letters.
     Batch { file: PathBuf },
 }
@@ -149,12 +159,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Ok(runtime()?.block_on(aggregator::node::run(config))?)
         }
         Command::Pki(command) => pki(command),
-        Command::Inspect(InspectCommand::Batch { file }) => {
-            let bytes = read_at_most(&file, BATCH_BYTES_MAX)?;
-            let text = aggregator::inspect::batch(&bytes)
-                .map_err(|error| format!("{}: {error}", file.display()))?;
-            say(text.trim_end())
-        }
+        Command::Inspect(what) => inspect(what),
         Command::User(UserCommand::Add { name, config }) => {
             let path = Config::load(&config)?.users_file;
             let mut users = Users::load(&path)?;
@@ -217,15 +222,30 @@ fn pki(command: PkiCommand) -> Result<(), Failure> {
     ))
 }
 
-/// Reads a file that may be larger than it should.
-fn read_at_most(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
-    let named = |error: io::Error| format!("{}: {error}", path.display());
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(named)?;
-    file.take(bytes_max as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(named)?;
-    Ok(bytes)
+fn inspect(what: Inspect) -> Result<(), Failure> {
+    let mut written = Ok(());
+    let mut out = io::stdout().lock();
+    let mut show = |text: &str| {
+        if written.is_ok() {
+            written = writeln!(out, "{}", text.trim_end());
+        }
+    };
+    let (path, damaged) = match (what.kind, what.path) {
+        (Some(InspectKind::Batch { file }), _) => {
+            let damaged = aggregator::inspect::batch(&file, &mut show)?;
+            (file, damaged)
+        }
+        (None, Some(path)) => {
+            let damaged = aggregator::inspect::describe(&path, what.rows, &mut show)?;
+            (path, damaged)
+        }
+        (None, None) => return Err("inspect needs a path".into()),
+    };
+    written?;
+    if damaged {
+        return Err(format!("{}: some of it is damaged", path.display()).into());
+    }
+    Ok(())
 }
 
 fn password() -> Result<String, Failure> {
@@ -245,4 +265,30 @@ fn password() -> Result<String, Failure> {
 
 fn say(line: &str) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(typed: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(typed.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn inspect_takes_a_path_or_a_kind_and_a_file() {
+        Cli::command().debug_assert();
+        let Ok(Command::Inspect(what)) = parse("aggregator inspect a.seg --rows") else {
+            panic!("a path is enough");
+        };
+        assert_eq!(what.path, Some(PathBuf::from("a.seg")));
+        assert!(what.rows && what.kind.is_none());
+        let Ok(Command::Inspect(what)) = parse("aggregator inspect batch a") else {
+            panic!("a kind and a file");
+        };
+        assert!(matches!(what.kind, Some(InspectKind::Batch { .. })));
+        assert!(parse("aggregator inspect").is_err());
+    }
 }

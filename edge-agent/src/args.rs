@@ -10,7 +10,8 @@ Reads devices, keeps their readings, and sends them to a Tributary cluster.
 
 Usage: tributary-agent run FILE       run with this configuration until SIGTERM or Ctrl-C
        tributary-agent check FILE     check a configuration and the certificates it names
-       tributary-agent inspect FILE   describe a batch or a file of the buffer's journal
+       tributary-agent inspect PATH   describe a batch, a file of the buffer's journal, or all of a
+                                      data_dir (or its journal folder); reads only
 
 FILE is a TOML file with these tables (paths in it start at its own folder):
   [agent]           id, data_dir
@@ -36,7 +37,8 @@ Options:
 
 The log goes to standard error; RUST_LOG=debug shows more. Changes of FILE and of the certificates
 are followed within seconds, at once on SIGHUP; bad ones are refused whole and told in the log and
-by /status. SIGTERM and Ctrl-C stop gently: what was kept is on disk. Exit codes: 0 good; 1 it failed; 2 wrong usage or configuration.";
+by /status. SIGTERM and Ctrl-C stop gently: what was kept is on disk. Exit codes: 0 good; 1 it failed,
+or what was inspected is damaged; 2 wrong usage or configuration.";
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]

@@ -29,7 +29,17 @@ fn main() -> ExitCode {
         Command::Version => print(concat!("tributary-agent ", env!("CARGO_PKG_VERSION"))),
         Command::Check(file) => check(&file),
         Command::Inspect(file) => match inspect::describe(&file) {
-            Ok(text) => print(&text),
+            Ok(inspect::Description { text, damaged }) => {
+                let printed = print(&text);
+                if damaged {
+                    fail(
+                        FAILED,
+                        &format!("{}: some of it is damaged", file.display()),
+                    )
+                } else {
+                    printed
+                }
+            }
             Err(error) => fail(FAILED, &error),
         },
         Command::Run(file) => run(&file),

@@ -80,7 +80,7 @@ type Records = Vec<(RecordHead, Vec<u8>)>;
 fn open(disk: &SimStorage) -> Result<(Journal, Records), JournalError> {
     let storage = disk.as_storage();
     for name in storage.list().expect("a list of names") {
-        let described = describe(storage.as_ref(), &name, &mut |record| {
+        let described = describe(storage.as_ref(), &name, &mut |record, _| {
             assert!(!record.to_string().is_empty());
         });
         assert!(!described.expect("the disk is well").to_string().is_empty());

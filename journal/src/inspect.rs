@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::error::JournalError;
-use crate::files::{file_name, parse_name};
-use crate::record::{KIND_FILE, KIND_OPEN, KIND_SEAL, RecordHead};
-use crate::recover;
+use crate::files::{Position, file_name, parse_name};
+use crate::record::{KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, RecordHead};
+use crate::recover::{self, Skipped};
 use crate::storage::{OpenMode, Storage};
 
 /// One record in a file.
@@ -17,6 +17,27 @@ pub struct RecordInfo {
     /// The file was known to be synced up to here when the record was written.
     pub synced: u32,
     pub crc: u32,
+}
+
+impl RecordInfo {
+    /// Where it stands, in the file of that generation.
+    pub fn position(&self, generation: u64) -> Position {
+        Position {
+            generation,
+            offset: self.offset,
+            length: self.length,
+        }
+    }
+
+    /// Whether it is one of the journal's own and not its owner's.
+    pub fn is_own(&self) -> bool {
+        self.head.kind >= KIND_OWN_MIN
+    }
+}
+
+/// The generation of the file of that name; `None` for a name that is no journal's.
+pub fn generation(name: &str) -> Option<u64> {
+    parse_name(name)
 }
 
 /// One file.
@@ -35,14 +56,15 @@ pub struct Description {
     pub damage: Option<String>,
 }
 
-/// Describes one file by its name and shows `visit` every good record in it.
+/// Describes one file by its name and shows `visit` every good record in it, and its payload. Damage
+/// is passed over as far as what follows can be read.
 ///
 /// # Errors
 /// `Misuse` for a name that is no journal's; `Io`. Damage is part of the description.
 pub fn describe(
     storage: &dyn Storage,
     name: &str,
-    visit: &mut dyn FnMut(RecordInfo),
+    visit: &mut dyn FnMut(RecordInfo, &[u8]),
 ) -> Result<Description, JournalError> {
     let generation = parse_name(name).ok_or(JournalError::Misuse {
         what: "a journal's file is named <16 hex digits>.journal",
@@ -51,19 +73,22 @@ pub fn describe(
         .open(name, OpenMode::Existing)
         .map_err(JournalError::io("open a file"))?;
     let mut records = 0;
-    let scanned = recover::scan(file.as_ref(), generation, None, None, &mut |seen| {
+    let mut skipped = Vec::new();
+    let passed_over = Some(&mut skipped);
+    let scanned = recover::scan(file.as_ref(), generation, None, passed_over, &mut |seen| {
         records += 1;
-        visit(RecordInfo {
+        let info = RecordInfo {
             offset: seen.offset,
             length: seen.header.length,
             head: seen.header.head,
             synced: seen.header.synced,
             crc: seen.header.crc,
-        });
+        };
+        visit(info, seen.payload);
         Ok(())
     });
     let (scanned, damage) = match scanned {
-        Ok(scanned) => (scanned, None),
+        Ok(scanned) => (scanned, damage(&skipped)),
         Err(error @ (JournalError::Rot { .. } | JournalError::Version { .. })) => {
             (recover::Scanned::default(), Some(error.to_string()))
         }
@@ -78,6 +103,13 @@ pub fn describe(
         opens: scanned.opens,
         damage,
     })
+}
+
+/// Where something that had been synced is bad.
+fn damage(skipped: &[Skipped]) -> Option<String> {
+    let place = |one: &Skipped| format!("{} bytes at {}", one.length, one.offset);
+    let places: Vec<String> = skipped.iter().map(place).collect();
+    (!places.is_empty()).then(|| format!("damaged where it was synced: {}", places.join(", ")))
 }
 
 impl fmt::Display for Description {
@@ -147,7 +179,7 @@ mod tests {
         let disk = golden();
         let mut lines = Vec::new();
         let mut show = |name: &str| {
-            let visit = &mut |record: RecordInfo| lines.push(record.to_string());
+            let visit = &mut |record: RecordInfo, _: &[u8]| lines.push(record.to_string());
             describe(disk.as_storage().as_ref(), name, visit)
                 .unwrap()
                 .to_string()
@@ -185,7 +217,10 @@ mod tests {
     fn damage_is_part_of_the_description() {
         let disk = golden();
         assert!(disk.flip_bit(FILES[0], 130 * 8));
-        let described = describe(disk.as_storage().as_ref(), FILES[0], &mut |_| {}).unwrap();
+        let mut behind = 0;
+        let count = &mut |record: RecordInfo, _: &[u8]| behind += u32::from(record.offset > 130);
+        let described = describe(disk.as_storage().as_ref(), FILES[0], count).unwrap();
         assert!(described.damage.is_some(), "{described}");
+        assert!(behind > 0, "what follows is shown");
     }
 }

@@ -50,6 +50,8 @@ pub trait StorageFile: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct DiskStorage {
     path: PathBuf,
+    /// Nothing is made or changed.
+    read_only: bool,
 }
 
 struct DiskFile {
@@ -71,7 +73,32 @@ impl DiskStorage {
         }
         Ok(Arc::new(DiskStorage {
             path: path.to_path_buf(),
+            read_only: false,
         }))
+    }
+
+    /// Opens a directory that is there, to look at what another process may be writing: whatever
+    /// would change it fails with `PermissionDenied`.
+    ///
+    /// # Errors
+    /// It is no directory.
+    pub fn open_read_only(path: impl AsRef<Path>) -> io::Result<Arc<dyn Storage>> {
+        let path = path.as_ref();
+        if !fs::metadata(path)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Arc::new(DiskStorage {
+            path: path.to_path_buf(),
+            read_only: true,
+        }))
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.read_only {
+            Err(io::ErrorKind::PermissionDenied.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// The path of a plain name: separators and `..` never leave the directory.
@@ -104,7 +131,10 @@ impl Storage for DiskStorage {
 
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
         let mut options = fs::OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(!self.read_only);
+        if mode != OpenMode::Existing {
+            self.check_writable()?;
+        }
         match mode {
             OpenMode::Existing => {}
             OpenMode::Create => {
@@ -120,10 +150,12 @@ impl Storage for DiskStorage {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::rename(self.at(from)?, self.at(to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::remove_file(self.at(name)?)
     }
 
@@ -132,7 +164,11 @@ impl Storage for DiskStorage {
     }
 
     fn directory(&self, name: &str) -> io::Result<Arc<dyn Storage>> {
-        DiskStorage::open(self.at(name)?)
+        if self.read_only {
+            DiskStorage::open_read_only(self.at(name)?)
+        } else {
+            DiskStorage::open(self.at(name)?)
+        }
     }
 }
 
@@ -166,6 +202,7 @@ mod tests {
     fn names_never_leave_the_directory() {
         let disk = DiskStorage {
             path: PathBuf::from("/nowhere"),
+            read_only: false,
         };
         for bad in ["", ".", "..", "../x", "a/b", "/etc/passwd"] {
             assert!(disk.at(bad).is_err(), "{bad:?}");
@@ -174,5 +211,22 @@ mod tests {
             disk.at("a.journal").unwrap(),
             Path::new("/nowhere/a.journal")
         );
+    }
+
+    #[test]
+    fn what_is_looked_at_stays_as_it_is() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/journal/v1");
+        assert!(DiskStorage::open_read_only(format!("{folder}/nowhere")).is_err());
+        let disk = DiskStorage::open_read_only(folder).unwrap();
+        let name = "0000000000000001.journal";
+        let mut magic = [0; 2];
+        let file = disk.open(name, OpenMode::Existing).unwrap();
+        file.read_at(0, &mut magic).unwrap();
+        assert_eq!(magic, *b"TJ");
+        assert!(file.write_at(0, b"TJ").is_err());
+        assert!(disk.open("new", OpenMode::Create).is_err());
+        assert!(disk.remove("no-such-file").is_err());
+        assert!(disk.directory("new").is_err());
+        assert!(!disk.list().unwrap().iter().any(|name| name == "new"));
     }
 }

@@ -65,6 +65,19 @@ impl NodeIdentity {
         cluster: &str,
         name: &str,
     ) -> Result<Option<NodeIdentity>, IdentityError> {
+        match Self::found(storage)? {
+            Some(found) if found.cluster != cluster || found.name != name => {
+                Err(IdentityError::Other {
+                    found: found.name,
+                    cluster: found.cluster,
+                })
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The identity on this disk, whoever's it is; `None` on an empty one.
+    pub fn found(storage: &dyn Storage) -> Result<Option<NodeIdentity>, IdentityError> {
         if !storage.list()?.iter().any(|file| file == FILE) {
             return Ok(None);
         }
@@ -75,14 +88,7 @@ impl NodeIdentity {
         }
         let mut bytes = vec![0; usize::try_from(len).expect("below BYTES_MAX")];
         file.read_at(0, &mut bytes)?;
-        let found = Self::decode(&bytes)?;
-        if found.cluster != cluster || found.name != name {
-            return Err(IdentityError::Other {
-                found: found.name,
-                cluster: found.cluster,
-            });
-        }
-        Ok(Some(found))
+        Ok(Some(Self::decode(&bytes)?))
     }
 
     /// Replaces the identity on this disk; durable when it returns.

@@ -208,6 +208,52 @@ pub(super) fn decode(
     })
 }
 
+/// How a column is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ColumnLayout {
+    pub(super) field: u16,
+    pub(super) field_type: FieldType,
+    /// Of the presence flags, if there are some.
+    pub(super) flags: Option<PartLayout>,
+    pub(super) values: PartLayout,
+}
+
+/// The first byte of an encoded part, which holds its codec, and the bytes of all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PartLayout {
+    pub(super) codec: Option<u8>,
+    pub(super) bytes: usize,
+}
+
+/// The encoding of a block's times and columns, for people: values are not decoded.
+pub(super) fn layout(bytes: &[u8]) -> Result<(PartLayout, Vec<ColumnLayout>), ReadFault> {
+    let mut from = Reader::checked(bytes)?;
+    let (_series, _rows, count) = (from.u32()?, from.u32()?, from.u16()?);
+    let times = part_layout(&mut from)?;
+    let mut columns = Vec::new();
+    for _ in 0..count {
+        let (field, field_type, flagged) = (from.u16()?, from.u8()?, from.flag()?);
+        let field_type = FieldType::from_byte(field_type);
+        let field_type = field_type.ok_or(ReadFault::Invalid("type of a column"))?;
+        let flags = flagged.then(|| part_layout(&mut from)).transpose()?;
+        columns.push(ColumnLayout {
+            field,
+            field_type,
+            flags,
+            values: part_layout(&mut from)?,
+        });
+    }
+    Ok((times, columns))
+}
+
+fn part_layout(from: &mut Reader<'_>) -> Result<PartLayout, ReadFault> {
+    let bytes = from.bytes()?;
+    Ok(PartLayout {
+        codec: bytes.first().copied(),
+        bytes: bytes.len(),
+    })
+}
+
 fn sized(out: &mut Writer, fill: impl FnOnce(&mut Vec<u8>)) {
     let at = out.out.len();
     out.u32(0);

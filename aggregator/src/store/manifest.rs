@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use journal::{OpenMode, Storage, StorageFile};
+use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use shared::id::Digest;
 
@@ -25,6 +26,8 @@ const HEAD_KEY: &str = "head";
 /// Just under a power of two: redb gives every value that many pages.
 const PIECE_BYTES: usize = (64 << 10) - 256;
 const CACHE_BYTES: usize = 4 << 20;
+/// Copies that are looked at: a node that runs may write while one is made.
+const COPIES_MAX: u32 = 3;
 
 /// The keyed file. One transaction at a time, from any thread.
 pub(super) struct Manifest {
@@ -66,7 +69,7 @@ impl Manifest {
         }
         let file = storage.open(FILE, OpenMode::Existing);
         let file = file.map_err(|source| StoreError::io(FILE, source))?;
-        let db = guarded(|| open_database(file))?;
+        let db = guarded(|| open_database(Backend { file }))?;
         let manifest = Self { db };
         let durable = manifest.read()?;
         Ok((manifest, durable))
@@ -177,7 +180,9 @@ fn create(storage: &dyn Storage) -> Result<(), StoreError> {
     let file = storage.open(NEW_FILE, OpenMode::Create).map_err(io)?;
     file.set_len(0).map_err(io)?;
     guarded(|| {
-        let db = open_database(Arc::clone(&file))?;
+        let db = open_database(Backend {
+            file: Arc::clone(&file),
+        })?;
         let mut txn = db.begin_write()?;
         txn.set_quick_repair(true);
         let nothing = Durable {
@@ -197,10 +202,37 @@ fn create(storage: &dyn Storage) -> Result<(), StoreError> {
     storage.sync_directory().map_err(io)
 }
 
-fn open_database(file: Arc<dyn StorageFile>) -> Result<Database, redb::Error> {
+/// What a manifest says, for people. The file is not touched: redb opens, and repairs if it must, a
+/// copy in memory.
+pub(super) fn look(storage: &dyn Storage) -> Result<Durable, StoreError> {
+    let mut copies = 1;
+    loop {
+        match read_copy(storage) {
+            Err(StoreError::Damaged { .. }) if copies < COPIES_MAX => copies += 1,
+            read => return read,
+        }
+    }
+}
+
+fn read_copy(storage: &dyn Storage) -> Result<Durable, StoreError> {
+    let io = |source| StoreError::io(FILE, source);
+    let file = storage.open(FILE, OpenMode::Existing).map_err(io)?;
+    let len = usize::try_from(file.len().map_err(io)?).map_err(|_| damaged("too long"))?;
+    let mut bytes = vec![0; len];
+    file.read_at(0, &mut bytes).map_err(io)?;
+    let db = guarded(|| {
+        let copy = InMemoryBackend::new();
+        StorageBackend::set_len(&copy, bytes.len() as u64)?;
+        StorageBackend::write(&copy, 0, &bytes)?;
+        open_database(copy)
+    })?;
+    Manifest { db }.read()
+}
+
+fn open_database(backend: impl StorageBackend) -> Result<Database, redb::Error> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    Ok(builder.create_with_backend(Backend { file })?)
+    Ok(builder.create_with_backend(backend)?)
 }
 
 /// Runs a step of redb. Damaged pages may make it panic: that is an answer too.

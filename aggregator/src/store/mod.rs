@@ -15,6 +15,7 @@ mod merge;
 mod reader;
 mod retention;
 mod snapshot;
+pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
 

@@ -209,6 +209,52 @@ impl SegmentFile {
         })
     }
 
+    /// What a file says of itself, for people: length and digest are nobody else's word.
+    pub(super) fn of(name: &str, content: &dyn StorageFile) -> Result<SegmentFile, StoreError> {
+        let io = |source| StoreError::io(name, source);
+        let len = content.len().map_err(io)?;
+        let footer_at = len.checked_sub(FOOTER_BYTES as u64);
+        let footer_at = footer_at.filter(|at| *at >= HEADER_BYTES as u64);
+        let footer_at = footer_at
+            .ok_or_else(|| StoreError::damaged(name, len, "too short for header and footer"))?;
+        let mut footer = [0; FOOTER_BYTES];
+        content.read_at(footer_at, &mut footer).map_err(io)?;
+        let (_, _, digest) = read_footer(&footer)
+            .map_err(|fault| StoreError::damaged(name, footer_at, fault.to_string()))?;
+        Ok(SegmentFile {
+            name: name.to_owned(),
+            len,
+            digest,
+        })
+    }
+
+    /// Header and index, checked against each other and the footer.
+    pub(super) fn read_parts(
+        &self,
+        content: &dyn StorageFile,
+    ) -> Result<(SegmentHead, Vec<BlockMeta>), StoreError> {
+        let name = self.name.as_str();
+        let io = |source| StoreError::io(name, source);
+        let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
+        self.check_length(content)?;
+        let mut header = [0; HEADER_BYTES];
+        content.read_at(0, &mut header).map_err(io)?;
+        let head = read_header(&header).map_err(|fault| match fault {
+            HeaderFault::Version(version) => StoreError::Version {
+                file: name.into(),
+                version,
+            },
+            HeaderFault::Fault(fault) => damaged(0, &fault.to_string()),
+        })?;
+        let (index_at, index_len) = self.read_footer(content)?;
+        let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
+        let mut index = vec![0; index_bytes];
+        content.read_at(index_at, &mut index).map_err(io)?;
+        let blocks = read_index(&index, index_at);
+        let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
+        Ok((head, blocks))
+    }
+
     fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
         let len = content.len();
         let len = len.map_err(|source| StoreError::io(&self.name, source))?;
@@ -239,7 +285,7 @@ impl SegmentFile {
     }
 
     /// Reads every byte that the digest covers. The length was checked before.
-    fn check_digest(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
+    pub(super) fn check_digest(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
         let covered = self.len - FOOTER_BYTES as u64;
         let (mut digest, mut at) = (Digest::ZERO, 0);
         let mut piece = vec![0; PIECE_BYTES];
@@ -267,29 +313,13 @@ impl SegmentHandle {
         catalog: &Catalog,
     ) -> Result<Arc<Self>, StoreError> {
         let name = file.name.as_str();
-        let io = |source| StoreError::io(name, source);
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
         let open = file.open(&**storage)?;
-        file.check_length(&*open)?;
-        let mut header = [0; HEADER_BYTES];
-        open.read_at(0, &mut header).map_err(io)?;
-        let head = read_header(&header).map_err(|fault| match fault {
-            HeaderFault::Version(version) => StoreError::Version {
-                file: name.into(),
-                version,
-            },
-            HeaderFault::Fault(fault) => damaged(0, &fault.to_string()),
-        })?;
-        let (index_at, index_len) = file.read_footer(&*open)?;
-        let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
-        let mut index = vec![0; index_bytes];
-        open.read_at(index_at, &mut index).map_err(io)?;
-        let blocks = read_index(&index, index_at);
-        let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
+        let (head, blocks) = file.read_parts(&*open)?;
         let mut rows = BTreeMap::new();
         for block in &blocks {
             let Some(info) = catalog.series(block.series) else {
-                return Err(damaged(index_at, "a series that the catalog does not know"));
+                return Err(damaged(0, "a series that the catalog does not know"));
             };
             *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
         }

@@ -19,6 +19,7 @@ pub mod thin;
 mod thinning;
 mod disk;
 mod early;
+mod inspect;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use class::{ClassAccount, ClassRule, Classes, Overflow};
 use class::{ClassCounts, ClassHeld};
 pub use disk::{DiskWork, Unreadable, payload_to_batch};
 use early::Early;
+pub use inspect::{Inventory, meaning};
 use lane::{Entry, Form, LaneShelf, OnDisk};
 use record::EpochRecord;
 pub use recover::Recovery;

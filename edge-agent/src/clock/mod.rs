@@ -4,7 +4,7 @@
 //! `memory` remembers the time of day over restarts, `certificates` lets TLS do with what is known.
 
 mod machine;
-mod memory;
+pub(crate) mod memory;
 pub mod certificates;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

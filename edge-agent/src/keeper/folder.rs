@@ -19,8 +19,11 @@ use crate::clock::BootId;
 const FILE_BYTES_MIN: u64 = 2 << 20;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 const FILES_MIN: u64 = 4;
-const JOURNAL: &str = "journal";
-const DAMAGED: &str = "journal-damaged-";
+/// Below an agent's data folder.
+pub(crate) const JOURNAL: &str = "journal";
+pub(crate) const DEAD_LETTERS: &str = "dead-letters";
+/// How a journal that is set aside begins.
+pub(crate) const DAMAGED: &str = "journal-damaged-";
 /// Damaged journals that are set aside; with more, whoever runs the agent has to look first.
 const DAMAGED_MAX: usize = 4;
 
@@ -68,7 +71,7 @@ impl Folder {
         };
         fs::create_dir_all(&path).map_err(failed)?;
         let lock = lock(&path)?;
-        let dead_letters = DeadLetters::open(&path.join("dead-letters")).map_err(failed)?;
+        let dead_letters = DeadLetters::open(&path.join(DEAD_LETTERS)).map_err(failed)?;
         let mut quarantine = Quarantine::open(&path).map_err(failed)?;
         let (journal, recovery, trouble) = open_or_set_aside(options, epoch, &mut quarantine)?;
         let (buffer, writer, handle) =

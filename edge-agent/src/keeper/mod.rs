@@ -3,9 +3,9 @@
 
 mod account;
 mod dead_letters;
-mod folder;
+pub(crate) mod folder;
 mod outage;
-mod quarantine;
+pub(crate) mod quarantine;
 mod renewal;
 mod room;
 mod sending;

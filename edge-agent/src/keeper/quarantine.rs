@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Keeper;
 use crate::buffer::{Place, Source};
 
-const FOLDER: &str = "damaged";
+pub(crate) const FOLDER: &str = "damaged";
 const FILES_MAX: usize = 256;
 const BYTES_MAX: u64 = 16 << 20;
 

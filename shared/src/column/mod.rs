@@ -16,11 +16,13 @@ pub mod decimal;
 pub mod float;
 pub mod boolean;
 pub mod text;
+mod name;
 #[cfg(test)]
 pub(crate) mod properties;
 
 pub use boolean::{decode_bools, encode_bools};
 pub use integer::{decode_ints, encode_ints};
+pub use name::{codec_name, time_codec_name};
 pub use timestamp::{decode_times, encode_times, put_times};
 
 use boolean::{put_bools, take_bools};

@@ -1,5 +1,6 @@
 //! The Raft log: openraft's log storage over a journal. `layout` is the bytes, `index` what is
-//! there and where, `store` the writing half, `reader` the reading half.
+//! there and where, `store` the writing half, `reader` the reading half, `inspect` what records say,
+//! for people.
 //!
 //! What must hold (openraft's contract, and why the pieces are as they are):
 //! - Votes and entries reach the disk in the order they were given: one journal, one writer.
@@ -10,6 +11,7 @@ mod layout;
 mod index;
 mod store;
 mod reader;
+pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
 
