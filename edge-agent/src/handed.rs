@@ -59,6 +59,8 @@ pub enum NotKept {
     BufferFull,
     #[error("the reading does not fit in a batch: send fewer or smaller fields")]
     TooLarge,
+    #[error("the cluster takes no such batch: it lies among the agent's dead letters, see its log")]
+    Refused,
     #[error("the agent is stopping: send it again once it is back")]
     Stopping,
     #[error("the agent's disk failed: see its log, then restart it")]

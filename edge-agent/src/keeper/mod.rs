@@ -439,12 +439,17 @@ impl Keeper {
     }
 
     fn settle(&mut self, settled: &Settled) {
-        self.waiters.kept(&settled.kept);
         let why = if self.buffer.disk_failed() {
             NotKept::Disk
         } else {
             NotKept::BufferFull
         };
+        self.settle_as(settled, why);
+    }
+
+    /// The same; readings that are lost by it are not kept for this reason.
+    fn settle_as(&mut self, settled: &Settled, why: NotKept) {
+        self.waiters.kept(&settled.kept);
         self.waiters.lost(&settled.lost, why);
         self.account.settled(settled);
     }

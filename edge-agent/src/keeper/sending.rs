@@ -8,6 +8,7 @@ use shared::verdict::Verdict;
 
 use super::Keeper;
 use crate::buffer::{Place, Source, payload_to_batch};
+use crate::handed::NotKept;
 use crate::window::Ticket;
 
 impl Keeper {
@@ -102,7 +103,7 @@ impl Keeper {
         let outcome = self
             .window
             .give_up(now, wall, place, reason, &mut self.buffer);
-        self.settle(&outcome.settled);
+        self.settle_as(&outcome.settled, NotKept::Refused);
         if let Some(alarm) = outcome.alarm {
             self.alarm(alarm);
         }

@@ -320,7 +320,10 @@ impl Player {
             while outcome == Err(NotKept::BufferFull) {
                 outcome = self.again(group.clone()).await;
             }
-            outcome.map_err(ReplayError::NotKept)?;
+            // Again they would be refused again. They lie among the dead letters; the file goes on.
+            if outcome != Err(NotKept::Refused) {
+                outcome.map_err(ReplayError::NotKept)?;
+            }
             behind = Some(position);
         }
         match behind {

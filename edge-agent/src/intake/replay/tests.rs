@@ -109,6 +109,17 @@ async fn a_full_buffer_is_waited_for() {
     assert_eq!(bench.position().bytes, ROWS.len() as u64);
 }
 
+#[tokio::test]
+async fn what_the_cluster_refuses_for_ever_does_not_come_again() {
+    let mut bench = bench(ROWS);
+    let (stop, _) = watch::channel(false);
+    let mut tasks = bench.start(0.0, &stop);
+    assert_eq!(bench.take(Err(NotKept::Refused)).await, [1, 3, 4]);
+    tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(bench.position().bytes, ROWS.len() as u64);
+    assert!(bench.handovers.try_receive().is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn readings_come_at_their_pace_and_a_stop_goes_back_to_what_is_not_due() {
     let mut bench = bench(ROWS);
