@@ -223,7 +223,14 @@ impl Cluster {
                 self.nodes[at].name,
                 self.tail(at)
             )),
-            (Err(late), _) => Err(format!("{late}; it says: {last}\n{}", self.tail(at))),
+            (Err(late), _) => {
+                let threads = self.process_id(at).map(process::threads);
+                let threads = threads.unwrap_or_default();
+                Err(format!(
+                    "{late}; it says: {last}\n{threads}{}",
+                    self.tail(at)
+                ))
+            }
         }
     }
 

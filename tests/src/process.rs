@@ -1,5 +1,6 @@
 //! One child process with its log, killed when dropped, also by a panic.
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -140,6 +141,31 @@ pub fn tail(name: &str, log: &Path) -> String {
         Ok(text) => format!("--- end of {} ({name}) ---\n{text}", log.display()),
         Err(e) => format!("--- {} ({name}): {e} ---", log.display()),
     }
+}
+
+/// What each thread of a process is doing, as the kernel sees it: for one that does not answer.
+pub fn threads(id: u32) -> String {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{id}/task")) else {
+        return format!("process {id} is gone");
+    };
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let mut text = format!("threads of process {id}: name, state, waits in, system call\n");
+    for task in tasks.flatten() {
+        let path = task.path();
+        let stat = read(path.join("stat"));
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        let (name, waits_in) = (read(path.join("comm")), read(path.join("wchan")));
+        let call = read(path.join("syscall"));
+        let (name, call) = (
+            name.trim(),
+            call.split(' ').next().unwrap_or_default().trim(),
+        );
+        let _ = writeln!(text, "{name} {} {waits_in} {call}", state.unwrap_or('?'));
+    }
+    text
 }
 
 /// Bytes of memory that a process holds now (`VmRSS`); `None` once it is gone.
