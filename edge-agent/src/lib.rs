@@ -10,6 +10,7 @@ pub mod tls;
 pub mod clock;
 pub mod credentials;
 pub mod expiry;
+mod random;
 pub mod handed;
 pub mod intake;
 pub mod ledger;

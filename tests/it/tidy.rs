@@ -48,7 +48,10 @@ const HOMES: [(&str, &[&str]); 13] = [
     ),
     ("prometheus_client", &["aggregator/src/"]),
     ("lexopt", &["edge-agent/src/args.rs"]),
-    ("rustix", &["edge-agent/src/clock/"]),
+    (
+        "rustix",
+        &["edge-agent/src/clock/", "edge-agent/src/random.rs"],
+    ),
     ("comfy_table", &["query-cli/src/output.rs"]),
     (
         "crc32c",

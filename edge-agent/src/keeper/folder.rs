@@ -45,7 +45,7 @@ pub(super) struct Opened {
 
 /// 64 random bits.
 pub(super) fn mint_epoch() -> Epoch {
-    Epoch(getrandom::u64().expect("the operating system gives random bits"))
+    Epoch(crate::random::bits().expect("the operating system gives random bits"))
 }
 
 /// A few files that together keep the bound; each holds at least one batch of any size.

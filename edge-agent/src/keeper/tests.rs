@@ -16,7 +16,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Scratch {
-        let name = format!("tributary-keeper-{:016x}", getrandom::u64().unwrap());
+        let name = format!("tributary-keeper-{:016x}", crate::random::bits().unwrap());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)

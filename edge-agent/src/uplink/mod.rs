@@ -298,7 +298,7 @@ impl Uplink {
     }
 
     fn rest(&mut self) {
-        let random = getrandom::u32().unwrap_or(u32::MAX);
+        let random = crate::random::bits().map_or(u32::MAX, |bits| (bits >> 32) as u32);
         self.due = Some(Instant::now() + self.back_off.delay(random));
     }
 
