@@ -30,9 +30,26 @@ const ULPS_MAX: u64 = 3;
 /// Values between two looks at whether it is still worth going on.
 const STRIDE: usize = 64;
 
-/// A way between floats and whole numbers, with one exponent e. A type each, so that loops over
-/// values hold no choice.
-pub trait Form: Copy {
+/// The exponent e of a column, as the numbers that values are multiplied or divided by.
+#[derive(Debug, Clone, Copy)]
+pub struct Exponent {
+    /// 10^e.
+    power: f64,
+    /// The float nearest to 10^-e.
+    scale: f64,
+}
+
+impl Exponent {
+    /// Of 0 to 15.
+    #[inline]
+    pub fn new(exponent: usize) -> Self {
+        let (power, scale) = (POWERS[exponent], SCALES[exponent]);
+        Exponent { power, scale }
+    }
+}
+
+/// A way between floats and whole numbers. A type each, so that loops over values hold no choice.
+pub trait Form {
     /// The codec of a column in this form.
     const CODEC: u8;
     /// Multiplied by 10^e, a value that the form takes lies within this part of itself of its whole
@@ -40,14 +57,8 @@ pub trait Form: Copy {
     /// not is refused without the way back.
     const TOLERANCE: f64;
 
-    /// The form with an exponent of 0 to 15.
-    fn new(exponent: usize) -> Self;
-
-    /// 10^e.
-    fn power(self) -> f64;
-
     /// The float that a whole number stands for.
-    fn float(self, whole: f64) -> f64;
+    fn float(e: Exponent, whole: f64) -> f64;
 
     /// Whether the way back has led to the value.
     #[inline]
@@ -63,109 +74,68 @@ pub trait Form: Copy {
 
     /// The whole number nearest to what the value stands for, and whether it gives the value back.
     #[inline]
-    fn whole(self, value: f64) -> (i64, bool) {
-        let sum = value * self.power() + ROUND;
+    fn whole(e: Exponent, value: f64) -> (i64, bool) {
+        let sum = value * e.power + ROUND;
         let whole = sum - ROUND;
         let bits = sum.to_bits().wrapping_sub(ROUND.to_bits());
         // The comparison is false for NaN, too.
         let small = whole.abs() < WHOLE_MAX;
-        let back = Self::is_back(value, self.float(whole));
+        let back = Self::is_back(value, Self::float(e, whole));
         (bits.cast_signed(), small & back)
     }
 
     /// Whether a whole number gives the value back, faster where none does.
     #[inline]
-    fn takes(self, value: f64) -> bool {
-        let product = value * self.power();
+    fn takes(e: Exponent, value: f64) -> bool {
+        let product = value * e.power;
         let whole = (product + ROUND) - ROUND;
         let near = (product - whole).abs() <= product.abs() * Self::TOLERANCE;
-        (near || whole == 0.0) && whole.abs() < WHOLE_MAX && Self::is_back(value, self.float(whole))
+        (near || whole == 0.0)
+            && whole.abs() < WHOLE_MAX
+            && Self::is_back(value, Self::float(e, whole))
     }
 }
 
 /// m / 10^e.
-#[derive(Debug, Clone, Copy)]
-pub struct Decimal {
-    power: f64,
-}
+pub enum Decimal {}
 
 impl Form for Decimal {
     const CODEC: u8 = 16;
     const TOLERANCE: f64 = 2.0 * f64::EPSILON;
 
     #[inline]
-    fn new(exponent: usize) -> Self {
-        let power = POWERS[exponent];
-        Self { power }
-    }
-
-    #[inline]
-    fn power(self) -> f64 {
-        self.power
-    }
-
-    #[inline]
-    fn float(self, whole: f64) -> f64 {
-        whole / self.power
+    fn float(e: Exponent, whole: f64) -> f64 {
+        whole / e.power
     }
 }
 
 /// m * 10^-e: registers that are multiplied by 0.1.
-#[derive(Debug, Clone, Copy)]
-pub struct Scaled {
-    power: f64,
-    scale: f64,
-}
+pub enum Scaled {}
 
 impl Form for Scaled {
     const CODEC: u8 = 17;
     const TOLERANCE: f64 = 4.0 * f64::EPSILON;
 
     #[inline]
-    fn new(exponent: usize) -> Self {
-        let (power, scale) = (POWERS[exponent], SCALES[exponent]);
-        Self { power, scale }
-    }
-
-    #[inline]
-    fn power(self) -> f64 {
-        self.power
-    }
-
-    #[inline]
-    fn float(self, whole: f64) -> f64 {
-        whole * self.scale
+    fn float(e: Exponent, whole: f64) -> f64 {
+        whole * e.scale
     }
 }
 
 /// m / 10^e rounded to single precision: sensors that compute in it.
-#[derive(Debug, Clone, Copy)]
-pub struct Single {
-    power: f64,
-}
+pub enum Single {}
 
 impl Form for Single {
     const CODEC: u8 = 18;
     const TOLERANCE: f64 = 2.0 * f32::EPSILON as f64;
 
     #[inline]
-    fn new(exponent: usize) -> Self {
-        let power = POWERS[exponent];
-        Self { power }
-    }
-
-    #[inline]
-    fn power(self) -> f64 {
-        self.power
-    }
-
-    #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "single precision is what it stands for"
     )]
-    fn float(self, whole: f64) -> f64 {
-        f64::from((whole / self.power) as f32)
+    fn float(e: Exponent, whole: f64) -> f64 {
+        f64::from((whole / e.power) as f32)
     }
 
     #[inline]
@@ -179,29 +149,15 @@ impl Form for Single {
 }
 
 /// m / 10^e, and a few ulp beside it: sums that miss their decimal.
-#[derive(Debug, Clone, Copy)]
-pub struct Ulps {
-    power: f64,
-}
+pub enum Ulps {}
 
 impl Form for Ulps {
     const CODEC: u8 = 19;
     const TOLERANCE: f64 = 8.0 * f64::EPSILON;
 
     #[inline]
-    fn new(exponent: usize) -> Self {
-        let power = POWERS[exponent];
-        Self { power }
-    }
-
-    #[inline]
-    fn power(self) -> f64 {
-        self.power
-    }
-
-    #[inline]
-    fn float(self, whole: f64) -> f64 {
-        whole / self.power
+    fn float(e: Exponent, whole: f64) -> f64 {
+        Decimal::float(e, whole)
     }
 
     #[inline]
@@ -214,7 +170,7 @@ impl Form for Ulps {
 pub fn quick_exponent<F: Form>(values: &[f64]) -> Option<usize> {
     let mut most = 0;
     for value in values.iter().take(QUICK_SAMPLE) {
-        most = (most..POWERS.len()).find(|exponent| F::new(*exponent).takes(*value))?;
+        most = (most..POWERS.len()).find(|exponent| F::takes(Exponent::new(*exponent), *value))?;
     }
     Some(most)
 }
@@ -226,7 +182,7 @@ pub fn exponent<F: Form>(values: &[f64]) -> Option<usize> {
     let mut counts = [0_usize; POWERS.len()];
     let mut never = 0;
     for value in values.iter().step_by(step) {
-        let takes = |exponent: &usize| F::new(*exponent).takes(*value);
+        let takes = |exponent: &usize| F::takes(Exponent::new(*exponent), *value);
         let least = F::may_take(*value).then(|| (0..POWERS.len()).find(takes));
         match least.flatten() {
             Some(exponent) => counts[exponent] += 1,
@@ -259,13 +215,13 @@ fn cheapest(counts: &[usize; POWERS.len()], sampled: usize) -> Option<usize> {
 }
 
 /// The whole numbers of all values; false if a value has none, and then not all are there.
-pub fn all_wholes<F: Form>(form: F, values: &[f64], wholes: &mut Vec<i64>) -> bool {
+pub fn all_wholes<F: Form>(e: Exponent, values: &[f64], wholes: &mut Vec<i64>) -> bool {
     wholes.clear();
     wholes.reserve(values.len());
     values.chunks(STRIDE).all(|values| {
         let mut all = true;
         wholes.extend(values.iter().map(|value| {
-            let (whole, exact) = form.whole(*value);
+            let (whole, exact) = F::whole(e, *value);
             all &= exact;
             whole
         }));
@@ -276,7 +232,7 @@ pub fn all_wholes<F: Form>(form: F, values: &[f64], wholes: &mut Vec<i64>) -> bo
 /// The same where some may have none, and which have one. Says how many have not; nothing if they
 /// are more than that.
 fn most_wholes<F: Form>(
-    form: F,
+    e: Exponent,
     values: &[f64],
     missed_max: usize,
     scratch: &mut Scratch,
@@ -287,7 +243,7 @@ fn most_wholes<F: Form>(
     let mut missed = 0;
     for part in values.chunks(STRIDE) {
         for value in part {
-            let (whole, is_exact) = form.whole(*value);
+            let (whole, is_exact) = F::whole(e, *value);
             wholes.push(whole);
             exact.push(is_exact);
             missed += usize::from(!is_exact);
@@ -308,8 +264,8 @@ pub fn put_form<F: Form>(
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Option<u8> {
-    let form = F::new(exponent);
-    let missed = most_wholes(form, values, exceptions_max, scratch)?;
+    let e = Exponent::new(exponent);
+    let missed = most_wholes::<F>(e, values, exceptions_max, scratch)?;
     // The table has sixteen entries.
     let exponent = u8::try_from(exponent).expect("one of sixteen");
     let Scratch {
@@ -333,7 +289,7 @@ pub fn put_form<F: Form>(
     }
     encode_ints(wholes, ints, out);
     if F::CODEC == Ulps::CODEC {
-        put_ulps(form, values, exact, wholes, ints, out);
+        put_ulps::<F>(e, values, exact, wholes, ints, out);
     }
     Some(F::CODEC)
 }
@@ -351,7 +307,7 @@ fn put_exceptions(values: &[f64], exact: &[bool], count: usize, out: &mut Vec<u8
 
 /// Appends how far each value lies above its whole number's float.
 fn put_ulps<F: Form>(
-    form: F,
+    e: Exponent,
     values: &[f64],
     exact: &[bool],
     wholes: &mut [i64],
@@ -360,7 +316,7 @@ fn put_ulps<F: Form>(
 ) {
     for ((whole, value), exact) in wholes.iter_mut().zip(values).zip(exact) {
         *whole = if *exact {
-            ulps(*value, form.float(*whole as f64))
+            ulps(*value, F::float(e, *whole as f64))
         } else {
             0
         };
@@ -379,7 +335,7 @@ pub fn take_form<F: Form>(
         return Err(WireError::Malformed("an exponent above 15"));
     }
     let (mut list, exceptions) = take_exceptions(reader, count)?;
-    let mut values = take_wholes(F::new(exponent), reader, count, budget)?;
+    let mut values = take_wholes::<F>(Exponent::new(exponent), reader, count, budget)?;
     if F::CODEC == Ulps::CODEC {
         // The whole numbers are gone, so this is paid for.
         let mut paid = Budget::new(count * INT_PRICE);
@@ -399,13 +355,13 @@ pub fn take_form<F: Form>(
 
 /// Reads whole numbers with their own codec, as the floats that they stand for.
 pub fn take_wholes<F: Form>(
-    form: F,
+    e: Exponent,
     reader: &mut Reader<'_>,
     count: usize,
     budget: &mut Budget,
 ) -> Result<Vec<f64>, WireError> {
     let wholes = decode_ints(reader, count, budget)?;
-    let float = |whole: i64| form.float(whole as f64);
+    let float = |whole: i64| F::float(e, whole as f64);
     Ok(wholes.into_iter().map(float).collect())
 }
 
@@ -467,9 +423,9 @@ mod tests {
         let form = (whole, 0..POWERS.len(), 0..3_u8, -5..=5_i64);
         let near = form.prop_map(|(whole, exponent, form, beside)| {
             let value = match form {
-                0 => Decimal::new(exponent).float(whole),
-                1 => Scaled::new(exponent).float(whole),
-                _ => Single::new(exponent).float(whole),
+                0 => Decimal::float(Exponent::new(exponent), whole),
+                1 => Scaled::float(Exponent::new(exponent), whole),
+                _ => Single::float(Exponent::new(exponent), whole),
             };
             float_of_ordered(ordered_bits(value) + beside)
         });
@@ -488,8 +444,9 @@ mod tests {
         ];
         let wholes = prop::collection::vec(value, 1..150);
         let column = (wholes, 0..POWERS.len()).prop_map(|(wholes, exponent)| {
-            let form = Decimal::new(exponent);
-            let value = |(whole, stray): (f64, Option<f64>)| stray.unwrap_or(form.float(whole));
+            let e = Exponent::new(exponent);
+            let value =
+                |(whole, stray): (f64, Option<f64>)| stray.unwrap_or(Decimal::float(e, whole));
             wholes.into_iter().map(value).collect::<Vec<f64>>()
         });
         prop_oneof![column, prop::collection::vec(any_near(), 1..150)]
@@ -499,7 +456,7 @@ mod tests {
         let sample = values.iter().step_by(values.len().div_ceil(SAMPLE));
         let mut counts = [0; POWERS.len()];
         for value in sample.clone() {
-            let exact = |exponent: &usize| F::new(*exponent).whole(*value).1;
+            let exact = |exponent: &usize| F::whole(Exponent::new(*exponent), *value).1;
             if let Some(exponent) = (0..POWERS.len()).find(exact) {
                 counts[exponent] += 1;
             }
@@ -509,8 +466,8 @@ mod tests {
 
     fn fast_is_slow<F: Form>(values: &[f64]) -> Result<(), TestCaseError> {
         for (value, exponent) in values.iter().zip((0..POWERS.len()).cycle()) {
-            let form = F::new(exponent);
-            prop_assert_eq!(form.takes(*value), form.whole(*value).1, "{}", value);
+            let e = Exponent::new(exponent);
+            prop_assert_eq!(F::takes(e, *value), F::whole(e, *value).1, "{}", value);
         }
         prop_assert_eq!(exponent::<F>(values), exponent_slowly::<F>(values));
         Ok(())
@@ -530,9 +487,9 @@ mod tests {
     fn a_few_ulp_beside_zero_are_taken() {
         for value in [0.0, -0.0, 5e-324, -1e-323, f64::MIN_POSITIVE] {
             for exponent in 0..POWERS.len() {
-                let form = Ulps::new(exponent);
-                assert_eq!(form.takes(value), form.whole(value).1);
-                assert_eq!(form.takes(value), value.abs() < 2e-323);
+                let e = Exponent::new(exponent);
+                assert_eq!(Ulps::takes(e, value), Ulps::whole(e, value).1);
+                assert_eq!(Ulps::takes(e, value), value.abs() < 2e-323);
             }
         }
     }

@@ -10,8 +10,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 
 use super::decimal::{
-    Decimal, EXCEPTIONS, Form, Scaled, Single, Ulps, all_wholes, exponent, float_of_ordered,
-    ordered_bits, put_form, quick_exponent, take_form, take_wholes,
+    Decimal, EXCEPTIONS, Exponent, Form, Scaled, Single, Ulps, all_wholes, exponent,
+    float_of_ordered, ordered_bits, put_form, quick_exponent, take_form, take_wholes,
 };
 use super::integer::{decode_ints, encode_ints};
 use super::{FLOAT_PRICE, INT_PRICE, Scratch};
@@ -48,7 +48,7 @@ pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u
     }
     let quick = |exponent: &usize| *exponent <= QUICK_EXPONENT_MAX;
     if let Some(exponent) = quick_exponent::<Decimal>(values).filter(quick)
-        && all_wholes(Decimal::new(exponent), values, &mut scratch.wholes)
+        && all_wholes::<Decimal>(Exponent::new(exponent), values, &mut scratch.wholes)
     {
         encode_ints(&scratch.wholes, &mut scratch.ints, out);
         return u8::try_from(exponent).expect("at most six");
@@ -245,8 +245,8 @@ pub fn take_floats(
     budget.charge(count, FLOAT_PRICE - INT_PRICE)?;
     match codec {
         0..=DECIMAL_MAX => {
-            let form = Decimal::new(usize::from(codec));
-            take_wholes(form, reader, count, budget)
+            let e = Exponent::new(usize::from(codec));
+            take_wholes::<Decimal>(e, reader, count, budget)
         }
         DECIMAL => take_form::<Decimal>(reader, count, budget),
         SCALED => take_form::<Scaled>(reader, count, budget),
