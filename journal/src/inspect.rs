@@ -1,6 +1,7 @@
 //! Describes a file of a journal, for people: `inspect` commands print it. Reads only.
 
 use std::fmt;
+use std::io;
 
 use crate::error::JournalError;
 use crate::files::{Position, file_name, parse_name};
@@ -35,9 +36,15 @@ impl RecordInfo {
     }
 }
 
-/// The generation of the file of that name; `None` for a name that is no journal's.
-pub fn generation(name: &str) -> Option<u64> {
-    parse_name(name)
+/// The generations and names of the files of a journal, in the order of their records.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn files(storage: &dyn Storage) -> io::Result<Vec<(u64, String)>> {
+    let named = |name: String| Some((parse_name(&name)?, name));
+    let mut files: Vec<(u64, String)> = storage.list()?.into_iter().filter_map(named).collect();
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// One file.

@@ -83,12 +83,7 @@ fn log_folder(path: &Path, show: &mut dyn FnMut(&str)) -> Result<bool, InspectEr
         source,
     };
     let storage = DiskStorage::open_read_only(path).map_err(unreadable)?;
-    let names = storage.list().map_err(unreadable)?;
-    let mut files: Vec<(u64, String)> = names
-        .into_iter()
-        .filter_map(|name| Some((journal::inspect::generation(&name)?, name)))
-        .collect();
-    files.sort_unstable();
+    let files = journal::inspect::files(storage.as_ref()).map_err(unreadable)?;
     show(&format!("log: {} files", files.len()));
     let mut damaged = false;
     let mut latest = BTreeMap::new();

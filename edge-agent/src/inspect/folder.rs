@@ -23,7 +23,7 @@ const NAMES_MAX: usize = 32;
 pub(super) fn describe(path: &Path) -> Result<Description, InspectError> {
     let journal = path.join(JOURNAL);
     if journal.is_dir() {
-        let mut described = describe_journal(&journal)?;
+        let mut described = describe_journal(&journal, true)?;
         let aside = put_beside(&mut described.text, path).map_err(|source| InspectError::Read {
             path: path.to_owned(),
             source,
@@ -31,28 +31,21 @@ pub(super) fn describe(path: &Path) -> Result<Description, InspectError> {
         described.damaged |= aside;
         return Ok(described);
     }
-    let described = describe_journal(path)?;
-    if described.text.starts_with(NO_FILES) {
-        let path = path.to_owned();
-        return Err(InspectError::NotADataFolder { path });
-    }
-    Ok(described)
+    describe_journal(path, false)
 }
 
-const NO_FILES: &str = "journal: 0 files";
-
-fn describe_journal(path: &Path) -> Result<Description, InspectError> {
+/// A folder without files is that of a journal only if its name says so.
+fn describe_journal(path: &Path, may_be_empty: bool) -> Result<Description, InspectError> {
     let unreadable = |source| InspectError::Read {
         path: path.to_owned(),
         source,
     };
     let storage = DiskStorage::open_read_only(path).map_err(unreadable)?;
-    let names = storage.list().map_err(unreadable)?;
-    let mut files: Vec<(u64, String)> = names
-        .into_iter()
-        .filter_map(|name| Some((journal::inspect::generation(&name)?, name)))
-        .collect();
-    files.sort_unstable();
+    let files = journal::inspect::files(storage.as_ref()).map_err(unreadable)?;
+    if !may_be_empty && files.is_empty() {
+        let path = path.to_owned();
+        return Err(InspectError::NotADataFolder { path });
+    }
     let mut seen = Seen::default();
     let mut text = format!("journal: {} files in {}\n", files.len(), path.display());
     let mut next = None;
