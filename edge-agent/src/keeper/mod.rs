@@ -324,11 +324,12 @@ impl Keeper {
             return;
         }
         let waiter = kept.map(|kept| self.waiters.add(kept));
+        // They came together.
+        let now = self.clock.now();
         for reading in readings {
             loop {
                 match self.batcher.fit(&reading, kind) {
                     Fit::Yes => {
-                        let now = self.clock.now();
                         self.account.readings += 1;
                         self.batcher.push(now, reading, kind, waiter);
                         break;
