@@ -458,7 +458,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures_util::stream;
     use journal::SimStorage;
     use shared::id::TimeNs;
@@ -494,7 +494,7 @@ mod tests {
     }
 
     /// A merge that was begun and not run, of one line.
-    fn begun(sim: &SimStorage) -> (Store, MergeJob) {
+    pub(in crate::cluster) fn begun(sim: &SimStorage) -> (Store, MergeJob) {
         let (mut store, _) = Store::open(&*sim.as_storage()).unwrap();
         let line = Submission {
             origin: Origin { boot: 1, ticket: 1 },

@@ -448,21 +448,24 @@ mod tests {
         assert_eq!(state.last_log_id.unwrap().index, FIRST_ID);
     }
 
+    fn vote() -> Vote {
+        let leader_id = LeaderId {
+            term: 1,
+            node_id: 7,
+        };
+        Vote {
+            leader_id,
+            committed: false,
+        }
+    }
+
     #[tokio::test]
     async fn no_cluster_begins_in_the_log_of_a_node_that_has_run() {
         let (voted, longer) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for folder in [&voted, &longer] {
             begin(folder.path()).await.unwrap();
         }
-        let leader_id = LeaderId {
-            term: 1,
-            node_id: 7,
-        };
-        let vote = Vote {
-            leader_id,
-            committed: false,
-        };
-        open(voted.path()).save_vote(&vote).await.unwrap();
+        open(voted.path()).save_vote(&vote()).await.unwrap();
         append(longer.path(), FIRST_ID + 1).await;
         for folder in [voted, longer] {
             let refused = begin(folder.path()).await;
@@ -495,15 +498,7 @@ mod tests {
             matches!(checked, Err(JoinError::LogGone { id: 7, .. })),
             "{checked:?}"
         );
-        let leader_id = LeaderId {
-            term: 1,
-            node_id: 7,
-        };
-        let vote = Vote {
-            leader_id,
-            committed: false,
-        };
-        log.save_vote(&vote).await.unwrap();
+        log.save_vote(&vote()).await.unwrap();
         check_log(&log, 1, "a", 7).await.unwrap();
     }
 }

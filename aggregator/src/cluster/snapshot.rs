@@ -306,27 +306,13 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use journal::SimStorage;
-    use shared::id::{AgentId, TimeNs};
 
     use super::*;
-    use crate::state::{Command, Origin, Payload, State, Submission};
-    use crate::store::Store;
+    use crate::cluster::apply::tests::begun;
 
     /// What a leader has to send after the merge of one line, and the bytes of its one file.
     fn merged() -> (Offer, Bytes, Bytes) {
-        let (mut store, _) = Store::open(&*SimStorage::new(1).as_storage()).unwrap();
-        let line = Submission {
-            origin: Origin { boot: 1, ticket: 1 },
-            agent: AgentId::parse("gw1").unwrap(),
-            received: TimeNs(1),
-            payload: Payload::Lines(Bytes::from_static(b"weather,device=d t=1i 1\n")),
-        };
-        let mut state = State::new();
-        for (index, command) in (1..).zip([Command::Submissions(vec![line]), Command::Merge]) {
-            let effects = state.apply(index, &command);
-            store.apply(index, &state, effects.rows);
-        }
-        let job = store.begin_merge(2, &state, Bytes::from_static(b"raft"));
+        let (mut store, job) = begun(&SimStorage::new(1));
         store.finish_merge(job.run().unwrap()).unwrap();
         let snapshot = store.snapshot().unwrap();
         assert_eq!(snapshot.files.len(), 1);
