@@ -38,14 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         binaries.agent = agent;
     }
     let folder = tempfile::tempdir()?;
-    let options = Options {
-        merge_bytes: 64 << 20,
-        merge_seconds: 600,
-        log_keep_bytes: 64 << 20,
-        log: "warn".into(),
-        ..Options::default()
-    };
-    let mut cluster = Cluster::prepare(&binaries, folder.path(), options)?;
+    let mut cluster = Cluster::prepare(&binaries, folder.path(), Options::to_measure())?;
     cluster.start(&mut |step| println!("  {step}"))?;
     println!(
         "conditions: one agent, 3 nodes and the feeder on {} cores, loopback, mutual TLS 1.3, folder {}; \

@@ -3,16 +3,12 @@
 use std::error::Error;
 use std::fs;
 
+use tests::process::{rss_bytes, rss_bytes_max};
+
 /// Resident memory in bytes, now and at its highest.
 pub(crate) fn resident(process: u32) -> Result<(u64, u64), Box<dyn Error>> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let bytes = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kib.map(|kib| kib << 10)
-            .ok_or(format!("no {key} of {process}"))
-    };
-    Ok((bytes("VmRSS:")?, bytes("VmHWM:")?))
+    let both = rss_bytes(process).zip(rss_bytes_max(process));
+    Ok(both.ok_or("the agent is gone")?)
 }
 
 /// User and system time so far, in seconds: of all its threads, counted by the scheduler in

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tests::agent::{Agent, Options};
 use tests::cluster::Cluster;
-use tests::process::Process;
+use tests::process::{Process, cpu_seconds};
 use tests::{loopback, wait};
 
 use crate::Failed;
@@ -45,7 +45,8 @@ pub(crate) fn run(cluster: &Cluster, set: &Set, length: Duration) -> Result<Sust
     wait::until("the agent answers", LIMIT, || agent.status().ok())?;
     let mut stream = UnixStream::connect(&socket)?;
     let cpu = || -> Result<(f64, f64), Failed> {
-        Ok((cpu_seconds(process.id())?, cpu_seconds(std::process::id())?))
+        let both = cpu_seconds(process.id()).zip(cpu_seconds(std::process::id()));
+        Ok(both.ok_or("the agent is gone")?)
     };
     let (agent_cpu, own_cpu) = cpu()?;
     let start = Instant::now();
@@ -101,14 +102,4 @@ fn prepare(cluster: &Cluster, name: &str, socket: &Path) -> Result<Agent, Failed
     let listen = socket.display();
     writeln!(config, "\n[[intake.line]]\nlisten = \"unix://{listen}\"")?;
     Ok(agent)
-}
-
-/// User and system time of a process so far, from `/proc/PID/stat`.
-fn cpu_seconds(process: u32) -> Result<f64, Failed> {
-    const TICKS_A_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    let ticks: Result<Vec<f64>, _> = ticks.map(str::parse::<f64>).collect();
-    Ok(ticks?.iter().sum::<f64>() / TICKS_A_SECOND)
 }

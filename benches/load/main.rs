@@ -30,14 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).map_or(Ok(8), |text| text.parse())?;
     let binaries = Binaries::build()?;
     let folder = tempfile::tempdir()?;
-    let options = Options {
-        merge_bytes: 64 << 20,
-        merge_seconds: 600,
-        log_keep_bytes: 64 << 20,
-        log: "warn".into(),
-        ..Options::default()
-    };
-    let mut cluster = Cluster::prepare(&binaries, folder.path(), options)?;
+    let mut cluster = Cluster::prepare(&binaries, folder.path(), Options::to_measure())?;
     cluster.start(&mut |step| println!("  {step}"))?;
     println!(
         "conditions: 3 nodes and the generator on {} cores, loopback, TLS 1.3 both ways, folder {}, \
@@ -144,20 +137,9 @@ fn run(cluster: &Cluster, plan: &Plan) -> Result<Account, Box<dyn Error>> {
     })
 }
 
-/// User and system time of these processes so far, from `/proc/PID/stat`.
+/// User and system time of these processes so far.
 fn cpu_seconds(processes: &[u32]) -> Result<f64, Box<dyn Error>> {
-    const TICKS_A_SECOND: f64 = 100.0;
-    let mut ticks = 0.0;
-    for process in processes {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let field = |nth: usize| {
-            after_name
-                .split_whitespace()
-                .nth(nth)
-                .and_then(|text| text.parse::<f64>().ok())
-        };
-        ticks += field(11).unwrap_or(0.0) + field(12).unwrap_or(0.0);
-    }
-    Ok(ticks / TICKS_A_SECOND)
+    let times = processes.iter().map(|id| tests::process::cpu_seconds(*id));
+    let sum: Option<f64> = times.sum();
+    Ok(sum.ok_or("a process is gone")?)
 }

@@ -53,6 +53,19 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For figures: merges as large as in production, and no log but warnings.
+    pub fn to_measure() -> Options {
+        Options {
+            merge_bytes: 64 << 20,
+            merge_seconds: 600,
+            log_keep_bytes: 64 << 20,
+            log: "warn".to_owned(),
+            ..Options::default()
+        }
+    }
+}
+
 /// A cluster under test, or under a newcomer's eyes.
 #[derive(Debug)]
 pub struct Cluster {

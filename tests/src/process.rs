@@ -170,12 +170,29 @@ pub fn threads(id: u32) -> String {
 
 /// Bytes of memory that a process holds now (`VmRSS`); `None` once it is gone.
 pub fn rss_bytes(id: u32) -> Option<u64> {
+    status_bytes(id, "VmRSS:")
+}
+
+/// The most that it has held so far (`VmHWM`).
+pub fn rss_bytes_max(id: u32) -> Option<u64> {
+    status_bytes(id, "VmHWM:")
+}
+
+fn status_bytes(id: u32, key: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
+}
+
+/// User and system time of a process so far, threads that have ended included, in hundredths of a
+/// second (`/proc/PID/stat`); `None` once it is gone.
+pub fn cpu_seconds(id: u32) -> Option<f64> {
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let mut times = stat.rsplit(')').next()?.split_whitespace().skip(11);
+    let mut time = || times.next()?.parse::<f64>().ok();
+    Some((time()? + time()?) / TICKS_A_SECOND)
 }
 
 /// Runs a short command to its end: its stdout, or its words for the failure.
