@@ -69,8 +69,8 @@ pub struct Collected {
 #[derive(Debug)]
 pub struct Batcher {
     options: BatchOptions,
-    /// How long readings that nobody waits for wait for others now.
-    linger: Duration,
+    /// How long readings that nobody waits for wait for others at least.
+    gather: Option<Duration>,
     dictionary: Dictionary,
     /// One of each kind that ever came; some are empty.
     open: Vec<(Kind, Open)>,
@@ -79,8 +79,8 @@ pub struct Batcher {
 impl Batcher {
     pub fn new(options: BatchOptions) -> Self {
         Batcher {
-            linger: options.linger,
             options,
+            gather: None,
             dictionary: Dictionary::default(),
             open: Vec::new(),
         }
@@ -89,22 +89,17 @@ impl Batcher {
     /// From here on, the open batches included.
     pub fn use_options(&mut self, options: BatchOptions) {
         self.options = options;
-        self.linger = options.linger;
     }
 
     /// How long readings wait for others from here on, if nobody waits for them: where they cannot
     /// be sent anyway, longer makes fewer and smaller batches. `None`: as configured.
     pub fn gather(&mut self, at_least: Option<Duration>) {
-        let linger = self.options.linger;
-        self.linger = at_least.map_or(linger, |least| least.max(linger));
+        self.gather = at_least;
     }
 
     fn due_at(&self, open: &Open) -> Option<Duration> {
-        let linger = if open.is_waited_for() {
-            self.options.linger
-        } else {
-            self.linger
-        };
+        let longer = self.gather.filter(|_| !open.is_waited_for());
+        let linger = self.options.linger.max(longer.unwrap_or_default());
         open.since.map(|since| since + linger)
     }
 

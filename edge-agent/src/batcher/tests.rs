@@ -338,6 +338,9 @@ fn what_cannot_be_sent_is_gathered_longer_unless_somebody_waits() {
     assert_eq!(batcher.due(), Some(START + longer));
     batcher.push(START, one, other, Some(WaiterId(1)));
     assert!(batcher.due_kinds(START + OPTIONS.linger).eq([other]));
+    // Other settings say nothing of the session.
+    batcher.use_options(OPTIONS);
+    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([other]));
     batcher.gather(None);
     assert!(batcher.due_kinds(START + OPTIONS.linger).eq([KIND, other]));
 }
