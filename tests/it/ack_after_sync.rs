@@ -112,7 +112,11 @@ fn answer_or_ask_again(
             }
         }
     })
-    .unwrap()
+    .unwrap_or_else(|late| {
+        let running = (0..3).filter_map(|node| cluster.process_id(node));
+        let threads: Vec<String> = running.map(process::threads).collect();
+        panic!("{late}\n{}", threads.join("\n"))
+    })
 }
 
 struct Hold {
