@@ -10,7 +10,8 @@ use aggregator::cluster::types::Member;
 use aggregator::cluster::wire::JoinRequest;
 use aggregator::cluster::{Cluster, Parts, Seat, Wishes, ask_all, begin_log};
 use aggregator::config::Timing;
-use aggregator::store::{Options as StoreOptions, Scan};
+use aggregator::state::Settings;
+use aggregator::store::Scan;
 use journal::{SimStorage, Storage};
 use shared::batch::Values;
 use shared::id::TimeNs;
@@ -59,12 +60,14 @@ fn log_options(files_max: usize) -> LogOptions {
 const LOG_RESERVE_BYTES: u64 = 512 << 10;
 
 /// Small, so that merges, snapshots and purges happen in every run.
-const WISHES: Wishes = Wishes {
-    merge_bytes: 8 << 10,
-    merge_age: Duration::from_secs(2),
-    retention: Duration::from_secs(400 * 86_400),
-    log_keep_bytes: 8 << 10,
-};
+fn wishes(merge_bytes: u64) -> Wishes {
+    Wishes {
+        merge_bytes,
+        merge_age: Duration::from_secs(2),
+        settings: Settings::default(),
+        log_keep_bytes: 8 << 10,
+    }
+}
 
 fn member(name: &str) -> Member {
     Member {
@@ -92,7 +95,7 @@ impl World {
             net: Net::new(seed),
             nodes: (0..).zip(NAMES).map(node).collect(),
             boots: 0,
-            wishes: WISHES,
+            wishes: wishes(8 << 10),
             log: log_options(64),
         }
     }
@@ -107,12 +110,8 @@ impl World {
 
     /// Three empty disks for a small log, and for rows of so many bytes between merges.
     pub(crate) fn with_small_log(seed: u64, merge_bytes: u64) -> World {
-        let wishes = Wishes {
-            merge_bytes,
-            ..WISHES
-        };
         World {
-            wishes,
+            wishes: wishes(merge_bytes),
             ..World::new(seed).with_log_files(16)
         }
     }
@@ -179,7 +178,6 @@ impl World {
             log: LogStore::open(folder(&node.disk, "log"), self.log).expect("its own log"),
             log_reserve_bytes: LOG_RESERVE_BYTES,
             store: folder(&node.disk, "store"),
-            options: StoreOptions::default(),
             wishes: self.wishes,
             boot: self.boots,
             inline: true,

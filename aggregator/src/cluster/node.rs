@@ -38,7 +38,7 @@ use crate::query::NodeRow;
 use crate::serve::{self, NotReadable, Overview};
 use crate::state::Command;
 use crate::state::command::Payload;
-use crate::store::{Options as StoreOptions, Store, StoreError, View, Views};
+use crate::store::{Store, StoreError, View, Views};
 use crate::tls::Revocations;
 
 /// A proposal that the leader does not take by then is given again.
@@ -139,15 +139,11 @@ impl Cluster {
             disk.directory(LOG_FOLDER).map_err(folder)?,
             log_options(config),
         )?;
-        let hours = config.store.partition.as_secs() / 3_600;
-        let options = StoreOptions {
-            partition_hours: u32::try_from(hours).unwrap_or(u32::MAX),
-        };
         let store = disk.directory(STORE_FOLDER).map_err(folder)?;
         let wishes = Wishes {
             merge_bytes: config.store.merge_bytes,
             merge_age: config.store.merge_age,
-            retention: config.store.retention,
+            settings: config.store.settings,
             log_keep_bytes: config.store.log_keep_bytes,
         };
         let boot = getrandom::u64().map_err(|e| ClusterError::Random(e.to_string()))?;
@@ -160,7 +156,6 @@ impl Cluster {
             log_reserve_bytes: gate::reserve_bytes(log.room().file_bytes()),
             log,
             store,
-            options,
             wishes,
             boot,
             inline: false,
@@ -296,7 +291,6 @@ pub struct Parts {
     /// Bytes of the log that submissions leave free: for what is on its way, and what frees files.
     pub log_reserve_bytes: u64,
     pub store: Arc<dyn journal::Storage>,
-    pub options: StoreOptions,
     pub wishes: Wishes,
     /// Random: names this run of the node.
     pub boot: u64,
@@ -313,7 +307,7 @@ impl Parts {
     ) -> Result<(Cluster, Arc<dyn Answerer>), ClusterError> {
         let raft_config = raft_config(&self.cluster, &self.timing)?;
         let tasks = Tasks::default();
-        let (store, recovered) = Store::open_with(&*self.store, self.options)?;
+        let (store, recovered) = Store::open(&*self.store)?;
         join::check_log(&self.log, store.durable_index(), &self.name, self.seat.id).await?;
         let (views, segments) = (store.views(), store.segments());
         let proposer = Proposer::new(self.boot);

@@ -1,5 +1,5 @@
-//! What a node does beside serving: tells its clock, and while it leads, admits members to the
-//! quorum, asks for merges, retention and the agreed settings. `Duties` decides; the driver below
+//! What a node does beside serving: tells its clock and settings, and while it leads, admits members to the
+//! quorum and asks for merges and retention. `Duties` decides; the driver below
 //! it looks at the clock and proposes.
 
 use std::collections::BTreeSet;
@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use super::Node;
 use super::apply::Progress;
 use super::types::Member;
-use crate::state::{Command, State};
+use crate::state::{Command, Settings, State};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often a node tells its clock.
+/// How often a node tells its clock, and its settings until they are known.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
 /// So long a follower may stand in the way of a purge, and so long while the log is short.
@@ -26,14 +26,14 @@ const PURGE_PATIENCE: Duration = Duration::from_secs(5);
 const PURGE_PATIENCE_SHORT: Duration = Duration::from_secs(1);
 /// A learner this near to the end of the log may vote.
 const LAG_MAX: u64 = 64;
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// What the operator wants of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wishes {
     pub merge_bytes: u64,
     pub merge_age: Duration,
-    pub retention: Duration,
+    /// What the cluster is to agree on.
+    pub settings: Settings,
     pub log_keep_bytes: u64,
 }
 
@@ -45,13 +45,14 @@ pub(super) struct Duties {
     retention_asked: Option<Duration>,
     /// Since when there has been something to merge.
     unmerged_since: Option<Duration>,
-    settings_asked: bool,
+    settings_told: Option<Duration>,
 }
 
 /// What a duty is decided by.
 pub(super) struct Situation<'a> {
     /// Since the driver began.
     pub(super) now: Duration,
+    pub(super) node: u64,
     pub(super) leads: bool,
     pub(super) progress: Progress,
     /// What the log holds behind the last merge: also entries that brought no rows.
@@ -65,7 +66,7 @@ pub(super) enum Duty {
     Clock,
     Merge,
     Retention,
-    Settings { retention_days: u32 },
+    Settings,
 }
 
 impl Duties {
@@ -75,13 +76,14 @@ impl Duties {
             clock_told: None,
             retention_asked: None,
             unmerged_since: None,
-            settings_asked: false,
+            settings_told: None,
         }
     }
 
     pub(super) fn due(&mut self, situation: &Situation<'_>) -> Vec<Duty> {
         let Situation {
             now,
+            node,
             leads,
             progress,
             log_bytes,
@@ -92,13 +94,17 @@ impl Duties {
             self.clock_told = Some(now);
             due.push(Duty::Clock);
         }
+        let known = state.settings_of(node) == Some(self.wishes.settings);
+        if !known && state.is_member(node) && elapsed(self.settings_told, now) >= CLOCK_EVERY {
+            self.settings_told = Some(now);
+            due.push(Duty::Settings);
+        }
         if progress.level0_bytes == 0 {
             self.unmerged_since = None;
         } else {
             self.unmerged_since.get_or_insert(now);
         }
         if !leads {
-            self.settings_asked = false;
             return due;
         }
         // Without a time every row would be taken for one with a wild clock.
@@ -115,12 +121,6 @@ impl Duties {
         if timed && elapsed(self.retention_asked, now) >= RETENTION_EVERY {
             self.retention_asked = Some(now);
             due.push(Duty::Retention);
-        }
-        let days = self.wishes.retention.as_secs() / DAY.as_secs();
-        let retention_days = u32::try_from(days).unwrap_or(u32::MAX);
-        if !self.settings_asked && state.retention_days() != retention_days {
-            self.settings_asked = true;
-            due.push(Duty::Settings { retention_days });
         }
         due
     }
@@ -157,10 +157,34 @@ fn elapsed(since: Option<Duration>, now: Duration) -> Duration {
     since.map_or(Duration::MAX, |since| now.saturating_sub(since))
 }
 
+/// Says which settings the cluster goes by when that changes, once what this node's configuration
+/// says is known to all.
+fn tell_settings(state: &State, node: u64, configured: Settings, told: &mut Option<Settings>) {
+    let in_force = state.settings();
+    if state.settings_of(node) != Some(configured) || *told == Some(in_force) {
+        return;
+    }
+    *told = Some(in_force);
+    let (retention_days, partition_hours) = (in_force.retention_days(), in_force.partition_hours());
+    if in_force == configured {
+        tracing::info!(retention_days, partition_hours, "settings of the cluster");
+    } else {
+        tracing::warn!(
+            retention_days,
+            partition_hours,
+            configured_retention_days = configured.retention_days(),
+            configured_partition_hours = configured.partition_hours(),
+            "this node's store.retention_days and store.partition_hours are not what the cluster \
+             goes by: more than half of its nodes must say the same. Make all configurations equal"
+        );
+    }
+}
+
 /// Drives until `stop`.
 pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bool>) {
     let began = Instant::now();
     let (mut duties, mut asked) = (Duties::new(wishes), Purge::default());
+    let mut settings_told = None;
     loop {
         tokio::select! {
             biased;
@@ -171,6 +195,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
         let view = node.views.latest();
         let due = duties.due(&Situation {
             now: began.elapsed(),
+            node: node.id,
             leads: node.raft.is_leader(),
             progress,
             log_bytes: node.log.bytes_after(progress.merged),
@@ -184,11 +209,15 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
                 },
                 Duty::Merge => Command::Merge,
                 Duty::Retention => Command::Retention,
-                Duty::Settings { retention_days } => Command::Settings { retention_days },
+                Duty::Settings => Command::Settings {
+                    node: node.id,
+                    settings: wishes.settings,
+                },
             };
             // What was not taken is due again, or soon.
             node.propose(command).await;
         }
+        tell_settings(view.state(), node.id, wishes.settings, &mut settings_told);
         let keep_bytes = wishes.log_keep_bytes;
         purge(&node, progress, keep_bytes, &mut asked, began.elapsed()).await;
         // Also while nobody publishes: whoever reads the log's lines learns that there is room.
@@ -286,12 +315,16 @@ mod tests {
 
     use super::*;
 
-    const WISHES: Wishes = Wishes {
-        merge_bytes: 1_000,
-        merge_age: Duration::from_secs(60),
-        retention: Duration::from_secs(30 * 86_400),
-        log_keep_bytes: 0,
-    };
+    const NODE: u64 = 2;
+
+    fn duties() -> Duties {
+        Duties::new(Wishes {
+            merge_bytes: 1_000,
+            merge_age: Duration::from_secs(60),
+            settings: Settings::new(30, 12),
+            log_keep_bytes: 0,
+        })
+    }
 
     fn due(duties: &mut Duties, at_s: u64, leads: bool, bytes: usize, state: &State) -> Vec<Duty> {
         due_with(duties, (at_s, leads), (bytes, bytes as u64), state)
@@ -309,6 +342,7 @@ mod tests {
         };
         duties.due(&Situation {
             now: Duration::from_secs(at_s),
+            node: NODE,
             leads,
             progress,
             log_bytes,
@@ -328,19 +362,44 @@ mod tests {
 
     #[test]
     fn every_node_tells_its_clock_and_only_a_leader_asks_for_more() {
-        let mut duties = Duties::new(WISHES);
+        let mut duties = duties();
         let state = timed();
         assert_eq!(due(&mut duties, 0, false, 5_000, &state), [Duty::Clock]);
         assert_eq!(due(&mut duties, 1, false, 5_000, &state), []);
         let all = due(&mut duties, 5, true, 5_000, &state);
-        let settings = Duty::Settings { retention_days: 30 };
-        assert_eq!(all, [Duty::Clock, Duty::Merge, Duty::Retention, settings]);
+        assert_eq!(all, [Duty::Clock, Duty::Merge, Duty::Retention]);
         assert_eq!(due(&mut duties, 6, true, 0, &state), []);
+    }
+
+    /// Once only a leader spoke, so the file of whoever led decided for all.
+    #[test]
+    fn every_member_tells_its_settings_until_they_are_known() {
+        let (mut duties, mut state) = (duties(), timed());
+        let mut asks = |at_s, state: &State| {
+            let due = due(&mut duties, at_s, false, 0, state);
+            due.contains(&Duty::Settings)
+        };
+        assert!(!asks(0, &state), "it is not admitted yet");
+        let admit = Command::Admit {
+            name: "b".to_owned(),
+            address: "h:1".to_owned(),
+            joining: 0,
+        };
+        state.apply(NODE, &admit);
+        assert!(asks(1, &state) && !asks(2, &state) && asks(6, &state));
+        let told = |retention_days| Command::Settings {
+            node: NODE,
+            settings: Settings::new(retention_days, 12),
+        };
+        state.apply(NODE + 1, &told(31));
+        assert!(asks(11, &state), "of an earlier start");
+        state.apply(NODE + 2, &told(30));
+        assert!(!asks(16, &state));
     }
 
     #[test]
     fn a_little_is_merged_when_it_is_old() {
-        let mut duties = Duties::new(WISHES);
+        let mut duties = duties();
         let state = timed();
         due(&mut duties, 0, true, 1, &state);
         assert!(!due(&mut duties, 59, true, 1, &state).contains(&Duty::Merge));
@@ -350,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_log_of_entries_without_rows_is_merged_when_it_is_large() {
-        let mut duties = Duties::new(WISHES);
+        let mut duties = duties();
         let state = timed();
         let small = due_with(&mut duties, (100, true), (0, 999), &state);
         assert!(!small.contains(&Duty::Merge));
@@ -375,7 +434,7 @@ mod tests {
 
     #[test]
     fn nothing_is_merged_before_there_is_a_time() {
-        let mut duties = Duties::new(WISHES);
+        let mut duties = duties();
         let all = due(&mut duties, 100, true, 5_000, &State::new());
         assert!(!all.contains(&Duty::Merge) && !all.contains(&Duty::Retention));
     }

@@ -9,6 +9,8 @@ use shared::id::AgentId;
 use shared::limits::PACKET_BYTES_MAX;
 
 use super::{Config, Limits, Listen, Peer, StoreOptions, Timing, TlsFiles};
+use crate::state::Settings;
+use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -256,14 +258,10 @@ impl TimingTable {
 
 impl StoreTable {
     fn resolve(self) -> Result<StoreOptions, Located> {
-        let days = range("store", "retention_days", self.retention_days, 1, 36_500)?;
-        let hours = range(
-            "store",
-            "partition_hours",
-            self.partition_hours,
-            1,
-            24 * 366,
-        )?;
+        let (days_max, hours_max) = (RETENTION_DAYS_MAX.into(), PARTITION_HOURS_MAX.into());
+        let (days, hours) = (self.retention_days, self.partition_hours);
+        let days = range("store", "retention_days", days, 1, days_max)?;
+        let hours = range("store", "partition_hours", hours, 1, hours_max)?;
         if hours > days * 24 {
             let allowed = format!("at most the retention, {} hours", days * 24);
             return Err(bad("store", "partition_hours", &hours, allowed));
@@ -278,10 +276,12 @@ impl StoreTable {
             1 << 44,
         )?;
         Ok(StoreOptions {
-            retention: Duration::from_secs(days * DAY_SECONDS),
+            settings: Settings::new(
+                u32::try_from(days).unwrap_or(RETENTION_DAYS_MAX),
+                u32::try_from(hours).unwrap_or(PARTITION_HOURS_MAX),
+            ),
             merge_bytes: bytes,
             merge_age: Duration::from_secs(age),
-            partition: Duration::from_secs(hours * 3_600),
             log_keep_bytes: keep,
         })
     }

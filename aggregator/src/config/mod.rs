@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use file::{ConfigFile, Located};
 
+use crate::state::Settings;
+
 /// Everything one node is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -69,12 +71,12 @@ pub struct Timing {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
-    pub retention: Duration,
+    /// What the cluster is to agree on.
+    pub settings: Settings,
     /// Log bytes after which level 0 is merged into segments.
     pub merge_bytes: u64,
     /// Age after which it is merged even if small.
     pub merge_age: Duration,
-    pub partition: Duration,
     /// Log bytes kept behind the last merge for slow followers.
     pub log_keep_bytes: u64,
 }
@@ -190,7 +192,7 @@ revoked = "revoked.toml"
         assert_eq!(config.tls.key, Path::new("/keys/node-a.key"));
         assert_eq!(config.users_file, Path::new("/etc/tributary/users.toml"));
         assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.store.retention, Duration::from_secs(400 * 86_400));
+        assert_eq!(config.store.settings, Settings::new(400, 24));
         assert_eq!(config.listen.cluster_advertised, "127.0.0.1:8800");
     }
 

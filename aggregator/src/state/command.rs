@@ -1,14 +1,17 @@
 //! The commands of the replicated state machine: what one Raft entry means.
 //!
-//! Bytes in `docs/formats.md`; version 1. A node that meets a newer version stops.
+//! Bytes in `docs/formats.md`. A node that meets a kind in a version that it does not know stops.
 
 use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
 use super::bytes::{ReadFault, Reader, Writer};
+use super::settings::Settings;
 
-/// The version that [`Command::encode`] writes.
-pub const VERSION: u8 = 1;
+/// Of all kinds but settings.
+const VERSION: u8 = 1;
+/// Of settings: what version 1 has under this number sets the retention alone.
+const SETTINGS_VERSION: u8 = 2;
 /// Submissions of one command.
 pub const SUBMISSIONS_MAX: usize = 65_536;
 
@@ -68,8 +71,10 @@ pub enum Command {
         /// The number under which the node asked: tells a repeated request from another disk.
         joining: u64,
     },
-    /// What all replicas must agree on and an operator may change.
-    Settings { retention_days: u32 },
+    /// Of older versions, which are read for ever: the retention, at once.
+    RetentionDays(u32),
+    /// What the configuration of one node says that all replicas must agree on.
+    Settings { node: u64, settings: Settings },
 }
 
 /// Why bytes are no command. Whoever meets this in a log entry stops: it must not skip it.
@@ -84,7 +89,10 @@ pub enum CommandError {
 impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::default();
-        out.u8(VERSION);
+        out.u8(match self {
+            Self::Settings { .. } => SETTINGS_VERSION,
+            _ => VERSION,
+        });
         match self {
             Self::Submissions(submissions) => {
                 out.out
@@ -112,9 +120,14 @@ impl Command {
                 out.text(address);
                 out.u64(*joining);
             }
-            Self::Settings { retention_days } => {
+            Self::RetentionDays(days) => {
                 out.u8(SETTINGS);
-                out.u32(*retention_days);
+                out.u32(*days);
+            }
+            Self::Settings { node, settings } => {
+                out.u8(SETTINGS);
+                out.u64(*node);
+                settings.encode(&mut out);
             }
         }
         out.out.into()
@@ -129,11 +142,13 @@ impl Command {
     /// Payloads are slices of `bytes`: nothing is copied.
     pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
         let mut reader = Reader::new(bytes);
-        let version = reader.u8()?;
-        if version != VERSION {
-            return Err(CommandError::Version(version));
-        }
-        let command = match reader.u8()? {
+        let (version, kind) = (reader.u8()?, reader.u8()?);
+        let command = match kind {
+            SETTINGS if version == SETTINGS_VERSION => Self::Settings {
+                node: reader.u64()?,
+                settings: Settings::decode(&mut reader)?,
+            },
+            _ if version != VERSION => return Err(CommandError::Version(version)),
             SUBMISSIONS => {
                 let count = reader.count(SUBMISSION_BYTES_MIN)?;
                 if count > SUBMISSIONS_MAX {
@@ -156,9 +171,7 @@ impl Command {
                     joining: reader.u64()?,
                 }
             }
-            SETTINGS => Self::Settings {
-                retention_days: reader.u32()?,
-            },
+            SETTINGS => Self::RetentionDays(reader.u32()?),
             _ => return Err(CommandError::Malformed("unknown kind of command")),
         };
         reader.end()?;
@@ -253,7 +266,11 @@ mod tests {
                 address: "h:1".into(),
                 joining: 9,
             },
-            Command::Settings { retention_days: 30 },
+            Command::RetentionDays(30),
+            Command::Settings {
+                node: 3,
+                settings: Settings::new(30, 12),
+            },
         ]
     }
 
@@ -287,6 +304,10 @@ mod tests {
         assert_eq!(
             Command::decode(&Bytes::from_static(&[2, 0])),
             Err(CommandError::Version(2))
+        );
+        assert_eq!(
+            Command::decode(&Bytes::from_static(&[3, SETTINGS])),
+            Err(CommandError::Version(3))
         );
         assert!(Command::decode(&Bytes::from_static(&[1, 99])).is_err());
         let huge = [&[VERSION, SUBMISSIONS][..], &u32::MAX.to_le_bytes()].concat();

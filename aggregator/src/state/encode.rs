@@ -1,4 +1,4 @@
-//! The state as bytes: what a merge makes durable and a snapshot carries. Version 1, closed by a
+//! The state as bytes: what a merge makes durable and a snapshot carries. Version 2, closed by a
 //! CRC32C; layout in `docs/formats.md`. Everything in a fixed order, so equal states are equal bytes.
 
 use std::collections::BTreeMap;
@@ -17,9 +17,12 @@ use super::dedup::{AgentState, EpochState, Folded, GapEntry, GapWhy, LaneState, 
 use super::dictionary::{Dictionary, LocalSeries, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
+use super::settings::{Agreement, Settings};
 
 const MAGIC: &[u8; 8] = b"TRIBSTAT";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Had of the settings the retention alone.
+const VERSION_1: u16 = 1;
 /// No table: stands for "none" where a number is optional.
 const NONE: u8 = 0xff;
 /// In place of the time at which an epoch was left out: it was not.
@@ -47,7 +50,7 @@ impl State {
     pub fn encode(&self) -> Vec<u8> {
         let Self {
             index,
-            retention_days,
+            settings,
             clock,
             members,
             catalog,
@@ -58,7 +61,7 @@ impl State {
         out.out.extend_from_slice(MAGIC);
         out.u16(VERSION);
         out.u64(*index);
-        out.u32(*retention_days);
+        encode_settings(settings, &mut out);
         encode_clock(clock, &mut out);
         out.count(members.len());
         for (
@@ -93,11 +96,12 @@ impl State {
         if from.take(MAGIC.len())? != MAGIC {
             return Err(StateError::Damaged("it does not start like a state"));
         }
-        let version = from.u16()?;
-        if version != VERSION {
-            return Err(StateError::Version(version));
-        }
-        let (index, retention_days) = (from.u64()?, from.u32()?);
+        let (version, index) = (from.u16()?, from.u64()?);
+        let settings = match version {
+            VERSION_1 => retention_alone(from.u32()?),
+            VERSION => decode_settings(&mut from)?,
+            newer => return Err(StateError::Version(newer)),
+        };
         let clock = decode_clock(&mut from)?;
         let mut members = BTreeMap::new();
         for _ in 0..from.count(24)? {
@@ -125,13 +129,40 @@ impl State {
         from.end()?;
         Ok(Self {
             index,
-            retention_days,
+            settings,
             clock,
             members,
             catalog: Arc::new(catalog),
             agents,
             last,
         })
+    }
+}
+
+fn encode_settings(settings: &Agreement, out: &mut Writer) {
+    let Agreement { in_force, told } = settings;
+    in_force.encode(out);
+    out.count(told.len());
+    for (node, settings) in told {
+        out.u64(*node);
+        settings.encode(out);
+    }
+}
+
+fn decode_settings(from: &mut Reader<'_>) -> Result<Agreement, ReadFault> {
+    let in_force = Settings::decode(from)?;
+    let mut told = BTreeMap::new();
+    for _ in 0..from.count(16)? {
+        told.insert(from.u64()?, Settings::decode(from)?);
+    }
+    Ok(Agreement { in_force, told })
+}
+
+fn retention_alone(days: u32) -> Agreement {
+    let hours = Settings::default().partition_hours();
+    Agreement {
+        in_force: Settings::new(days, hours),
+        told: BTreeMap::new(),
     }
 }
 

@@ -20,16 +20,15 @@ use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, dec
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
 use super::rows::{Rows, raised};
+use super::settings::{Agreement, Settings};
 
-/// Until a `Settings` command says otherwise.
-const RETENTION_DAYS: u32 = 400;
 pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
 /// What replicas agree on. A clone is cheap and does not see later changes.
 #[derive(Debug, Clone)]
 pub struct State {
     pub(super) index: u64,
-    pub(super) retention_days: u32,
+    pub(super) settings: Agreement,
     pub(super) clock: Clock,
     pub(super) members: BTreeMap<String, Admitted>,
     pub(super) catalog: Arc<Catalog>,
@@ -93,7 +92,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             index: 0,
-            retention_days: RETENTION_DAYS,
+            settings: Agreement::default(),
             clock: Clock::default(),
             members: BTreeMap::new(),
             catalog: Arc::new(Catalog::new()),
@@ -141,7 +140,15 @@ impl State {
                         joining: *joining,
                     });
             }
-            Command::Settings { retention_days } => self.retention_days = (*retention_days).max(1),
+            Command::RetentionDays(days) => {
+                let hours = self.settings().partition_hours();
+                self.settings.in_force = Settings::new(*days, hours);
+            }
+            Command::Settings { node, settings } => {
+                if self.is_member(*node) {
+                    self.settings.told(*node, *settings, self.members.len());
+                }
+            }
         }
         effects
     }
@@ -161,8 +168,19 @@ impl State {
         self.clock.now
     }
 
-    pub fn retention_days(&self) -> u32 {
-        self.retention_days
+    /// What is in force.
+    pub fn settings(&self) -> Settings {
+        self.settings.in_force
+    }
+
+    /// What a node told of its configuration.
+    pub fn settings_of(&self, node: u64) -> Option<Settings> {
+        self.settings.told.get(&node).copied()
+    }
+
+    /// Whether the cluster admitted a node with this id.
+    pub fn is_member(&self, node: u64) -> bool {
+        self.members.values().any(|member| member.id == node)
     }
 
     /// Every node that was admitted, by name.
@@ -194,7 +212,8 @@ impl State {
     /// The times that get partitions of their own; all others share the quarantine partition.
     pub fn plausible_times(&self) -> Option<std::ops::RangeInclusive<i64>> {
         let now = self.clock.now.0;
-        let oldest = now.saturating_sub(i64::from(self.retention_days).saturating_mul(DAY_NS));
+        let oldest =
+            now.saturating_sub(i64::from(self.settings().retention_days()).saturating_mul(DAY_NS));
         (now > 0).then(|| oldest..=now.saturating_add(DAY_NS))
     }
 

@@ -41,7 +41,6 @@ pub struct MergeJob {
     pub(super) rows: RowList,
     pub(super) state: State,
     pub(super) raft: Bytes,
-    pub(super) hours: u32,
     pub(super) manifest: Arc<Manifest>,
     pub(super) segments: Arc<dyn Storage>,
 }
@@ -90,7 +89,7 @@ impl MergeJob {
     fn write_segments(&self, state_bytes: usize) -> Result<Vec<SegmentFile>, StoreError> {
         let merged_at = self.state.now().0;
         let mut output = Output {
-            hours: self.hours,
+            hours: self.state.settings().partition_hours(),
             plausible: self.state.plausible_times(),
             gathered: BTreeMap::new(),
             gathered_bytes: 0,

@@ -36,16 +36,8 @@ use manifest::{Durable, Manifest};
 use memory::Level0;
 use segment::SegmentHandle;
 
-/// What an operator may choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// The window of one partition.
-    pub partition_hours: u32,
-}
-
 /// The store of one node. One owner; readers hold views.
 pub struct Store {
-    options: Options,
     files: Arc<dyn Storage>,
     manifest: Arc<Manifest>,
     level0: Level0,
@@ -70,27 +62,9 @@ pub struct Recovered {
     pub raft: Bytes,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            partition_hours: 24,
-        }
-    }
-}
-
 impl Store {
-    pub fn open(storage: &dyn Storage) -> Result<(Self, Recovered), StoreError> {
-        Self::open_with(storage, Options::default())
-    }
-
     /// Opens a store, or makes an empty one. Removes files that the manifest does not name.
-    pub fn open_with(
-        storage: &dyn Storage,
-        options: Options,
-    ) -> Result<(Self, Recovered), StoreError> {
-        let options = Options {
-            partition_hours: options.partition_hours.clamp(1, 24 * 366),
-        };
+    pub fn open(storage: &dyn Storage) -> Result<(Self, Recovered), StoreError> {
         let io = |source| StoreError::io("segments", source);
         let files = storage.directory("segments").map_err(io)?;
         let (manifest, durable) = Manifest::open(storage)?;
@@ -117,7 +91,6 @@ impl Store {
             raft: durable.raft.clone(),
         };
         let store = Self {
-            options,
             files,
             manifest: Arc::new(manifest),
             level0: Level0::new(),
@@ -193,7 +166,6 @@ impl Store {
             rows,
             state: state.clone(),
             raft,
-            hours: self.options.partition_hours,
             manifest: Arc::clone(&self.manifest),
             segments: Arc::clone(&self.files),
         }

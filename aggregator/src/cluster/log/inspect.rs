@@ -87,8 +87,10 @@ fn command_text(command: &Command) -> String {
             address,
             joining,
         } => format!("admit {name} at {address}, joining {joining:016x}"),
-        Command::Settings { retention_days } => {
-            format!("settings: retention {retention_days} days")
+        Command::RetentionDays(days) => format!("retention {days} days"),
+        Command::Settings { node, settings } => {
+            let (days, hours) = (settings.retention_days(), settings.partition_hours());
+            format!("settings of node {node}: retention {days} days, partitions of {hours} hours")
         }
     }
 }

@@ -186,7 +186,7 @@ fn run(seed: u64) {
         model: Model::default(),
         node,
     };
-    run.apply(Command::Settings { retention_days: 2 });
+    run.apply(Command::RetentionDays(2));
     let start = TimeNs(run.history.now);
     run.apply(Command::Clock {
         node: 1,

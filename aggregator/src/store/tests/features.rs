@@ -12,7 +12,7 @@ use shared::reading::{FieldType, Value};
 
 use super::agent::{Agent, Link};
 use super::{Node, all_rows, table_rows};
-use crate::state::{Command, Origin, Outcome, Payload, State, Submission};
+use crate::state::{Command, Origin, Outcome, Payload, Settings, State, Submission};
 use crate::store::{Scan, Store, StoreError};
 
 pub(super) const DAY: i64 = 86_400_000_000_000;
@@ -319,11 +319,42 @@ fn an_unclean_end_and_gap_records_are_shown() {
     assert_eq!((agents[1].lane, agents[1].last), ("live", 3));
 }
 
+/// The width once was that of each node's own configuration, so replicas made other segments.
+#[test]
+fn a_new_width_of_partitions_leaves_older_segments_as_they_are() {
+    let mut bench = Bench::new();
+    bench.apply(&Command::Admit {
+        name: "a".to_owned(),
+        address: "h:1".to_owned(),
+        joining: 0,
+    });
+    let (node, now) = (bench.index, 1000 * DAY);
+    let times = [now - DAY, now - DAY + HOUR];
+    for (partition_hours, files) in [(24, 1), (1, 3)] {
+        let settings = Settings::new(2, partition_hours);
+        bench.apply(&Command::Settings { node, settings });
+        bench.data(&times, Values::Float(vec![1.0, 2.0]));
+        bench.merge();
+        assert_eq!(bench.files().len(), files);
+    }
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(4));
+    let mut at = now;
+    for (until, rows) in [(now + DAY + HOUR, 3), (now + 2 * DAY, 0)] {
+        while at < until {
+            at += HOUR;
+            let now = TimeNs(at);
+            bench.apply(&Command::Clock { node: 1, now });
+        }
+        bench.apply(&Command::Retention);
+        assert_eq!(bench.node.store.view().row_count("truck"), Some(rows));
+    }
+}
+
 #[test]
 fn retention_drops_partitions_and_views_keep_their_files() {
     let mut bench = Bench::new();
     let now = 1000 * DAY;
-    bench.apply(&Command::Settings { retention_days: 2 });
+    bench.apply(&Command::RetentionDays(2));
     bench.data(&[now - DAY, now, 5], Values::Float(vec![1.0, 2.0, 3.0]));
     bench.merge();
     assert_eq!(bench.files().len(), 3);
