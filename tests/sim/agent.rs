@@ -137,7 +137,7 @@ impl Agent {
     }
 
     async fn send(&self, node: &Cluster, batch: Bytes) -> <Cluster as Upstream>::Ticket {
-        node.submit(self.id(), TimeNs(0), Payload::Batch(batch))
+        node.submit(self.id(), TimeNs(0), Payload::Batch(batch), 0)
             .await
     }
 }

@@ -511,14 +511,23 @@ impl Propose for Node {
 impl ingest::Upstream for Cluster {
     type Ticket = Ticket;
 
-    async fn submit(&self, agent: AgentId, received: TimeNs, payload: Payload) -> Ticket {
+    async fn submit(
+        &self,
+        agent: AgentId,
+        received: TimeNs,
+        payload: Payload,
+        decoded_bytes: usize,
+    ) -> Ticket {
         // Who sends a batch again that took effect costs the log no entry.
         if let Payload::Batch(batch) = &payload
             && let Some(answer) = repeated(&self.node.views.latest(), &agent, batch)
         {
             return Ticket::answered(answer);
         }
-        self.proposer.submit(agent, received, payload).await
+        let submitted = self
+            .proposer
+            .submit(agent, received, payload, decoded_bytes);
+        submitted.await
     }
 
     fn positions(

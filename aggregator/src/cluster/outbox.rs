@@ -10,11 +10,16 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use shared::limits::BATCH_DECODED_RATIO;
 
 use crate::state::command::{Command, Payload, SUBMISSIONS_MAX, Submission};
 
 /// Bytes of one command's submissions: what one group commit carries at most.
 pub(super) const COMMAND_BYTES_MAX: usize = 2 << 20;
+/// What decoding one command takes at most, in the prices of the format, so that applying it does
+/// not hold up the next for long: a few bytes may be thousands of series. Batches that pay for what
+/// they decode to are bounded by their bytes alone.
+pub(super) const COMMAND_DECODED_BYTES_MAX: usize = COMMAND_BYTES_MAX * BATCH_DECODED_RATIO;
 /// Commands on their way to the log. More would only make the gathered ones smaller.
 pub(super) const FLIGHTS_MAX: usize = 4;
 /// A command without an outcome is proposed again after this long.
@@ -61,6 +66,7 @@ pub(super) struct Outbox {
 
 struct Waiting {
     submission: Submission,
+    decoded_bytes: usize,
     deadline: Instant,
 }
 
@@ -86,9 +92,10 @@ impl Outbox {
         }
     }
 
-    pub(super) fn push(&mut self, submission: Submission, deadline: Instant) {
+    pub(super) fn push(&mut self, submission: Submission, decoded_bytes: usize, deadline: Instant) {
         self.waiting.push_back(Waiting {
             submission,
+            decoded_bytes,
             deadline,
         });
     }
@@ -137,10 +144,12 @@ impl Outbox {
         if self.waiting.is_empty() || flying >= FLIGHTS_MAX {
             return None;
         }
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut decoded_bytes) = (0, 0, 0);
         for waiting in self.waiting.iter().take(SUBMISSIONS_MAX) {
             bytes += waiting.submission.bytes();
-            if count > 0 && bytes > COMMAND_BYTES_MAX {
+            decoded_bytes += waiting.decoded_bytes;
+            let full = bytes > COMMAND_BYTES_MAX || decoded_bytes > COMMAND_DECODED_BYTES_MAX;
+            if count > 0 && full {
                 break;
             }
             count += 1;
@@ -296,7 +305,7 @@ mod tests {
     fn filled(count: u64, now: Instant) -> Outbox {
         let mut outbox = Outbox::new();
         for ticket in 0..count {
-            outbox.push(batch(ticket), now + Duration::from_secs(10));
+            outbox.push(batch(ticket), 0, now + Duration::from_secs(10));
         }
         outbox
     }
@@ -323,6 +332,24 @@ mod tests {
     }
 
     #[test]
+    fn a_command_is_bounded_in_what_it_decodes_to() {
+        let now = start();
+        let mut outbox = Outbox::new();
+        let tiny = |ticket| submission(ticket, Payload::Batch(Bytes::from_static(b"tiny")));
+        for ticket in 0..100 {
+            outbox.push(tiny(ticket), 1 << 20, now + Duration::from_secs(10));
+        }
+        outbox.push(tiny(100), usize::MAX / 2, now + Duration::from_secs(10));
+        outbox.lead(Some(A));
+        let sizes: Vec<usize> = std::iter::from_fn(|| outbox.next(now))
+            .map(|proposal| tickets(&proposal).len())
+            .collect();
+        assert_eq!(sizes, [32, 32, 32, 4]);
+        (0..100).for_each(|ticket| assert!(outbox.applied(ticket)));
+        assert_eq!(tickets(&outbox.next(now).unwrap()), [100], "alone");
+    }
+
+    #[test]
     fn a_new_leader_is_given_everything_that_is_open_in_order() {
         let now = start();
         let mut outbox = filled(4, now);
@@ -342,8 +369,8 @@ mod tests {
     fn lines_are_not_proposed_twice_unless_the_first_was_refused() {
         let now = start();
         let mut outbox = Outbox::new();
-        outbox.push(lines(0), now + Duration::from_secs(10));
-        outbox.push(batch(1), now + Duration::from_secs(10));
+        outbox.push(lines(0), 0, now + Duration::from_secs(10));
+        outbox.push(batch(1), 0, now + Duration::from_secs(10));
         outbox.lead(Some(A));
         let proposal = outbox.next(now).unwrap();
         assert_eq!(tickets(&proposal), [0, 1]);
@@ -368,8 +395,8 @@ mod tests {
     fn a_full_log_hands_everything_of_a_command_back_once() {
         let now = start();
         let mut outbox = Outbox::new();
-        outbox.push(batch(0), now + Duration::from_secs(10));
-        outbox.push(lines(1), now + Duration::from_secs(10));
+        outbox.push(batch(0), 0, now + Duration::from_secs(10));
+        outbox.push(lines(1), 0, now + Duration::from_secs(10));
         outbox.lead(Some(A));
         let lost = outbox.next(now).unwrap();
         assert_eq!(outbox.sent(lost.flight, A, Sent::Lost, now), [0_u64; 0]);
@@ -390,11 +417,11 @@ mod tests {
         let deadline = now + Duration::from_secs(10);
         outbox.lead(Some(A));
         for nth in 0..FLIGHTS_MAX as u64 {
-            outbox.push(batch(2 * nth), deadline);
-            outbox.push(lines(2 * nth + 1), deadline);
+            outbox.push(batch(2 * nth), 0, deadline);
+            outbox.push(lines(2 * nth + 1), 0, deadline);
             outbox.next(now).unwrap();
         }
-        outbox.push(batch(100), deadline);
+        outbox.push(batch(100), 0, deadline);
         assert_eq!(outbox.next(now), None, "enough is on its way");
         outbox.lead(Some(B));
         for nth in 0..FLIGHTS_MAX as u64 {

@@ -125,6 +125,7 @@ impl Proposer {
         agent: AgentId,
         received: TimeNs,
         payload: Payload,
+        decoded_bytes: usize,
     ) -> Ticket {
         let (answer, ticket) = oneshot::channel();
         let ticket = Ticket(ticket);
@@ -154,7 +155,7 @@ impl Proposer {
                 _place: place,
             };
             open.answers.insert(submission.origin.ticket, waiting);
-            open.outbox.push(submission, deadline);
+            open.outbox.push(submission, decoded_bytes, deadline);
         }
         self.changed.notify_one();
         ticket

@@ -48,7 +48,7 @@ impl Future for Waiting {
 impl Upstream for Script {
     type Ticket = Waiting;
 
-    async fn submit(&self, agent: AgentId, _: TimeNs, payload: Payload) -> Waiting {
+    async fn submit(&self, agent: AgentId, _: TimeNs, payload: Payload, _: usize) -> Waiting {
         let (answer, waiting) = oneshot::channel();
         self.submitted
             .send(Submitted {

@@ -13,12 +13,14 @@ pub trait Upstream: Clone + Send + Sync + 'static {
     /// Resolves to what a submission came to; `Answer::Unknown` at its deadline.
     type Ticket: Future<Output = Answer> + Send + Unpin;
 
-    /// Hands a valid payload over; waits while the queue to the log is full.
+    /// Hands a valid payload over; waits while the queue to the log is full. `decoded_bytes` is what
+    /// decoding it takes, in the prices of the format: what one entry of the log costs is bounded.
     fn submit(
         &self,
         agent: AgentId,
         received: TimeNs,
         payload: Payload,
+        decoded_bytes: usize,
     ) -> impl Future<Output = Self::Ticket> + Send;
 
     /// Where these streams stand in this node's applied state.

@@ -4,7 +4,9 @@
 //! never refused again for its content, only for its number.
 
 use bytes::Bytes;
+use shared::batch::check::{COLUMN_PRICE, GROUP_PRICE, SERIES_PRICE, decoded_bytes};
 use shared::batch::{self, DecodeError};
+use shared::column::TIME_PRICE;
 use shared::id::{AgentId, Lane, TimeNs};
 use shared::limits::{LINE_PAYLOAD_BYTES_MAX, decoded_bytes_max};
 use shared::payload::line::{self, LineOptions};
@@ -19,6 +21,9 @@ pub(super) const INLINE_BYTES_MAX: usize = 32 << 10;
 // The longest of them takes about a millisecond.
 const _: () = assert!(decoded_bytes_max(INLINE_BYTES_MAX) <= 1 << 20);
 
+/// What a line weighs beside its bytes and values: it is decoded to a group of one series.
+const LINE_PRICE: usize = GROUP_PRICE + TIME_PRICE + SERIES_PRICE;
+
 /// What a topic takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -32,6 +37,8 @@ pub(super) struct Checked {
     /// Where the batch stands in its stream; `None` for lines.
     pub(super) place: Option<Place>,
     pub(super) payload: Payload,
+    /// What decoding it takes, in the prices of the format.
+    pub(super) decoded_bytes: usize,
 }
 
 /// Content that never will.
@@ -84,6 +91,7 @@ fn check_batch(lane: Lane, bytes: Bytes) -> Result<Checked, Invalid> {
     Ok(Checked {
         place,
         payload: Payload::Batch(bytes),
+        decoded_bytes: decoded_bytes(&batch.body),
     })
 }
 
@@ -100,11 +108,12 @@ fn check_lines(agent: &AgentId, bytes: Bytes) -> Result<Checked, Invalid> {
         return Err(invalid(reason));
     }
     // The time of lines without one is given at apply; for the check any will do.
-    let mut readings = 0_usize;
+    let (mut readings, mut decoded_bytes) = (0_usize, bytes.len());
     for reading in line::parse(&bytes, LineOptions::new(TimeNs(0), agent.as_str())) {
         // All or nothing: one acknowledgement cannot say which lines were stored.
-        reading.map_err(|error| invalid(error.to_string()))?;
+        let reading = reading.map_err(|error| invalid(error.to_string()))?;
         readings += 1;
+        decoded_bytes += LINE_PRICE + reading.values.len() * COLUMN_PRICE;
     }
     if readings == 0 {
         return Err(invalid("no line of readings in the message".to_owned()));
@@ -112,13 +121,16 @@ fn check_lines(agent: &AgentId, bytes: Bytes) -> Result<Checked, Invalid> {
     Ok(Checked {
         place: None,
         payload: Payload::Lines(bytes),
+        decoded_bytes,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use shared::batch::{Body, Gap, GapReason, Header, encode};
-    use shared::id::{BatchNumber, Digest, Epoch};
+    use shared::batch::{
+        Body, Column, Data, Gap, GapReason, Group, Header, SeriesColumns, Values, encode,
+    };
+    use shared::id::{BatchNumber, Digest, Epoch, LocalSeriesId};
 
     use super::*;
 
@@ -130,17 +142,20 @@ mod tests {
         )
     }
 
-    fn gap_record(from: u64, to: u64) -> Vec<u8> {
-        let header = Header {
+    fn header(number: u64) -> Header {
+        Header {
             epoch: Epoch(0xe),
             lane: Lane::Live,
-            number: BatchNumber(to),
+            number: BatchNumber(number),
             previous: Digest::ZERO,
             names_needed: BatchNumber(0),
             sealed_at: TimeNs(0),
             complete_below: TimeNs(0),
             boot_relative: false,
-        };
+        }
+    }
+
+    fn gap_record(from: u64, to: u64) -> Vec<u8> {
         let from = BatchNumber(from);
         let gap = Gap {
             from,
@@ -148,7 +163,32 @@ mod tests {
             reason: GapReason::Overflow,
             digest_to: Digest([1; 8]),
         };
-        encode(&header, &Body::Gap(gap)).unwrap()
+        encode(&header(to), &Body::Gap(gap)).unwrap()
+    }
+
+    #[test]
+    fn what_is_small_may_weigh_much() {
+        let one = |id| SeriesColumns {
+            id: LocalSeriesId(id),
+            columns: vec![Column {
+                field: 0,
+                present: None,
+                values: Values::Bool(vec![false]),
+            }],
+        };
+        let group = Group {
+            times: vec![0],
+            series: (0..9_190).map(one).collect(),
+        };
+        let groups = vec![group];
+        let bytes = encode(&header(1), &Body::Data(Data { groups })).unwrap();
+        assert!(bytes.len() < 100);
+        let batch = ask(Kind::Batch(Lane::Live), &bytes).unwrap();
+        assert!(batch.decoded_bytes > 1_000_000);
+        let lines = ask(Kind::Lines, &b"t a=1\n".repeat(1_000)).unwrap();
+        assert!(lines.decoded_bytes > 150_000);
+        let gap = ask(Kind::Batch(Lane::Live), &gap_record(3, 9)).unwrap();
+        assert_eq!(gap.decoded_bytes, 0);
     }
 
     #[test]

@@ -440,8 +440,13 @@ impl<U: Upstream> Inner<U> {
                         Step::Checked(sequence, result)
                     }));
                 }
-                Action::Submit { sequence, payload } => {
-                    work.extend(self.submit(sequence, payload, identity, around));
+                Action::Submit {
+                    sequence,
+                    payload,
+                    decoded_bytes,
+                } => {
+                    let content = (payload, decoded_bytes);
+                    work.extend(self.submit(sequence, content, identity, around));
                 }
                 Action::Release => {
                     around.account.release();
@@ -463,7 +468,7 @@ impl<U: Upstream> Inner<U> {
     fn submit(
         &mut self,
         sequence: u64,
-        payload: Payload,
+        (payload, decoded_bytes): (Payload, usize),
         identity: &Identity,
         around: &Surroundings<U>,
     ) -> Vec<Action> {
@@ -476,7 +481,9 @@ impl<U: Upstream> Inner<U> {
         let (upstream, agent) = (around.upstream.clone(), identity.id.clone());
         let received = wall_clock();
         self.step = Some(Box::pin(async move {
-            let ticket = upstream.submit(agent, received, payload).await;
+            let ticket = upstream
+                .submit(agent, received, payload, decoded_bytes)
+                .await;
             Step::Submitted(sequence, ticket)
         }));
         actions

@@ -84,6 +84,7 @@ pub(super) enum Action {
     Submit {
         sequence: u64,
         payload: Payload,
+        decoded_bytes: usize,
     },
     Acknowledge {
         packet_id: u16,
@@ -358,6 +359,7 @@ impl Session {
         out.push(Action::Submit {
             sequence,
             payload: checked.payload,
+            decoded_bytes: checked.decoded_bytes,
         });
     }
 

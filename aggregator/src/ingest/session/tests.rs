@@ -97,6 +97,7 @@ impl Talk {
         let checked = Checked {
             place: Some(place(number)),
             payload: Payload::Batch(payload),
+            decoded_bytes: 0,
         };
         self.session.checked(sequence, Ok(checked), &mut out);
         out
@@ -411,6 +412,7 @@ fn lines_may_come_without_wanting_an_ack() {
         Ok(Checked {
             place: None,
             payload,
+            decoded_bytes: 0,
         }),
         &mut out,
     );
