@@ -173,7 +173,9 @@ impl Applier {
         proposer: Arc<Proposer>,
         inline: bool,
     ) -> io::Result<Applier> {
-        let Recovered { state, index, raft } = recovered;
+        let Recovered {
+            state, index, raft, ..
+        } = recovered;
         let (last, membership) = match index {
             0 => (None, Membership::default()),
             _ => decode_raft(&raft).map_err(damaged)?,

@@ -13,7 +13,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefin
 use shared::id::Digest;
 
 use super::error::StoreError;
-use super::segment::SegmentFile;
+use super::segment::{SegmentFile, is_segment};
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
 
 const FILE: &str = "manifest.redb";
@@ -59,12 +59,21 @@ struct Head {
 }
 
 impl Manifest {
-    /// Opens the manifest of a store, or makes that of an empty one.
-    pub(super) fn open(storage: &dyn Storage) -> Result<(Self, Durable), StoreError> {
+    /// Opens the manifest of a store, or makes that of an empty one: of one that has no `segments`.
+    pub(super) fn open(
+        storage: &dyn Storage,
+        segments: &[String],
+    ) -> Result<(Self, Durable), StoreError> {
         let names = storage
             .list()
             .map_err(|source| StoreError::io(FILE, source))?;
         if !names.iter().any(|name| name == FILE) {
+            // A new one would name none of them, and they would be removed.
+            if segments.iter().any(|name| is_segment(name)) {
+                return Err(damaged(
+                    "the file is gone, and segments are there that it named",
+                ));
+            }
             create(storage)?;
         }
         let file = storage.open(FILE, OpenMode::Existing);

@@ -60,6 +60,9 @@ pub struct Recovered {
     pub index: u64,
     /// As given to the merge or snapshot; empty for an empty store.
     pub raft: Bytes,
+    /// Files that nobody named any more: of merges and snapshots that did not end, and of segments
+    /// that were dropped while a view still read them.
+    pub removed: usize,
 }
 
 impl Store {
@@ -67,16 +70,12 @@ impl Store {
     pub fn open(storage: &dyn Storage) -> Result<(Self, Recovered), StoreError> {
         let io = |source| StoreError::io("segments", source);
         let files = storage.directory("segments").map_err(io)?;
-        let (manifest, durable) = Manifest::open(storage)?;
+        let segments_left = files.list().map_err(io)?;
+        let (manifest, durable) = Manifest::open(storage, &segments_left)?;
         let state = decode_state(&durable.state)?;
         let segments = open_segments(&files, &durable.files, &state, &[])?;
-        for name in files.list().map_err(io)? {
-            if durable.files.iter().all(|file| file.name != name) {
-                files
-                    .remove(&name)
-                    .map_err(|source| StoreError::io(&name, source))?;
-            }
-        }
+        // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
+        let removed = remove_unnamed(&*files, segments_left, &durable.files)?;
         let index = durable.index;
         let segments = Arc::new(segments);
         let view = View {
@@ -89,6 +88,7 @@ impl Store {
             state: state.clone(),
             index,
             raft: durable.raft.clone(),
+            removed,
         };
         let store = Self {
             files,
@@ -316,6 +316,35 @@ impl Store {
             level0: self.level0.lists(),
         });
     }
+}
+
+fn remove_unnamed(
+    files: &dyn Storage,
+    found: Vec<String>,
+    named: &[SegmentFile],
+) -> Result<usize, StoreError> {
+    let mut removed = 0;
+    for name in found {
+        if named.iter().any(|file| file.name == name) {
+            continue;
+        }
+        tracing::debug!(
+            file = name,
+            "a file that the manifest does not name is removed"
+        );
+        files
+            .remove(&name)
+            .map_err(|source| StoreError::io(&name, source))?;
+        removed += 1;
+    }
+    if removed > 0 {
+        tracing::info!(
+            files = removed,
+            "removed files of segments that did not count: of merges or snapshots that did not \
+             end, or dropped by retention"
+        );
+    }
+    Ok(removed)
 }
 
 fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {

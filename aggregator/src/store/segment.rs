@@ -25,6 +25,7 @@ const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
 const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
 /// The digest runs over pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
+const SEGMENT: &str = ".seg";
 const TMP: &str = ".tmp";
 
 /// What names a segment in the manifest and in a snapshot.
@@ -67,6 +68,11 @@ pub(super) struct SegmentWriter {
     pending: Vec<u8>,
     digest: Digest,
     blocks: Vec<BlockMeta>,
+}
+
+/// Whether a file is named as a segment that is whole.
+pub(super) fn is_segment(name: &str) -> bool {
+    name.ends_with(SEGMENT)
 }
 
 impl SegmentWriter {

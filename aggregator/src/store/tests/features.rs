@@ -350,6 +350,53 @@ fn a_new_width_of_partitions_leaves_older_segments_as_they_are() {
     }
 }
 
+/// Dropped while a view reads them, files wait for its end; a crash forgot that they were to go.
+#[test]
+fn what_the_manifest_does_not_name_is_removed_at_open_and_nothing_else() {
+    let mut bench = Bench::new();
+    let now = 1000 * DAY;
+    bench.apply(&Command::RetentionDays(1));
+    bench.data(&[now], Values::Float(vec![1.0]));
+    bench.merge();
+    let view = bench.node.store.view();
+    for hour in 1..60 {
+        let now = TimeNs(now + hour * HOUR);
+        bench.apply(&Command::Clock { node: 1, now });
+    }
+    bench.apply(&Command::Retention);
+    bench.data(&[now + 60 * HOUR], Values::Float(vec![1.0]));
+    bench.merge();
+    assert_eq!(bench.files().len(), 2, "a view has the first");
+    let segments = bench.node.store.segments();
+    segments.open("left.tmp", OpenMode::CreateNew).unwrap();
+    segments.sync_directory().unwrap();
+    bench.node.sim.power_cut();
+    // Whoever loses power lets go of nothing.
+    std::mem::forget(view);
+    let storage = bench.node.sim.as_storage();
+    let (store, recovered) = Store::open(&*storage).unwrap();
+    assert_eq!(recovered.removed, 2);
+    let named = store.snapshot().unwrap().files[0].name.clone();
+    assert_eq!(store.segments().list().unwrap(), [named]);
+    assert_eq!(store.view().row_count("truck"), Some(1));
+    drop(store);
+    assert_eq!(Store::open(&*storage).unwrap().1.removed, 0);
+}
+
+/// A new manifest was made in its place, and every segment was taken for one that nobody names.
+#[test]
+fn segments_without_their_manifest_are_left_alone() {
+    let mut bench = Bench::new();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    bench.merge();
+    let files = bench.files();
+    let storage = bench.node.sim.as_storage();
+    storage.remove("manifest.redb").unwrap();
+    let refused = Store::open(&*storage);
+    assert!(matches!(refused, Err(StoreError::Damaged { .. })));
+    assert_eq!(bench.files(), files);
+}
+
 #[test]
 fn retention_drops_partitions_and_views_keep_their_files() {
     let mut bench = Bench::new();
