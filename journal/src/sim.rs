@@ -45,6 +45,7 @@ struct Disk {
     writes_until_failure: Option<u64>,
     syncs_until_failure: Option<u64>,
     bytes_left: Option<u64>,
+    copies_on_write: bool,
     files_open: usize,
     files_open_max: Option<usize>,
 }
@@ -182,6 +183,12 @@ impl Disk {
         }
     }
 
+    /// For a write at this place of a file of `len` bytes.
+    fn take_room_to_write(&mut self, len: u64, offset: u64, bytes: u64) -> io::Result<()> {
+        let growth = (offset + bytes).saturating_sub(len);
+        self.take_room(if self.copies_on_write { bytes } else { growth })
+    }
+
     fn take_room(&mut self, growth: u64) -> io::Result<()> {
         if let Some(left) = &mut self.bytes_left {
             if *left < growth {
@@ -278,6 +285,12 @@ impl SimStorage {
     /// Files may grow by this many bytes together, then the disk is full.
     pub fn fill_up(&self, bytes: u64) {
         self.disk().bytes_left = Some(bytes);
+    }
+
+    /// From now on what is written over takes room as well, as on disks that copy on write: on a
+    /// full one no write succeeds.
+    pub fn copy_on_write(&self) {
+        self.disk().copies_on_write = true;
     }
 
     /// From now on so many files may be open at a time: opening another fails.
@@ -452,7 +465,7 @@ impl StorageFile for SimFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let disk = &mut *self.disk();
         let len = disk.inode(self)?.current.len() as u64;
-        disk.take_room((offset + data.len() as u64).saturating_sub(len))?;
+        disk.take_room_to_write(len, offset, data.len() as u64)?;
         let powered = disk.power()?;
         let fails = due(&mut disk.writes_until_failure);
         let written = if powered && !fails {

@@ -30,7 +30,7 @@ type Membership = StoredMembershipOf<TypeConfig>;
 const MERGES_MAX: usize = 2;
 const MERGER_ENDED: &str =
     "the thread that merges ended; restart the node, it recovers from its disk";
-/// After so long a merge that found the disk full is tried again.
+/// After so long a merge or a snapshot that found the disk full is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(5);
 
 /// The state machine, as openraft drives it.
@@ -215,6 +215,10 @@ impl Applier {
         let rows = std::mem::take(&mut effects.rows);
         self.store.apply(id.index, &self.state, rows);
         match effects.job {
+            // Often enough, and in virtual time too: each node tells its clock every few seconds.
+            None if matches!(command, Command::Clock { .. }) => {
+                self.store.drop_again().map_err(stored)?;
+            }
             None => {}
             Some(Job::Merge) => self.begin_merge(id).await?,
             Some(Job::Retention { before }) => {
@@ -299,6 +303,24 @@ impl Applier {
                 Err(mpsc::error::TryRecvError::Disconnected) => {
                     return Err(io::Error::other(MERGER_ENDED));
                 }
+            }
+        }
+    }
+
+    /// Installs a snapshot, again after each pause while the disk is full: until then this node shows
+    /// what it showed before.
+    async fn install_when_room(&mut self, snapshot: SnapshotFiles) -> io::Result<State> {
+        let mut waits = false;
+        loop {
+            match self.store.install(snapshot.clone()) {
+                Err(error @ StoreError::Full { .. }) => {
+                    if !waits {
+                        tracing::error!(%error, "a snapshot waits for room on the disk");
+                    }
+                    waits = true;
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+                other => return other.map_err(stored),
             }
         }
     }
@@ -440,12 +462,9 @@ impl RaftStateMachine<TypeConfig> for Applier {
         if self.store.durable_index() >= snapshot.index {
             return Ok(());
         }
-        tracing::info!(
-            index = snapshot.index,
-            files = snapshot.files.len(),
-            "snapshot installed"
-        );
-        self.state = self.store.install(snapshot).map_err(stored)?;
+        let (index, files) = (snapshot.index, snapshot.files.len());
+        self.state = self.install_when_room(snapshot).await?;
+        tracing::info!(index, files, "snapshot installed");
         self.last = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.publish();

@@ -15,8 +15,8 @@ pub enum StoreError {
     /// The disk or the operating system failed. After a failed write the node stops.
     #[error("{file}: {source}")]
     Io { file: String, source: io::Error },
-    /// There is no room for a merge. Nothing was changed: it can be run again.
-    #[error("{file}: {source}; nothing is lost, and the merge waits: give the disk room")]
+    /// There is no room for a transaction or its segments. Nothing was changed: it can be done again.
+    #[error("{file}: {source}; nothing is lost, it is tried again: give the disk room")]
     Full { file: String, source: io::Error },
     /// Written by a newer version.
     #[error("{file}: version {version} is newer than this node")]

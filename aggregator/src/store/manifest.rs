@@ -4,7 +4,8 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use journal::{OpenMode, Storage, StorageFile};
@@ -31,7 +32,30 @@ const COPIES_MAX: u32 = 3;
 
 /// The keyed file. One transaction at a time, from any thread.
 pub(super) struct Manifest {
-    db: Database,
+    file: Arc<LatchedFile>,
+    /// `None`: the disk was full during a transaction. redb believes nothing of its memory then; the
+    /// next transaction opens the file anew, as a restart would.
+    // A std mutex: whoever holds it does I/O, on a thread that may.
+    db: Mutex<Option<Database>>,
+}
+
+/// A file that is not believed any more once a sync of it failed, however often it is opened anew.
+struct LatchedFile {
+    file: Arc<dyn StorageFile>,
+    failed: AtomicBool,
+}
+
+impl LatchedFile {
+    fn sync(&self) -> std::io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(std::io::Error::other("a sync failed before"));
+        }
+        self.file.sync().map_err(|error| {
+            self.failed.store(true, Ordering::Release);
+            // Of whatever kind: no room may be made for what a sync has lost.
+            std::io::Error::other(format!("sync: {error}"))
+        })
+    }
 }
 
 /// What one transaction made durable.
@@ -78,10 +102,14 @@ impl Manifest {
         }
         let file = storage.open(FILE, OpenMode::Existing);
         let file = file.map_err(|source| StoreError::io(FILE, source))?;
-        let db = guarded(|| open_database(Backend { file }))?;
-        let manifest = Self { db };
-        let durable = manifest.read()?;
-        Ok((manifest, durable))
+        let file = Arc::new(LatchedFile {
+            file,
+            failed: AtomicBool::new(false),
+        });
+        let db = open_file(&file)?;
+        let durable = read(&db)?;
+        let db = Mutex::new(Some(db));
+        Ok((Self { file, db }, durable))
     }
 
     /// Moves to a new index, state and set of files, if the manifest still stands at index
@@ -93,7 +121,9 @@ impl Manifest {
         added: &[SegmentFile],
     ) -> Result<(), StoreError> {
         self.change(|before, files| {
-            if (before.index, before.installs) != (expected, durable.installs) {
+            // Where it stands already, a try that was told of a full disk was committed all the same.
+            let stands = [expected, durable.index].contains(&before.index);
+            if !stands || before.installs != durable.installs {
                 return Err(StoreError::Superseded);
             }
             files.extend(added.iter().cloned());
@@ -117,40 +147,50 @@ impl Manifest {
         })
     }
 
-    pub(super) fn read(&self) -> Result<Durable, StoreError> {
-        let (head, files, state) = guarded(|| {
-            let txn = self.db.begin_read()?;
-            let head = read_head(&txn.open_table(HEAD)?)?;
-            let files = read_files(&txn.open_table(SEGMENTS)?)?;
-            let state = read_state(&txn.open_table(STATE)?)?;
-            Ok((head, files, state))
-        })?;
-        let head = Head::check(head)?;
-        let files = check_files(&head, files)?;
-        let state = check_state(&head, &state)?;
-        let Head {
-            index,
-            installs,
-            raft,
-            ..
-        } = head;
-        Ok(Durable {
-            index,
-            installs,
-            raft,
-            state,
-            files,
-        })
+    fn db(&self) -> MutexGuard<'_, Option<Database>> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One transaction: `edit` changes the list of files and may bring a new index and state.
+    ///
+    /// # Errors
+    /// `Full`: nothing was changed; it can be done again once there is room.
     fn change<'a>(
         &self,
         edit: impl FnOnce(&Head, &mut Vec<SegmentFile>) -> Result<Option<&'a Durable>, StoreError>,
     ) -> Result<(), StoreError> {
+        let mut open = self.db();
+        let db = match open.take() {
+            Some(db) => db,
+            None => self.reopen().map_err(StoreError::or_full)?,
+        };
+        let changed = Self::transact(&db, edit).map_err(StoreError::or_full);
+        if let Err(StoreError::Full { .. }) = changed {
+            // Closing it writes nothing after a failed write.
+            guarded(|| {
+                drop(db);
+                Ok(())
+            })?;
+        } else {
+            *open = Some(db);
+        }
+        changed
+    }
+
+    /// What a transaction that failed has written may be seen in the file and not be on the disk.
+    fn reopen(&self) -> Result<Database, StoreError> {
+        let synced = self.file.sync();
+        synced.map_err(|source| StoreError::io(FILE, source))?;
+        open_file(&self.file)
+    }
+
+    fn transact<'a>(
+        db: &Database,
+        edit: impl FnOnce(&Head, &mut Vec<SegmentFile>) -> Result<Option<&'a Durable>, StoreError>,
+    ) -> Result<(), StoreError> {
         let mut refused = None;
         let done = guarded(|| {
-            let mut txn = self.db.begin_write()?;
+            let mut txn = db.begin_write()?;
             txn.set_quick_repair(true);
             let checked = {
                 let head = read_head(&txn.open_table(HEAD)?)?;
@@ -183,15 +223,48 @@ impl Manifest {
     }
 }
 
+fn open_file(file: &Arc<LatchedFile>) -> Result<Database, StoreError> {
+    let file = Arc::clone(file);
+    guarded(|| open_database(Backend { file }))
+}
+
+fn read(db: &Database) -> Result<Durable, StoreError> {
+    let (head, files, state) = guarded(|| {
+        let txn = db.begin_read()?;
+        let head = read_head(&txn.open_table(HEAD)?)?;
+        let files = read_files(&txn.open_table(SEGMENTS)?)?;
+        let state = read_state(&txn.open_table(STATE)?)?;
+        Ok((head, files, state))
+    })?;
+    let head = Head::check(head)?;
+    let files = check_files(&head, files)?;
+    let state = check_state(&head, &state)?;
+    let Head {
+        index,
+        installs,
+        raft,
+        ..
+    } = head;
+    Ok(Durable {
+        index,
+        installs,
+        raft,
+        state,
+        files,
+    })
+}
+
 /// The first transaction is made under another name: under its own the manifest is always whole.
 fn create(storage: &dyn Storage) -> Result<(), StoreError> {
     let io = |source| StoreError::io(NEW_FILE, source);
     let file = storage.open(NEW_FILE, OpenMode::Create).map_err(io)?;
     file.set_len(0).map_err(io)?;
+    let file = Arc::new(LatchedFile {
+        file,
+        failed: AtomicBool::new(false),
+    });
+    let db = open_file(&file)?;
     guarded(|| {
-        let db = open_database(Backend {
-            file: Arc::clone(&file),
-        })?;
         let mut txn = db.begin_write()?;
         txn.set_quick_repair(true);
         let nothing = Durable {
@@ -204,6 +277,7 @@ fn create(storage: &dyn Storage) -> Result<(), StoreError> {
         let head = Head::of(&nothing, &[]);
         write(&txn, &head, &[], &[], Some(&nothing))?;
         txn.commit()?;
+        drop(db);
         Ok(())
     })?;
     file.sync().map_err(io)?;
@@ -235,7 +309,7 @@ fn read_copy(storage: &dyn Storage) -> Result<Durable, StoreError> {
         StorageBackend::write(&copy, 0, &bytes)?;
         open_database(copy)
     })?;
-    Manifest { db }.read()
+    read(&db)
 }
 
 fn open_database(backend: impl StorageBackend) -> Result<Database, redb::Error> {
@@ -436,7 +510,7 @@ fn files_crc(files: &[SegmentFile]) -> u32 {
 
 /// redb over the storage seam.
 struct Backend {
-    file: Arc<dyn StorageFile>,
+    file: Arc<LatchedFile>,
 }
 
 impl fmt::Debug for Backend {
@@ -447,15 +521,15 @@ impl fmt::Debug for Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> std::io::Result<u64> {
-        self.file.len()
+        self.file.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.file.read_at(offset, out)
+        self.file.file.read_at(offset, out)
     }
 
     fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.file.set_len(len)
+        self.file.file.set_len(len)
     }
 
     fn sync_data(&self) -> std::io::Result<()> {
@@ -463,6 +537,52 @@ impl StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.file.write_at(offset, data)
+        self.file.file.write_at(offset, data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use journal::SimStorage;
+
+    use super::*;
+
+    /// As some file systems are: they find out at the sync that there was no room.
+    struct FullAtSync(Arc<dyn StorageFile>);
+
+    impl StorageFile for FullAtSync {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            self.0.read_at(offset, buf)
+        }
+
+        fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write_at(offset, data)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn a_sync_without_room_is_a_failed_sync() {
+        let disk = SimStorage::new(1).as_storage();
+        let file = disk.open("f", OpenMode::CreateNew).unwrap();
+        let file = Arc::new(LatchedFile {
+            file: Arc::new(FullAtSync(file)),
+            failed: AtomicBool::new(false),
+        });
+        let opened = open_file(&file).map_err(StoreError::or_full);
+        assert!(matches!(opened, Err(StoreError::Io { .. })));
     }
 }

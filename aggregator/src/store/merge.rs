@@ -10,13 +10,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use journal::{OpenMode, Storage};
+use journal::Storage;
 
 use super::block;
 use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
 use super::partition::Partition;
+use super::room;
 use super::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{SeriesId, State};
@@ -25,12 +26,8 @@ use crate::state::{SeriesId, State};
 const PASS_VALUES_MAX: u64 = 8 << 20;
 /// Memory of gathered rows above which they are written before their pass ends: long texts.
 const GATHERED_BYTES_MAX: usize = 256 << 20;
-/// Room that the transaction needs beside that of the state, whose pages are up to twice as large.
-const TRANSACTION_BYTES: usize = 1 << 18;
-/// Bytes of zeros written at a time to see whether that room is there.
-const ZERO_BYTES: usize = 1 << 18;
 /// What tries the room; removed at once, or when the store is opened.
-const ROOM_FILE: &str = "room.tmp";
+const ROOM_FILE: &str = "room-merge.tmp";
 
 /// The I/O of one merge, to be run on any thread, in the order in which merges began.
 pub struct MergeJob {
@@ -60,8 +57,7 @@ impl MergeJob {
     /// that a restart would believe.
     ///
     /// # Errors
-    /// `Full`: it can be run again. After any other error of the disk the node must restart first,
-    /// also when the disk fills while the transaction is written: redb believes nothing then.
+    /// `Full`: it can be run again. After any other error of the disk the node must restart first.
     pub fn run(&self) -> Result<Merged, StoreError> {
         let state: Bytes = self.state.encode().into();
         let files = self.write_segments(state.len());
@@ -104,7 +100,7 @@ impl MergeJob {
         let written = self
             .write_rows(&mut output)
             .and_then(|()| output.complete())
-            .and_then(|()| self.try_room(2 * state_bytes + TRANSACTION_BYTES));
+            .and_then(|()| room::seek(&*self.segments, ROOM_FILE, state_bytes));
         if let Err(error) = written {
             output.abandon();
             return Err(error);
@@ -137,20 +133,6 @@ impl MergeJob {
             output.flush()?;
         }
         Ok(())
-    }
-
-    /// Whether the disk has so much room, found by taking it for a moment: an error of its own
-    /// would shut the manifest until the node restarts.
-    fn try_room(&self, bytes: usize) -> Result<(), StoreError> {
-        let io = |source| StoreError::io(ROOM_FILE, source);
-        let file = self.segments.open(ROOM_FILE, OpenMode::Create);
-        let file = file.map_err(io)?;
-        let zeros = vec![0; ZERO_BYTES];
-        let tried = (0..bytes)
-            .step_by(ZERO_BYTES)
-            .try_for_each(|at| file.write_at(at as u64, &zeros[..ZERO_BYTES.min(bytes - at)]));
-        let removed = self.segments.remove(ROOM_FILE);
-        tried.and(removed).map_err(io)
     }
 }
 

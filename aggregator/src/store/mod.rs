@@ -11,6 +11,7 @@ mod block;
 mod segment;
 mod partition;
 mod manifest;
+mod room;
 mod merge;
 mod reader;
 mod retention;
@@ -36,6 +37,9 @@ use manifest::{Durable, Manifest};
 use memory::Level0;
 use segment::SegmentHandle;
 
+/// What tries the room for a snapshot: not the file of a merge that may be running.
+const INSTALL_ROOM_FILE: &str = "room-install.tmp";
+
 /// The store of one node. One owner; readers hold views.
 pub struct Store {
     files: Arc<dyn Storage>,
@@ -47,6 +51,8 @@ pub struct Store {
     /// The last merge that began.
     begun: u64,
     drops: Vec<retention::Drop>,
+    /// The disk was full when they were last tried.
+    drops_wait: bool,
     /// As of the last apply.
     index: u64,
     state: State,
@@ -98,6 +104,7 @@ impl Store {
             durable,
             begun: index,
             drops: Vec::new(),
+            drops_wait: false,
             index,
             state,
             views: Views::new(view),
@@ -195,11 +202,23 @@ impl Store {
     }
 
     /// The retention command at `index` was applied: drops the partitions that ended before.
-    /// Blocks for one transaction; partitions whose merge still runs follow when it has finished.
+    /// Blocks for one transaction; partitions whose merge still runs follow when it has finished,
+    /// all of them once there is room if the disk is full.
     pub fn drop_before(&mut self, index: u64, before: TimeNs) -> Result<(), StoreError> {
-        self.drops.push(retention::Drop { index, before });
+        let new = retention::Drop { index, before };
+        self.drops.retain(|drop| !new.covers(drop));
+        self.drops.push(new);
         self.drop_due()?;
         self.publish();
+        Ok(())
+    }
+
+    /// Does what waits for room on the disk, if anything does.
+    pub fn drop_again(&mut self) -> Result<(), StoreError> {
+        if self.drops_wait {
+            self.drop_due()?;
+            self.publish();
+        }
         Ok(())
     }
 
@@ -219,6 +238,9 @@ impl Store {
 
     /// Becomes a snapshot whose files are in [`Store::segments`] already. Verifies the new ones,
     /// then one transaction; level 0 and running merges are forgotten.
+    ///
+    /// # Errors
+    /// `Full`: nothing was changed; it can be done again once there is room.
     pub fn install(&mut self, snapshot: SnapshotFiles) -> Result<State, StoreError> {
         let SnapshotFiles {
             index,
@@ -236,6 +258,9 @@ impl Store {
                 "its state is of a later index",
             ));
         }
+        // First: verifying takes long.
+        let room = room::seek(&*self.files, INSTALL_ROOM_FILE, bytes.len());
+        room.map_err(StoreError::or_full)?;
         let segments = open_segments(&self.files, &files, &state, &self.segments)?;
         for segment in &segments {
             if !self
@@ -265,6 +290,7 @@ impl Store {
         self.segments = Arc::new(segments);
         self.level0 = Level0::new();
         self.drops.clear();
+        self.drops_wait = false;
         self.durable = Durable {
             files: Vec::new(),
             ..durable
@@ -297,7 +323,10 @@ impl Store {
             self.segments.iter().filter(due).map(Arc::clone).collect();
         if !doomed.is_empty() {
             let names: Vec<String> = doomed.iter().map(|s| s.file.name.clone()).collect();
-            self.manifest.forget(&names)?;
+            let forgotten = self.manifest.forget(&names);
+            if self.is_put_off(forgotten)? {
+                return Ok(());
+            }
             let segments = Arc::make_mut(&mut self.segments);
             segments.retain(|segment| !names.contains(&segment.file.name));
             doomed.iter().for_each(|segment| segment.doom());
@@ -305,7 +334,28 @@ impl Store {
         let oldest = self.level0.frozen.front().map(|(index, _)| *index);
         self.drops
             .retain(|drop| oldest.is_some_and(|oldest| oldest < drop.index));
+        self.drops_wait = false;
         Ok(())
+    }
+
+    /// Whether retention has to wait for room. What it would drop stays until then.
+    fn is_put_off(&mut self, forgotten: Result<(), StoreError>) -> Result<bool, StoreError> {
+        match forgotten {
+            Ok(()) => {
+                if self.drops_wait {
+                    tracing::warn!("the disk has room again: retention goes on");
+                }
+                Ok(false)
+            }
+            Err(error @ StoreError::Full { .. }) => {
+                if !self.drops_wait {
+                    tracing::error!(%error, "retention waits for room on the disk");
+                }
+                self.drops_wait = true;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn publish(&self) {

@@ -13,6 +13,11 @@ pub(super) struct Drop {
 }
 
 impl Drop {
+    /// Whether this one takes all that the other does.
+    pub(super) fn covers(&self, other: &Drop) -> bool {
+        self.index >= other.index && self.before >= other.before
+    }
+
     /// Whether a segment made by an earlier command has nothing younger. A wild partition goes when
     /// the merge that made it is that long ago.
     pub(super) fn takes(&self, head: &SegmentHead) -> bool {

@@ -16,7 +16,7 @@ use crate::state::{Command, Origin, Outcome, Payload, Settings, State, Submissio
 use crate::store::{Scan, Store, StoreError};
 
 pub(super) const DAY: i64 = 86_400_000_000_000;
-const HOUR: i64 = DAY / 24;
+pub(super) const HOUR: i64 = DAY / 24;
 
 pub(super) fn copy(from: &dyn Storage, to: &dyn Storage, name: &str) {
     let source = from.open(name, OpenMode::Existing).unwrap();
@@ -92,7 +92,7 @@ impl Bench {
         );
     }
 
-    fn data(&mut self, times: &[i64], values: Values) -> Link {
+    pub(super) fn data(&mut self, times: &[i64], values: Values) -> Link {
         let columns = vec![Column {
             field: 0,
             present: None,
@@ -148,7 +148,7 @@ impl Bench {
         times
     }
 
-    fn merge(&mut self) {
+    pub(super) fn merge(&mut self) {
         self.apply(&Command::Merge);
         assert!(self.node.finish_merges());
     }

@@ -10,6 +10,7 @@ mod model;
 mod features;
 mod quarantine;
 mod crash;
+mod full;
 
 use std::sync::Arc;
 
