@@ -1,8 +1,8 @@
 //! A snapshot on its way: the last merge's transaction and the segment files that the other node
-//! lacks. The files stand for themselves; what is received is checked before it gets its name,
-//! and all of it again when it is installed.
+//! lacks. The files stand for themselves; each that is received is checked and gets its name at once,
+//! so that a transfer that breaks goes on with the others. All is checked again when it is installed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use crate::store::{SegmentFile, SnapshotFiles};
 /// Bytes of one part.
 const CHUNK_BYTES: usize = 1 << 20;
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// Installing verifies every new file.
+/// For what reads whole files: the end of one is checked, and installing verifies every new one.
 const INSTALL_LIMIT: Duration = Duration::from_secs(600);
 /// Bytes of a state that a node takes: a map of a million series is a tenth of it.
 const STATE_BYTES_MAX: u64 = 1 << 30;
@@ -87,7 +87,9 @@ pub(super) async fn send(
                 bytes,
             };
             offset += chunk.bytes.len() as u64;
-            ask(Kind::SnapshotChunk, chunk.encode(), CALL_LIMIT).await?;
+            let whole = offset == file.len;
+            let limit = if whole { INSTALL_LIMIT } else { CALL_LIMIT };
+            ask(Kind::SnapshotChunk, chunk.encode(), limit).await?;
         }
     }
     let installed = ask(
@@ -111,7 +113,8 @@ pub(super) struct Receiver {
     segments: Arc<dyn Storage>,
     /// Counts offers: what came of two of them, of one sender or of two, never meets in one file.
     offers: AtomicU64,
-    // A std mutex: one sender's requests follow each other, so nobody waits for it.
+    // A std mutex: one sender's requests follow each other, and there are rarely two. Held over disk
+    // work, on a thread that may wait.
     receiving: Mutex<BTreeMap<String, Receiving>>,
 }
 
@@ -120,16 +123,17 @@ struct Receiving {
     /// Tells its files from those of other offers.
     nth: u64,
     state: BytesMut,
-    /// Files wanted, with what came of them. They come one after the other, so one is open at most.
-    files: BTreeMap<u32, Option<Part>>,
+    /// Files that are still to come, one after the other.
+    missing: BTreeSet<u32>,
+    /// The one that has begun.
+    part: Option<(u32, Part)>,
 }
 
 /// A file on its way; removed unless it becomes what was offered.
 struct Part {
     segments: Arc<dyn Storage>,
     name: String,
-    /// `None`: all of it came and is synced.
-    open: Option<Arc<dyn StorageFile>>,
+    file: Arc<dyn StorageFile>,
     bytes: u64,
     kept: bool,
 }
@@ -142,31 +146,26 @@ impl Part {
         Ok(Part {
             segments: Arc::clone(segments),
             name,
-            open: Some(opened),
+            file: opened,
             bytes: 0,
             kept: false,
         })
     }
 
-    /// Adds what comes next; the file is synced and closed when it has all its `len` bytes.
-    fn write(&mut self, bytes: &[u8], len: u64) -> io::Result<()> {
-        let file = self.open.as_ref();
-        let file = file.ok_or_else(|| io::Error::other("it has all its bytes"))?;
-        file.write_at(self.bytes, bytes)?;
+    /// Adds what comes next.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(self.bytes, bytes)?;
         self.bytes += bytes.len() as u64;
-        if self.bytes == len {
-            file.sync()?;
-            self.open = None;
-        }
         Ok(())
     }
 
-    /// Gives it its name, if it is what was offered. The directory is not synced yet.
+    /// Syncs all of it and gives it its name, if it is what was offered: what has a name is whole,
+    /// also after a crash. The directory is not synced yet.
     fn keep(mut self, offered: &SegmentFile) -> Result<(), String> {
         let failed = |e: io::Error| format!("{}: {e}", offered.name);
-        let content = self.segments.open(&self.name, OpenMode::Existing);
+        self.file.sync().map_err(failed)?;
         offered
-            .check(&*content.map_err(failed)?)
+            .check(&*self.file)
             .map_err(|e| format!("what came is not what was offered: {e}"))?;
         self.segments
             .rename(&self.name, &offered.name)
@@ -202,7 +201,8 @@ impl Receiver {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an offer; the numbers of the files that this node lacks.
+    /// Takes an offer; the numbers of the files that this node lacks. What an earlier offer brought is
+    /// here: of the same leader, or of another.
     pub(super) fn offer(&self, from: &str, payload: &Bytes) -> Result<Bytes, String> {
         let offer = Offer::decode(payload).map_err(|e| e.to_string())?;
         if offer.state_bytes > STATE_BYTES_MAX {
@@ -210,18 +210,17 @@ impl Receiver {
         }
         let here = self.segments.list().map_err(|e| e.to_string())?;
         let nth = self.offers.fetch_add(1, Ordering::Relaxed);
-        let mut files = BTreeMap::new();
-        for (number, file) in (0_u32..).zip(&offer.files) {
-            if !here.contains(&file.name) {
-                files.insert(number, None);
-            }
-        }
-        let wanted: Vec<u32> = files.keys().copied().collect();
+        let here: BTreeSet<String> = here.into_iter().collect();
+        let numbered = (0_u32..).zip(&offer.files);
+        let lacking = numbered.filter(|(_, file)| !here.contains(&file.name));
+        let missing: BTreeSet<u32> = lacking.map(|(number, _)| number).collect();
+        let wanted: Vec<u32> = missing.iter().copied().collect();
         let receiving = Receiving {
             offer,
             nth,
             state: BytesMut::new(),
-            files,
+            missing,
+            part: None,
         };
         let replaced = self.receiving().insert(from.to_owned(), receiving);
         // Not under the lock: it removes files.
@@ -249,25 +248,27 @@ impl Receiver {
         let at = usize::try_from(number).unwrap_or(usize::MAX);
         let known = receiving.offer.files.get(at).ok_or("a file not offered")?;
         let failed = |e: io::Error| format!("{}: {e}", known.name);
-        let begun = receiving.files.iter();
-        let mut begun = begun.filter_map(|(number, part)| Some((*number, part.as_ref()?)));
-        let other_first = begun.any(|(other, part)| other != number && part.open.is_some());
-        let part = receiving
-            .files
-            .get_mut(&number)
-            .ok_or("a file not asked for")?;
-        let came = part.as_ref().map_or(0, |part| part.bytes);
-        if other_first || offset != came || end > known.len {
+        if !receiving.missing.contains(&number) {
+            return Err("a file not asked for".to_owned());
+        }
+        let in_turn = match &receiving.part {
+            Some((begun, part)) => *begun == number && part.bytes == offset,
+            None => offset == 0,
+        };
+        if !in_turn || end > known.len {
             return Err(format!("a part of {} out of turn", known.name));
         }
-        let part = match part {
-            Some(part) => part,
-            None => {
-                let begun = Part::begin(&self.segments, known, receiving.nth);
-                part.insert(begun.map_err(failed)?)
-            }
+        let mut part = match receiving.part.take() {
+            Some((_, part)) => part,
+            None => Part::begin(&self.segments, known, receiving.nth).map_err(failed)?,
         };
-        part.write(&bytes, known.len).map_err(failed)?;
+        part.write(&bytes).map_err(failed)?;
+        if part.bytes == known.len {
+            part.keep(known)?;
+            receiving.missing.remove(&number);
+        } else {
+            receiving.part = Some((number, part));
+        }
         Ok(Bytes::new())
     }
 
@@ -277,18 +278,14 @@ impl Receiver {
         let Receiving {
             offer,
             state,
-            files,
+            missing,
             ..
         } = removed.ok_or("no snapshot was offered")?;
         if state.len() as u64 != offer.state_bytes {
             return Err("a part of the state is missing".to_owned());
         }
-        for (number, part) in files {
-            let at = usize::try_from(number).unwrap_or(usize::MAX);
-            let known = offer.files.get(at).ok_or("a file not offered")?;
-            let whole = part.filter(|part| part.open.is_none());
-            let whole = whole.ok_or_else(|| format!("a part of {} is missing", known.name))?;
-            whole.keep(known)?;
+        if !missing.is_empty() {
+            return Err(format!("{} of its files are missing", missing.len()));
         }
         self.segments.sync_directory().map_err(|e| e.to_string())?;
         // A leader that was replaced comes no more for what it began.
@@ -326,6 +323,18 @@ mod tests {
             files: snapshot.files.clone(),
         };
         (offer, snapshot.state, content)
+    }
+
+    /// The same with so many files of one content.
+    fn merged_with_copies(count: usize) -> (Offer, Bytes, Bytes) {
+        let (mut offer, state, content) = merged();
+        let known = offer.files[0].clone();
+        for nth in 1..count {
+            let name = format!("{nth}-{}", known.name);
+            let (len, digest) = (known.len, known.digest);
+            offer.files.push(SegmentFile { name, len, digest });
+        }
+        (offer, state, content)
     }
 
     fn offer(to: &Receiver, from: &str, offer: &Offer) -> Vec<u32> {
@@ -374,18 +383,36 @@ mod tests {
         assert_eq!(read_part(&*file, 0, end as u64).unwrap(), content);
     }
 
+    /// A transfer that broke took all that had come with it.
+    #[test]
+    fn a_transfer_goes_on_with_what_is_missing() {
+        let storage = SimStorage::new(2).as_storage();
+        let receiver = Receiver::new(Arc::clone(&storage));
+        let (snapshot, state, content) = merged_with_copies(3);
+        let (half, end) = (content.len() / 2, content.len());
+        assert_eq!(offer(&receiver, "a", &snapshot), [0, 1, 2]);
+        send(&receiver, "a", Some(0), &content, 0..end).unwrap();
+        send(&receiver, "a", Some(1), &content, 0..half).unwrap();
+        assert_eq!(
+            offer(&receiver, "a", &snapshot),
+            [1, 2],
+            "half a file is none"
+        );
+        send(&receiver, "a", Some(1), &content, 0..end).unwrap();
+        receiver.finish("a").unwrap_err();
+        assert_eq!(offer(&receiver, "another", &snapshot), [2]);
+        send(&receiver, "another", Some(2), &content, 0..end).unwrap();
+        send(&receiver, "another", None, &state, 0..state.len()).unwrap();
+        assert_eq!(receiver.finish("another").unwrap().files, snapshot.files);
+        assert_eq!(storage.list().unwrap().len(), 3, "no part is left");
+    }
+
     #[test]
     fn an_offer_of_many_files_opens_one_at_a_time() {
         let sim = SimStorage::new(2);
         sim.limit_open_files(1);
         let receiver = Receiver::new(sim.as_storage());
-        let (mut many, _, content) = merged();
-        let known = many.files[0].clone();
-        for nth in 1..20 {
-            let name = format!("{nth}-{}", known.name);
-            let (len, digest) = (known.len, known.digest);
-            many.files.push(SegmentFile { name, len, digest });
-        }
+        let (many, _, content) = merged_with_copies(20);
         let wanted = offer(&receiver, "a", &many);
         assert_eq!(wanted.len(), 20);
         let (half, end) = (content.len() / 2, content.len());
@@ -408,7 +435,7 @@ mod tests {
             bad[at] ^= 1;
             assert_eq!(offer(&receiver, "a", &snapshot), [0_u32], "byte {at}");
             send(&receiver, "a", None, &state, 0..state.len()).unwrap();
-            send(&receiver, "a", Some(0), &bad.into(), 0..content.len()).unwrap();
+            send(&receiver, "a", Some(0), &bad.into(), 0..content.len()).unwrap_err();
             receiver.finish("a").unwrap_err();
             assert!(storage.list().unwrap().is_empty(), "byte {at}");
         }
