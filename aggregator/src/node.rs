@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::cluster::Listener as ClusterListener;
 use crate::cluster::{self, Calls, Cluster, ClusterError, ListenError as ClusterListenError};
@@ -24,8 +25,10 @@ use crate::serve::{self, Admission, ServeMetrics, Service, ServiceOptions};
 use crate::tls::{Material, RevocationMetrics, Revocations, RevokedError, TlsError};
 use crate::users::{Roster, UsersError};
 
-/// How long a stop waits for the stages before it cuts them off.
+/// How long a stop waits for the doors before it cuts them off.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// And then for consensus: it writes what it has begun to write.
+const CLUSTER_STOP_LIMIT: Duration = Duration::from_secs(5);
 const LOCK_FILE: &str = "lock";
 const SPILL_FOLDER: &str = "spill";
 /// How long a statement waits for a view that is new enough.
@@ -86,40 +89,100 @@ pub async fn init(config: &Config) -> Result<(), NodeError> {
 
 /// Runs a node until a signal asks it to stop.
 pub async fn run(config: Config) -> Result<(), NodeError> {
-    let (stop, stopped) = watch::channel(false);
     let mut signals = Signals::new().map_err(NodeError::Signals)?;
-    let mut tasks = JoinSet::new();
-    let run = run_stages(&config, &mut tasks, stopped);
+    let running = tokio::select! {
+        started = Running::start(&config) => started?,
+        // Nothing has been taken from anybody.
+        () = signals.received() => return Ok(()),
+    };
     let result = tokio::select! {
-        ended = run => ended,
+        why = running.cluster.failed() => Err(NodeError::Consensus(why)),
         () = signals.received() => Ok(()),
     };
-    stop.send_replace(true);
     tracing::info!("stopping");
-    let ended = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(STOP_LIMIT, ended).await.is_err() {
-        tracing::warn!("some connections did not end in time and are cut off");
-    }
+    running.stop().await;
+    tracing::info!("stopped");
     result
 }
 
-/// Builds everything and returns only if it cannot go on.
-async fn run_stages(
+/// A node that serves.
+struct Running {
+    cluster: Cluster,
+    /// The doors, and what goes with them.
+    tasks: JoinSet<()>,
+    stop_doors: watch::Sender<bool>,
+    stop_cluster: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Builds everything.
+    async fn start(config: &Config) -> Result<Running, NodeError> {
+        lock(&config.data_dir)?;
+        let material = Material::load(config)?;
+        let (revocations, reloader) = Revocations::load(&config.tls.revoked)?;
+        let mut registry = metrics::registry();
+        let revocation_metrics = RevocationMetrics::register(&mut registry);
+        let ingest_metrics = IngestMetrics::register(&mut registry);
+        let serve_metrics = ServeMetrics::register(&mut registry);
+        let (stop_doors, stop) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reloader.run(config.tls.revoked_poll, revocation_metrics, stop.clone()));
+        let nodes = listen(config, &material, &revocations).await?;
+        let calls = Calls {
+            tls: material.cluster_client()?,
+            revocations: revocations.clone(),
+        };
+        let (stop_cluster, cluster_stopped) = watch::channel(false);
+        let cluster = Cluster::start(config, calls, nodes, cluster_stopped).await?;
+        tracing::info!(
+            node = config.name,
+            id = cluster.seat().id,
+            incarnation = format!("{:016x}", cluster.seat().incarnation),
+            "running"
+        );
+        let doors = Doors {
+            config,
+            material: &material,
+            revocations,
+            cluster: &cluster,
+            ingest_metrics,
+            serve_metrics,
+            registry: Arc::new(registry),
+        };
+        doors.open(&mut tasks, &stop).await?;
+        tracing::info!("serving");
+        Ok(Running {
+            cluster,
+            tasks,
+            stop_doors,
+            stop_cluster,
+        })
+    }
+
+    /// The doors first: what came through them is answered, or refused, while there is a cluster.
+    async fn stop(mut self) {
+        self.stop_doors.send_replace(true);
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_LIMIT, ended).await.is_err() {
+            tracing::warn!("some connections did not end in time and are cut off");
+            self.tasks.abort_all();
+        }
+        self.stop_cluster.send_replace(true);
+        if timeout(CLUSTER_STOP_LIMIT, self.cluster.stop())
+            .await
+            .is_err()
+        {
+            tracing::warn!("consensus did not end in time; the disk has what was acknowledged");
+        }
+    }
+}
+
+/// Every port, before anything is changed: one that is taken is told first.
+async fn listen(
     config: &Config,
-    tasks: &mut JoinSet<()>,
-    stop: watch::Receiver<bool>,
-) -> Result<(), NodeError> {
-    lock(&config.data_dir)?;
-    let material = Material::load(config)?;
-    let (revocations, reloader) = Revocations::load(&config.tls.revoked)?;
-    let mut registry = metrics::registry();
-    let revocation_metrics = RevocationMetrics::register(&mut registry);
-    let ingest_metrics = IngestMetrics::register(&mut registry);
-    tasks.spawn(reloader.run(config.tls.revoked_poll, revocation_metrics, stop.clone()));
-
-    let serve_metrics = ServeMetrics::register(&mut registry);
-
-    // Every port first: one that is taken is told before anything is changed.
+    material: &Material,
+    revocations: &Revocations,
+) -> Result<ClusterListener, NodeError> {
     let nodes = ClusterListener::bind(
         &config.listen.cluster,
         &config.cluster,
@@ -134,31 +197,7 @@ async fn run_stages(
     ] {
         probe(address).await?;
     }
-    let calls = Calls {
-        tls: material.cluster_client()?,
-        revocations: revocations.clone(),
-    };
-    let cluster = Cluster::start(config, calls, nodes, stop.clone()).await?;
-    tracing::info!(
-        node = config.name,
-        id = cluster.seat().id,
-        incarnation = format!("{:016x}", cluster.seat().incarnation),
-        "running"
-    );
-    let doors = Doors {
-        config,
-        material: &material,
-        revocations,
-        cluster: &cluster,
-        ingest_metrics,
-        serve_metrics,
-        registry: Arc::new(registry),
-    };
-    doors.open(tasks, &stop).await?;
-    tracing::info!("serving");
-    let why = cluster.failed().await;
-    cluster.stop().await;
-    Err(NodeError::Consensus(why))
+    Ok(nodes)
 }
 
 /// The doors of a node, opened once there is something behind them.
@@ -283,5 +322,49 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::pki::Pki;
+    use crate::tls::Role;
+
+    fn config(folder: &Path) -> Config {
+        let pki = Pki::init(&folder.join("pki"), "demo").unwrap();
+        let hosts = ["127.0.0.1".to_owned()];
+        pki.issue(Role::Node, "a", &hosts, 1).unwrap();
+        let text = "name = \"a\"\ncluster = \"demo\"\ndata_dir = \"../data\"\n[listen]\n\
+                    mqtt = \"127.0.0.1:0\"\ncluster = \"127.0.0.1:0\"\n\
+                    postgres = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[tls]\n\
+                    cert = \"node-a.pem\"\nkey = \"node-a.key\"\nnodes_ca = \"nodes-ca.pem\"\n\
+                    agents_ca = \"agents-ca.pem\"\nusers_ca = \"users-ca.pem\"\n\
+                    revoked = \"revoked.toml\"\n";
+        Config::parse(text, &pki.folder().join("node.toml")).unwrap()
+    }
+
+    /// A signal once dropped the cluster in the middle of what it did, before the doors were shut.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stop_ends_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        cluster::init(&config).await.unwrap();
+        let running = Running::start(&config).await.unwrap();
+        let cluster = running.cluster.clone();
+        assert!(Handle::current().metrics().num_alive_tasks() > 0);
+        running.stop().await;
+        cluster.failed().await;
+        drop(cluster);
+        let ended = async {
+            while Handle::current().metrics().num_alive_tasks() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), ended)
+            .await
+            .expect("all tasks end");
     }
 }
