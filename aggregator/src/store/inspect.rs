@@ -252,6 +252,7 @@ mod tests {
     use crate::state::SeriesId;
 
     const NAME: &str = "0000000000000035-489984+24.seg";
+    const MERGED_AT: i64 = 1_795_701_475_834_606_225;
 
     /// The row of the example in `docs/formats.md`.
     fn disk() -> SimStorage {
@@ -276,7 +277,7 @@ mod tests {
                 start_hour: 489_984,
                 hours: 24,
             },
-            merged_at: 7,
+            merged_at: MERGED_AT,
         };
         let disk = SimStorage::new(1);
         let mut writer = SegmentWriter::create(&*disk.as_storage(), head).unwrap();
@@ -296,13 +297,40 @@ mod tests {
         (text, damaged)
     }
 
+    /// The bytes of the example: each line begins with its offset, which says how many the line
+    /// before has; what stands behind them is for people.
+    fn documented() -> Vec<u8> {
+        let page = include_str!("../../../docs/formats.md");
+        let (_, example) = page.split_once("### Example: one row, 191 bytes").unwrap();
+        let example = example.split("```").nth(1).unwrap();
+        let lines = example.lines().filter_map(|line| line.split_once("  "));
+        let offset = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        let lines: Vec<(usize, &str)> = lines.map(|(at, rest)| (offset(at), rest)).collect();
+        let ends = lines.iter().skip(1).map(|(at, _)| *at).chain([191]);
+        let mut bytes = Vec::new();
+        for ((at, rest), end) in lines.iter().zip(ends) {
+            assert_eq!(*at, bytes.len());
+            let hex = rest.split_whitespace().take(end - at);
+            bytes.extend(hex.map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_what_is_written() {
+        let file = disk().as_storage().open(NAME, OpenMode::Existing).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(0, &mut bytes).unwrap();
+        assert_eq!(bytes, documented());
+    }
+
     #[test]
     fn a_segment_is_shown_with_codecs_and_rows() {
         let (text, damaged) = shown(&disk(), true);
         assert!(!damaged, "{text}");
         for part in [
             "segment 0000000000000035-489984+24.seg, version 1, ",
-            "merge command 53, at 7 ns",
+            "merge command 53, at 1795701475834606225 ns",
             "24 hours from hour 489984 since 1970",
             "1 blocks, 1 rows, times 1764000004000000000 to 1764000004000000000 ns",
             "block at 43, series 0, 1 rows, ",

@@ -543,7 +543,8 @@ impl StorageBackend for Backend {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::path::PathBuf;
+    use std::{fs, io};
 
     use journal::SimStorage;
 
@@ -571,6 +572,89 @@ mod tests {
 
         fn sync(&self) -> io::Result<()> {
             Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    const SEGMENT: &str = "0000000000000035-489984+24.seg";
+
+    fn sample() -> (Durable, SegmentFile) {
+        let file = SegmentFile {
+            name: SEGMENT.to_owned(),
+            len: 191,
+            digest: Digest([0x7f, 0x3c, 0x25, 0x79, 0xce, 0xba, 0xe5, 0xed]),
+        };
+        let durable = Durable {
+            index: 53,
+            installs: 0,
+            raft: Bytes::from_static(b"raft"),
+            state: Bytes::from_static(b"state"),
+            files: Vec::new(),
+        };
+        (durable, file)
+    }
+
+    fn golden(name: &str) -> PathBuf {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/manifest/v1");
+        PathBuf::from(folder).join(name)
+    }
+
+    fn golden_rows() -> [Vec<u8>; 3] {
+        ["head.bin", "state.bin", "segment.bin"].map(|name| fs::read(golden(name)).unwrap())
+    }
+
+    fn rows(db: &Database) -> [Vec<u8>; 3] {
+        let txn = db.begin_read().unwrap();
+        let head = read_head(&txn.open_table(HEAD).unwrap()).unwrap();
+        let state = read_state(&txn.open_table(STATE).unwrap()).unwrap();
+        let files = read_files(&txn.open_table(SEGMENTS).unwrap()).unwrap();
+        assert_eq!((state.len(), files.len()), (1, 1));
+        assert_eq!(files[0].0, SEGMENT);
+        [head.unwrap(), state[0].clone(), files[0].1.clone()]
+    }
+
+    fn written() -> [Vec<u8>; 3] {
+        let (manifest, _) = Manifest::open(&*SimStorage::new(1).as_storage(), &[]).unwrap();
+        let (durable, file) = sample();
+        manifest.advance(0, &durable, &[file]).unwrap();
+        rows(manifest.db().as_ref().unwrap())
+    }
+
+    #[test]
+    fn golden_rows_are_what_is_written() {
+        assert_eq!(written(), golden_rows());
+    }
+
+    #[test]
+    fn golden_rows_are_read_as_what_was_written() {
+        let db = open_database(InMemoryBackend::new()).unwrap();
+        let [head, state, segment] = golden_rows();
+        let txn = db.begin_write().unwrap();
+        let mut table = txn.open_table(HEAD).unwrap();
+        table.insert(HEAD_KEY, head.as_slice()).unwrap();
+        drop(table);
+        let mut table = txn.open_table(STATE).unwrap();
+        table.insert(0, state.as_slice()).unwrap();
+        drop(table);
+        let mut table = txn.open_table(SEGMENTS).unwrap();
+        table.insert(SEGMENT, segment.as_slice()).unwrap();
+        drop(table);
+        txn.commit().unwrap();
+        let (durable, file) = sample();
+        let files = vec![file];
+        assert_eq!(read(&db).unwrap(), Durable { files, ..durable });
+    }
+
+    #[test]
+    #[ignore = "writes the golden files of a new version"]
+    fn write_golden_files() {
+        fs::create_dir_all(golden("")).unwrap();
+        for (name, row) in ["head.bin", "state.bin", "segment.bin"]
+            .iter()
+            .zip(written())
+        {
+            if !golden(name).exists() {
+                fs::write(golden(name), row).unwrap();
+            }
         }
     }
 

@@ -1,0 +1,220 @@
+//! Golden files: bytes that were once written and must be read for ever. What is in them stays; a
+//! new version of a format adds files.
+
+use std::fs;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use shared::batch::{
+    Body, Clock, ClockQuality, Column, Data, Group, SeriesColumns, SeriesDefinition, Values,
+};
+use shared::id::{AgentId, Lane, LocalSeriesId, TimeNs};
+use shared::reading::FieldType;
+
+use super::agent::Agent;
+use super::features::{DAY, submission};
+use crate::state::{Command, Outcome, Payload, Settings, State};
+
+fn folder(format: &str) -> PathBuf {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
+    PathBuf::from(fixtures).join(format)
+}
+
+fn read(format: &str, name: &str) -> Bytes {
+    let path = folder(format).join(name);
+    fs::read(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .into()
+}
+
+const NOW: i64 = 20_000 * DAY;
+
+const LINES: &[u8] = b"weather,device=roof,city=Mons temperature=24.5,raining=f,n=4i,txt=\"a4\" 1728000000000000000\n\
+                       weather,device=roof temperature=\"warm\"\n";
+
+fn definition(id: u32, table: &str, fields: &[&str]) -> SeriesDefinition {
+    let fields = fields.iter();
+    SeriesDefinition {
+        id: LocalSeriesId(id),
+        table: table.into(),
+        device: "d1".into(),
+        tags: vec![("line".into(), "3".into())],
+        fields: fields
+            .map(|name| ((*name).to_owned(), FieldType::Float))
+            .collect(),
+    }
+}
+
+/// Of a series that is stored and one that is refused.
+fn data(times: &[i64]) -> Data {
+    let column = |field, values| Column {
+        field,
+        present: None,
+        values,
+    };
+    let series = |id, columns| SeriesColumns {
+        id: LocalSeriesId(id),
+        columns,
+    };
+    let rows = times.len();
+    let stored = vec![
+        column(0, Values::Float(vec![1.5; rows])),
+        column(1, Values::Bool(vec![true; rows])),
+    ];
+    let refused = vec![column(0, Values::Int(vec![1 << 60; rows]))];
+    Data {
+        groups: vec![Group {
+            times: times.to_vec(),
+            series: vec![series(7, stored), series(8, refused)],
+        }],
+    }
+}
+
+/// Commands of every kind in version 1, as one cluster might have applied them, in order.
+fn samples() -> Vec<(&'static str, Command)> {
+    let id = AgentId::parse("gw-1").unwrap();
+    let mut agent = Agent::new("gw-1", 0x0123_4567_89ab_cdef);
+    let hello = agent.lanes[0][0].clone();
+    let names = agent.define(vec![
+        definition(7, "truck", &["speed", "on"]),
+        definition(8, "agents", &["x"]),
+    ]);
+    let clock = agent.seal(
+        Lane::Names,
+        Body::Clock(Clock {
+            offset_ns: NOW,
+            quality: ClockQuality::Cluster,
+        }),
+    );
+    let since_boot = agent.seal_since_boot(data(&[5, 6]));
+    let live = agent.seal(Lane::Live, Body::Data(data(&[NOW, NOW - DAY])));
+    agent.seal(Lane::Backlog, Body::Data(data(&[5])));
+    agent.seal_gap(Lane::Backlog, 0, 0, &mut super::Random(1));
+    let gap = agent.lanes[Lane::Backlog as usize][0].clone();
+    agent.restart(0xfedc_ba98_7654_3210, true, false);
+    let second = agent.lanes[0][0].clone();
+    let batch = |link: &super::agent::Link| submission(&id, Payload::Batch(link.bytes.clone()));
+    let told = |node| Command::Clock {
+        node,
+        now: TimeNs(NOW),
+    };
+    vec![
+        (
+            "admit.bin",
+            Command::Admit {
+                name: "a".into(),
+                address: "10.0.0.1:8800".into(),
+                joining: 0x1122_3344_5566_7788,
+            },
+        ),
+        ("clock.bin", told(1)),
+        ("settings.bin", Command::RetentionDays(30)),
+        (
+            "lines.bin",
+            submission(&id, Payload::Lines(Bytes::from_static(LINES))),
+        ),
+        ("hello.bin", batch(&hello)),
+        ("names.bin", batch(&names)),
+        ("epoch_clock.bin", batch(&clock)),
+        ("data_since_boot.bin", batch(&since_boot)),
+        ("data.bin", batch(&live)),
+        ("gap.bin", batch(&gap)),
+        ("merge.bin", Command::Merge),
+        ("hello_second.bin", batch(&second)),
+        ("retention.bin", Command::Retention),
+    ]
+}
+
+/// The only command of a later version.
+fn settings() -> Command {
+    Command::Settings {
+        node: 1,
+        settings: Settings::new(90, 12),
+    }
+}
+
+fn command(format: &str, name: &str) -> Command {
+    Command::decode(&read(format, name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// What the commands of version 1 come to.
+fn applied() -> State {
+    let mut state = State::new();
+    for (index, (name, _)) in (1..).zip(samples()) {
+        let effects = state.apply(index, &command("command/v1", name));
+        let stored = |(_, outcome): &(_, _)| *outcome == Outcome::Stored;
+        assert!(effects.outcomes.iter().all(stored), "{name}: {effects:?}");
+    }
+    state
+}
+
+/// And then the settings of the only member.
+fn applied_with_settings() -> State {
+    let mut state = applied();
+    state.apply(state.index() + 1, &command("command/v2", "settings.bin"));
+    state
+}
+
+#[test]
+fn golden_commands_are_read_as_what_was_written() {
+    for (name, sample) in samples() {
+        let bytes = read("command/v1", name);
+        let read = Command::decode(&bytes).unwrap();
+        assert_eq!(read.encode(), bytes, "{name}");
+        // An encoder of batches may come to write other bytes: those that are there stay.
+        if !matches!(sample, Command::Submissions(_)) {
+            assert_eq!(read, sample, "{name}");
+        }
+    }
+    assert_eq!(command("command/v2", "settings.bin"), settings());
+    assert_eq!(settings().encode(), read("command/v2", "settings.bin"));
+}
+
+#[test]
+fn a_golden_state_of_version_1_is_what_its_commands_come_to() {
+    let state = State::decode(&read("state/v1", "state.bin")).unwrap();
+    assert_eq!(state.settings(), Settings::new(30, 24));
+    assert!(state.encode() == applied().encode());
+}
+
+#[test]
+fn a_golden_state_is_what_its_commands_come_to() {
+    let bytes = read("state/v2", "state.bin");
+    let state = State::decode(&bytes).unwrap();
+    assert_eq!(state.settings(), Settings::new(90, 12));
+    assert_eq!(state.settings_of(1), Some(Settings::new(90, 12)));
+    assert!(state.encode() == bytes && applied_with_settings().encode() == bytes);
+}
+
+#[test]
+fn a_flipped_bit_and_a_missing_end_of_a_state_are_found() {
+    for version in ["state/v1", "state/v2"] {
+        let bytes = read(version, "state.bin");
+        for len in 0..bytes.len() {
+            assert!(State::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(State::decode(&flipped).is_err(), "bit {bit}");
+        }
+    }
+}
+
+/// Run with `--ignored` after adding a sample. It leaves files that are there alone.
+#[test]
+#[ignore = "writes the golden files of new samples"]
+fn write_golden_files() {
+    let keep = |format: &str, name: &str, bytes: &[u8]| {
+        fs::create_dir_all(folder(format)).unwrap();
+        let path = folder(format).join(name);
+        if !path.exists() {
+            fs::write(path, bytes).unwrap();
+        }
+    };
+    for (name, command) in samples() {
+        keep("command/v1", name, &command.encode());
+    }
+    keep("command/v2", "settings.bin", &settings().encode());
+    keep("state/v2", "state.bin", &applied_with_settings().encode());
+}
