@@ -177,11 +177,14 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// `RUST_LOG` says what, `info` if it is not set.
+/// Without `RUST_LOG`. What openraft warns of is peers that do not answer, each request anew; we say so
+/// ourselves, once a minute.
+const LOG_FILTER: &str = "info,openraft=error";
+
+/// `RUST_LOG` says what.
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())

@@ -20,6 +20,7 @@ use super::log::LogId;
 use super::snapshot;
 use super::types::{Member, TypeConfig};
 use super::wire::{self, Kind, WireError};
+use crate::metrics::LogGate;
 use crate::store::SnapshotFiles;
 
 type C = TypeConfig;
@@ -28,13 +29,15 @@ type C = TypeConfig;
 const APPEND_LIMIT: Duration = Duration::from_secs(10);
 /// Between attempts to reach a node that is away.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// How often the log says that a snapshot was not delivered.
+const UNDELIVERED_WINDOW: Duration = Duration::from_secs(60);
 
 /// Makes openraft's clients.
 pub(super) struct Network {
-    pub(super) link: Arc<dyn Link>,
-    pub(super) segments: Arc<dyn journal::Storage>,
-    /// Entries up to and with this one are sent to nobody any more; 0: all are.
-    pub(super) cut: Arc<AtomicU64>,
+    link: Arc<dyn Link>,
+    segments: Arc<dyn journal::Storage>,
+    cut: Arc<AtomicU64>,
+    undelivered: Arc<LogGate>,
 }
 
 /// One of openraft's clients: to one node, for one purpose.
@@ -44,9 +47,24 @@ pub(super) struct Client {
     member: Member,
     purpose: Purpose,
     cut: Arc<AtomicU64>,
+    undelivered: Arc<LogGate>,
 }
 
 impl Network {
+    /// `cut`: entries up to and with this one are sent to nobody any more; 0: all are.
+    pub(super) fn new(
+        link: Arc<dyn Link>,
+        segments: Arc<dyn journal::Storage>,
+        cut: Arc<AtomicU64>,
+    ) -> Network {
+        Network {
+            link,
+            segments,
+            cut,
+            undelivered: Arc::new(LogGate::new(1, UNDELIVERED_WINDOW)),
+        }
+    }
+
     fn client(&self, member: &Member, purpose: Purpose) -> Client {
         Client {
             link: Arc::clone(&self.link),
@@ -54,6 +72,7 @@ impl Network {
             member: member.clone(),
             purpose,
             cut: Arc::clone(&self.cut),
+            undelivered: Arc::clone(&self.undelivered),
         }
     }
 }
@@ -173,7 +192,11 @@ impl RaftNetworkV2<C> for Client {
         tokio::select! {
             biased;
             sent = send => sent.map_err(|error| {
-                tracing::warn!(%error, "a snapshot was not delivered; it is tried again");
+                let now = tokio::time::Instant::now().into_std();
+                if let Some(suppressed) = self.undelivered.admit(now) {
+                    let to = self.member.name.as_str();
+                    tracing::warn!(to, %error, suppressed, "a snapshot was not delivered; it is tried again");
+                }
                 StreamingError::Unreachable(Unreachable::new(&AnyError::error(error)))
             }),
             closed = cancel => Err(StreamingError::Closed(closed)),

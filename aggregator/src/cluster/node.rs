@@ -323,11 +323,11 @@ impl Parts {
             self.wishes.merge_bytes,
         );
         let cut = Arc::new(AtomicU64::new(0));
-        let network = Network {
-            link: Arc::clone(&self.link),
-            segments: Arc::clone(&segments),
-            cut: Arc::clone(&cut),
-        };
+        let network = Network::new(
+            Arc::clone(&self.link),
+            Arc::clone(&segments),
+            Arc::clone(&cut),
+        );
         let id = self.seat.id;
         let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
         let raft = raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))?;

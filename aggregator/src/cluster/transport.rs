@@ -20,10 +20,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::link::{CallError, Link, Purpose};
+use super::silence::Silences;
 use super::tasks::Tasks;
 use super::types::Member;
 use super::wire::{Frame, HEADER_BYTES, Head, Kind, WireError};
-use crate::metrics::LogGate;
 use crate::tls::{Identity, Revocations, Role};
 
 /// Requests that wait for one connection.
@@ -35,13 +35,12 @@ const DIAL_LIMIT: Duration = Duration::from_secs(2);
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
 /// A frame that is not taken by then: the link is dead.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// How often an unreachable peer is named in the log.
-const LOG_WINDOW: Duration = Duration::from_secs(5);
 
 /// Asks other nodes over TLS.
 pub(super) struct Transport {
     dialer: Arc<Dialer>,
     peers: Mutex<HashMap<(Member, Purpose), mpsc::Sender<Call>>>,
+    silences: Arc<Silences>,
     tasks: Tasks,
 }
 
@@ -51,7 +50,6 @@ struct Dialer {
     incarnation: u64,
     tls: TlsConnector,
     revocations: Revocations,
-    log: LogGate,
 }
 
 struct Call {
@@ -75,11 +73,11 @@ impl Transport {
             incarnation,
             tls: TlsConnector::from(tls),
             revocations,
-            log: LogGate::new(4, LOG_WINDOW),
         };
         Transport {
             dialer: Arc::new(dialer),
             peers: Mutex::default(),
+            silences: Arc::default(),
             tasks,
         }
     }
@@ -106,6 +104,7 @@ impl Link for Transport {
         limit: Duration,
     ) -> BoxFuture<'static, Result<Bytes, CallError>> {
         let calls = self.peer(to, purpose);
+        let (to, silences) = (to.clone(), Arc::clone(&self.silences));
         let address = to.address.clone();
         let until = Instant::now() + limit;
         let (answer, answered) = oneshot::channel();
@@ -117,16 +116,50 @@ impl Link for Transport {
             answer,
         });
         Box::pin(async move {
-            if queued.is_err() {
+            let result = if queued.is_err() {
                 let why = format!("{CALLS_MAX} requests wait for it already");
-                return Err(CallError::Unreachable { address, why });
-            }
-            match timeout_at(until, answered).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(lost(&address, "this node stops")),
-                Err(_) => Err(lost(&address, "no answer in time")),
-            }
+                Err(CallError::Unreachable { address, why })
+            } else {
+                match timeout_at(until, answered).await {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) => Err(lost(&address, "this node stops")),
+                    Err(_) => Err(lost(&address, "no answer in time")),
+                }
+            };
+            tell(&silences, &to, &result);
+            result
         })
+    }
+}
+
+/// Says who does not answer, and who does again.
+fn tell(silences: &Silences, to: &Member, result: &Result<Bytes, CallError>) {
+    let (address, now) = (to.address.as_str(), Instant::now().into_std());
+    match result {
+        // Whoever refuses is there.
+        Ok(_) | Err(CallError::Refused { .. }) => {
+            if let Some(lasted) = silences.answered(address, now) {
+                let silent_s = lasted.as_secs();
+                tracing::info!(
+                    name = to.name,
+                    address,
+                    silent_s,
+                    "another node answers again"
+                );
+            }
+        }
+        Err(error @ (CallError::Unreachable { .. } | CallError::Lost { .. })) => {
+            if let Some(lasted) = silences.failed(address, now) {
+                let silent_s = lasted.as_secs();
+                tracing::warn!(
+                    name = to.name,
+                    silent_s,
+                    %error,
+                    "another node does not answer; is it running, and is its address in the \
+                     configuration right?"
+                );
+            }
+        }
     }
 }
 
@@ -143,32 +176,17 @@ async fn run_peer(dialer: Arc<Dialer>, to: Member, mut calls: mpsc::Receiver<Cal
     while let Some(first) = calls.recv().await {
         match timeout(DIAL_LIMIT, dialer.dial(&to)).await {
             Ok(Ok(stream)) => talk(&dialer, address, stream, first, &mut calls).await,
-            Ok(Err(why)) => refuse_all(&dialer, address, &why, first, &mut calls).await,
+            Ok(Err(why)) => refuse_all(address, &why, first, &mut calls).await,
             Err(_) => {
                 let why = "no connection within 2 seconds";
-                refuse_all(&dialer, address, why, first, &mut calls).await;
+                refuse_all(address, why, first, &mut calls).await;
             }
         }
     }
 }
 
 /// Answers everything that waits: it has not left this node.
-async fn refuse_all(
-    dialer: &Dialer,
-    address: &str,
-    why: &str,
-    first: Call,
-    calls: &mut mpsc::Receiver<Call>,
-) {
-    if let Some(suppressed) = dialer.log.admit(Instant::now().into_std()) {
-        tracing::warn!(
-            peer = address,
-            why,
-            suppressed,
-            "another node cannot be reached; is it running, and is its address in the \
-             configuration right?"
-        );
-    }
+async fn refuse_all(address: &str, why: &str, first: Call, calls: &mut mpsc::Receiver<Call>) {
     let unreachable = || CallError::Unreachable {
         address: address.to_owned(),
         why: why.to_owned(),
