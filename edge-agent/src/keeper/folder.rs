@@ -190,7 +190,7 @@ fn open_journal(
     })?;
     let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
     let bounds = journal_options(options.bytes_max);
-    let opened = Journal::open_skipping(storage, bounds, &mut visit);
+    let opened = Journal::open_skipping(storage, bounds, |_| false, &mut visit);
     opened.map_err(|error| KeeperError::Buffer {
         path: path.clone(),
         error,
