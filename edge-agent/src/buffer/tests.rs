@@ -22,6 +22,8 @@ const BATCH: BatchOptions = BatchOptions {
     bytes_max: 1 << 16,
     linger: Duration::ZERO,
 };
+/// Few, so that most of what is on disk is held as runs.
+const NEAR: usize = 8;
 const MINUTE_NS: i64 = 60_000_000_000;
 
 type Results = Arc<Mutex<Vec<Result<Vec<DiskPosition>, JournalError>>>>;
@@ -52,10 +54,14 @@ struct Agent {
     sealed: u64,
     taken: Minutes,
     refused: [u64; CLASSES_MAX],
+    /// Runs that were read back.
+    loads: u64,
+    /// The file of the summary that the start went by; 0 if there was none.
+    summed_up_in: u64,
 }
 
 /// What a cluster would get.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Arrived {
     rows: u64,
     minutes: Minutes,
@@ -81,17 +87,47 @@ fn add(minutes: &mut Minutes, class: u8, minute: i64, least: i64, most: i64, cou
 
 impl Agent {
     fn start(disk: &SimStorage, epoch: u64, rules: &[Overflow]) -> Agent {
+        Agent::start_with(disk, FILES, epoch, rules)
+    }
+
+    fn start_with(disk: &SimStorage, files: Options, epoch: u64, rules: &[Overflow]) -> Agent {
+        let mut recovery = Recovery::default();
+        let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
+        let opened = Journal::open_skipping(disk.as_storage(), files, sums_up, &mut visit);
+        let (journal, damaged) = opened.unwrap();
+        assert!(damaged.is_empty());
+        recovery.settle(&journal.reader());
+        Agent::with(journal, files, recovery, epoch, rules)
+    }
+
+    /// Reads every record there is and believes no summary.
+    fn start_reading_all(disk: &SimStorage, epoch: u64, rules: &[Overflow]) -> Agent {
         let mut recovery = Recovery::default();
         let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
+            if sums_up(head) {
+                return Ok(());
+            }
             recovery.visit(position, head, payload)
         });
-        let (writer, handle) = Writer::new(journal.unwrap());
+        Agent::with(journal.unwrap(), FILES, recovery, epoch, rules)
+    }
+
+    fn with(
+        journal: Journal,
+        files: Options,
+        recovery: Recovery,
+        epoch: u64,
+        rules: &[Overflow],
+    ) -> Agent {
+        let (writer, handle) = Writer::new(journal);
+        let summed_up_in = recovery.summed_up_in();
         let options = BufferOptions {
             dir: PathBuf::new(),
-            bytes_max: BYTES_MAX,
+            bytes_max: BYTES_MAX.max(files.file_bytes * files.files_max as u64 / 2),
             ram_bytes_max: 32 << 10,
             max_unsafe: Duration::from_secs(10),
             classes: classes(rules),
+            entries_near: if files == FILES { NEAR } else { 128 },
         };
         let now = Duration::ZERO;
         Agent {
@@ -105,6 +141,8 @@ impl Agent {
             sealed: 0,
             taken: Minutes::new(),
             refused: [0; CLASSES_MAX],
+            loads: 0,
+            summed_up_in,
         }
     }
 
@@ -156,9 +194,35 @@ impl Agent {
         self.make_room();
     }
 
-    fn make_room(&mut self) {
-        let settled = self.buffer.make_room(self.wall());
+    /// Reads a run back; nothing of it is damaged.
+    fn load(&mut self, run: RunToLoad) {
+        let loaded = run.read(self.handle.reader());
+        assert_eq!(loaded.missing(), 0);
+        self.loads += 1;
+        let settled = self.buffer.loaded(loaded, self.wall());
         self.settled.add(settled);
+    }
+
+    /// Asks for something again once the run that it needs is loaded.
+    fn with_runs<T>(&mut self, ask: impl Fn(&mut Buffer) -> Option<T>) -> Option<T> {
+        loop {
+            let answer = ask(&mut self.buffer);
+            match self.buffer.wanted() {
+                Some(run) => self.load(run),
+                None => return answer,
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        loop {
+            let settled = self.buffer.make_room(self.wall());
+            self.settled.add(settled);
+            let Some(run) = self.buffer.wanted() else {
+                break;
+            };
+            self.load(run);
+        }
         let (bytes, bytes_max) = (self.buffer.bytes(), self.buffer.bytes_max());
         assert!(bytes <= bytes_max, "{bytes} of {bytes_max}");
     }
@@ -176,7 +240,7 @@ impl Agent {
     fn thin(&mut self) {
         let settled = self.buffer.finish_thinning(self.wall());
         self.settled.add(settled);
-        let Some(plan) = self.buffer.plan_thinning() else {
+        let Some(plan) = self.with_runs(Buffer::plan_thinning) else {
             return;
         };
         let rest = plan.sum_up(|place| Some(self.read(place).body));
@@ -206,7 +270,8 @@ impl Agent {
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
         }
-        if let Some(work) = self.buffer.carry(self.handle.usage()) {
+        let usage = self.handle.usage();
+        if let Some(work) = self.with_runs(|buffer| buffer.carry(usage)) {
             self.submit(work);
         }
     }
@@ -223,14 +288,22 @@ impl Agent {
         }
     }
 
+    fn sendable(&mut self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
+        while let Some(run) = self.buffer.run_at(epoch, lane, next) {
+            self.load(run);
+        }
+        self.buffer.sendable(epoch, lane, next)
+    }
+
     /// Everything that is held, in the order in which it would be sent.
-    fn arrived(&self) -> Arrived {
+    fn arrived(&mut self) -> Arrived {
         let mut arrived = Arrived::default();
-        for epoch in self.buffer.epochs() {
+        let epochs: Vec<Epoch> = self.buffer.epochs().collect();
+        for epoch in epochs {
             let mut devices = BTreeMap::new();
             for lane in Lane::ALL {
                 let (mut next, mut before) = (BatchNumber(1), Digest::ZERO);
-                while let Some(held) = self.buffer.sendable(epoch, lane, next) {
+                while let Some(held) = self.sendable(epoch, lane, next) {
                     assert_eq!(held.place.from, next, "no hole in {lane:?}");
                     let batch = self.read(held.place);
                     assert_eq!(batch.header.previous, before);
@@ -254,7 +327,7 @@ impl Agent {
     }
 
     /// All that was sealed is there, or a gap record tells of it.
-    fn check(&self, case: u64) -> Arrived {
+    fn check(&mut self, case: u64) -> Arrived {
         let arrived = self.arrived();
         let told = |reason| arrived.gaps.get(&reason).copied().unwrap_or(0);
         let (dropped, thinned) = (told(GapReason::Overflow), told(GapReason::Thinned));
@@ -279,11 +352,11 @@ impl Agent {
             let own = minutes.iter().filter(|((own, _), _)| *own == class);
             own.map(|(key, told)| (*key, *told)).collect()
         };
-        assert_eq!(
-            of_class(&arrived.minutes),
-            of_class(&self.taken),
-            "case {case}, class {class}"
-        );
+        let (arrived, taken) = (of_class(&arrived.minutes), of_class(&self.taken));
+        for (place, told) in &arrived {
+            assert_eq!(Some(told), taken.get(place), "case {case}, {place:?}");
+        }
+        assert_eq!(arrived.len(), taken.len(), "case {case}, class {class}");
     }
 }
 
@@ -341,6 +414,14 @@ fn run(agent: &mut Agent, minutes: u64, class_count: u64, dice: &mut Dice) {
         agent.sync();
         agent.thin();
     }
+    for _ in 0..1_000 {
+        if agent.buffer.thinning.is_none() {
+            return;
+        }
+        agent.sync();
+        agent.thin();
+    }
+    panic!("a thinning does not end");
 }
 
 /// Every second a batch, acknowledged five seconds later: after the start nothing comes to disk.
@@ -446,7 +527,7 @@ fn a_power_cut_at_any_step_of_a_thinning_loses_neither() {
         let taken = std::mem::take(&mut agent.taken);
         drop(agent);
         disk.power_cut();
-        let agent = Agent::start(&disk, 2, &[Overflow::Thin]);
+        let mut agent = Agent::start(&disk, 2, &[Overflow::Thin]);
         let arrived = agent.arrived();
         // The last one was not due on disk.
         assert!(arrived.minutes.len() + 1 >= taken.len(), "case {case}");
@@ -461,6 +542,7 @@ fn a_power_cut_at_any_step_of_a_thinning_loses_neither() {
 #[test]
 fn whatever_the_classes_each_reading_arrives_or_is_told_of() {
     let policies = [Overflow::DropOldest, Overflow::Thin, Overflow::Reject];
+    let mut loads = 0;
     for case in 0..24 {
         let disk = SimStorage::new(case);
         let mut dice = Dice(case);
@@ -470,7 +552,9 @@ fn whatever_the_classes_each_reading_arrives_or_is_told_of() {
             .collect();
         let mut agent = Agent::start(&disk, 1, &rules);
         run(&mut agent, 800, count, &mut dice);
+        assert!(check_starts(&disk, &rules, case), "case {case}");
         let arrived = agent.check(case);
+        loads += agent.loads;
         let accounts: Vec<ClassAccount> = agent.buffer.classes().collect();
         for (class, account) in (0..).zip(&accounts) {
             if account.readings_dropped == 0 {
@@ -481,4 +565,161 @@ fn whatever_the_classes_each_reading_arrives_or_is_told_of() {
             }
         }
     }
+    assert!(loads > 1_000, "{loads} loads of runs show little");
+}
+
+/// A start that believes the summaries finds what one finds that reads everything.
+/// Returns whether there was a summary behind the first file.
+fn check_starts(disk: &SimStorage, rules: &[Overflow], case: u64) -> bool {
+    let of = |mut agent: Agent| {
+        let held = agent.buffer.held;
+        let since = agent.buffer.unacked_since.keys().next().copied();
+        let sums = (held.bytes, held.readings_pending, since);
+        let classes: Vec<u64> = agent.buffer.classes().map(|class| class.bytes).collect();
+        (sums, classes, agent.arrived(), agent.summed_up_in)
+    };
+    let (all_sums, all_classes, all_arrived, _) = of(Agent::start_reading_all(disk, 2, rules));
+    let (sums, classes, arrived, summed_up_in) = of(Agent::start(disk, 2, rules));
+    assert_eq!((sums, classes), (all_sums, all_classes), "case {case}");
+    assert!(arrived == all_arrived, "case {case}");
+    summed_up_in > 1
+}
+
+/// While batches are dropped, thinned and written again the power goes at any write.
+#[test]
+fn after_a_power_cut_a_summary_tells_what_all_the_records_tell() {
+    let policies = [Overflow::DropOldest, Overflow::Thin];
+    let mut summed_up = 0;
+    for case in 0..100 {
+        let disk = SimStorage::new(case);
+        let mut dice = Dice(case);
+        let rules: Vec<Overflow> = (0..=dice.roll(2))
+            .map(|_| policies[usize::try_from(dice.roll(2)).unwrap()])
+            .collect();
+        let mut agent = Agent::start(&disk, 1, &rules);
+        disk.cut_at(1 + dice.roll(3_000));
+        while !agent.buffer.disk_failed() {
+            agent.now += Duration::from_secs(60);
+            let class = u8::try_from(dice.roll(rules.len() as u64)).unwrap();
+            let count = 20 + i64::try_from(dice.roll(40)).unwrap();
+            agent.take(class, count, &mut dice);
+            agent.thin();
+            agent.sync();
+        }
+        drop(agent);
+        disk.power_cut();
+        summed_up += u64::from(check_starts(&disk, &rules, case));
+    }
+    assert!(summed_up > 50, "{summed_up} of them had a summary");
+}
+
+#[test]
+fn a_damaged_batch_of_a_run_is_told_and_the_rest_of_it_is_there() {
+    let disk = SimStorage::new(6);
+    let mut agent = Agent::start(&disk, 1, &[Overflow::DropOldest]);
+    let mut dice = Dice(6);
+    for _ in 0..400 {
+        agent.now += Duration::from_secs(60);
+        agent.take(0, 10, &mut dice);
+        agent.sync();
+    }
+    let lane = agent.buffer.current().lane(Lane::Backlog);
+    let run = lane
+        .entries
+        .iter()
+        .find(|entry| entry.run.is_some())
+        .unwrap();
+    let (from, to) = (run.from, run.to);
+    assert!(to.0 - from.0 >= 4);
+    let run = RunToLoad::of(Epoch(1), Lane::Backlog, run).unwrap();
+    let loaded = run.read(agent.handle.reader());
+    for nth in [0, 2, 3] {
+        let OnDisk::At(position) = loaded.entries[nth].disk else {
+            panic!("it was read from there");
+        };
+        let name = format!("{:016x}.journal", position.file());
+        assert!(disk.flip_bit(&name, (u64::from(position.offset()) + 50) * 8));
+    }
+    let pending = agent.buffer.readings_pending();
+    let loaded = run.read(agent.handle.reader());
+    assert_eq!((loaded.missing(), loaded.damaged().len()), (3, 2));
+    let settled = agent.buffer.loaded(loaded, agent.wall());
+    assert_eq!((settled.readings_lost, settled.gap_records), (30, 2));
+    assert_eq!(agent.buffer.readings_pending(), pending - 30);
+    agent.now += Duration::from_secs(60);
+    agent.sync();
+    let arrived = agent.arrived();
+    assert_eq!(arrived.gaps[&GapReason::Damaged], 30);
+    assert_eq!((arrived.rows, arrived.records), (pending - 30, 2));
+    drop(agent);
+    // What is told stays told, and a start does not come by it again.
+    let again = Agent::start(&disk, 2, &[Overflow::DropOldest]).arrived();
+    assert!(again.gaps == arrived.gaps && again.rows == arrived.rows);
+}
+
+/// A gateway that seals small batches for a day without a cluster, and is started anew.
+#[test]
+fn memory_and_a_start_are_the_same_at_any_backlog() {
+    const BATCHES: u64 = 100_000;
+    let files = Options {
+        file_bytes: 1 << 20,
+        files_max: 96,
+    };
+    let disk = SimStorage::new(5);
+    let rules = [Overflow::DropOldest];
+    let mut dice = Dice(5);
+    let mut agent = Agent::start_with(&disk, files, 1, &rules);
+    for nth in 0..BATCHES {
+        agent.now += Duration::from_secs(1);
+        agent.take(0, 1, &mut dice);
+        if nth % 200 == 0 {
+            agent.sync();
+        }
+    }
+    agent.now += Duration::from_secs(60);
+    agent.sync();
+    let bytes = agent.buffer.bytes();
+    let readings = agent.buffer.readings_pending();
+    assert_eq!(readings, BATCHES);
+    // One for each run, and those that are near, not yet summed up, or not on disk.
+    let entries_max = 1_600;
+    let held = entries_held(&agent.buffer);
+    assert!(held < entries_max, "{held} entries");
+    drop(agent);
+    let read_before = disk.bytes_read();
+    let mut agent = Agent::start_with(&disk, files, 2, &rules);
+    let read = disk.bytes_read() - read_before;
+    assert!(
+        read < 6 * files.file_bytes,
+        "{read} bytes are read of {bytes}"
+    );
+    let held = entries_held(&agent.buffer);
+    assert!(held < entries_max, "{held} entries after a start");
+    agent.sync();
+    let mut acked = 0;
+    for lane in [Lane::Live, Lane::Backlog] {
+        let (mut next, mut before) = (BatchNumber(1), Digest::ZERO);
+        while let Some(held) = agent.sendable(Epoch(1), lane, next) {
+            assert_eq!(held.place.from, next);
+            assert_eq!(agent.read(held.place).header.previous, before);
+            (next, before) = (held.place.to.next(), held.digest);
+            let position = Position {
+                last: held.place.to,
+                digest: held.digest,
+            };
+            let settled = agent.buffer.advance(Epoch(1), lane, position);
+            acked += settled.readings_acked;
+            let held = entries_held(&agent.buffer);
+            assert!(held < entries_max, "{held} entries while it drains");
+        }
+    }
+    assert_eq!(acked, BATCHES);
+    assert_eq!(agent.buffer.readings_pending(), 0);
+    assert!(agent.buffer.bytes() < bytes / 100, "names and hellos");
+}
+
+/// What a buffer holds in memory, runs counted as one.
+fn entries_held(buffer: &Buffer) -> usize {
+    let lanes = buffer.epochs.iter().flat_map(|shelf| &shelf.lanes);
+    lanes.map(|lane| lane.entries.len()).sum()
 }
