@@ -81,7 +81,7 @@ impl Life {
 
     /// Reads every record there is and believes no summary.
     fn begin_without_summaries(disk: &SimStorage, epoch: u64) -> Life {
-        let mut recovery = Recovery::default();
+        let mut recovery = Recovery::one_by_one();
         let mut visit = |position, head, payload: &[u8]| {
             if sums_up(head) {
                 return Ok(());

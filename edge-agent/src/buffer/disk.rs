@@ -229,7 +229,7 @@ impl Buffer {
     }
 
     /// Whether a gap record is neither on disk nor on its way there: what it stands for may be.
-    fn has_unwritten_gaps(&self) -> bool {
+    pub(super) fn has_unwritten_gaps(&self) -> bool {
         let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
         let mut unwritten = lanes.flat_map(LaneShelf::unwritten);
         unwritten.any(|(_, entry)| entry.gap.is_some())

@@ -117,11 +117,20 @@ fn numbers(from: BatchNumber, to: BatchNumber) -> String {
 }
 
 /// Collects the records of a journal in their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inventory {
     recovery: Recovery,
     /// The latest record of each epoch, by its order.
     epochs: BTreeMap<u64, EpochRecord>,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        Inventory {
+            recovery: Recovery::one_by_one(),
+            epochs: BTreeMap::new(),
+        }
+    }
 }
 
 impl Inventory {

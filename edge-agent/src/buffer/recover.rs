@@ -1,4 +1,6 @@
-//! What a journal still holds, as shelves.
+//! What a journal still holds, as shelves. What a summary says stands for all that came before it.
+//! Where there is much of a lane it is held as runs at once; one of which a part was replaced later
+//! is read back at the end.
 //!
 //! Invariants of what was written, which this relies on: a lane is written in number order and
 //! after the names it needs; a batch that was not written before its successor was acked before it.
@@ -20,7 +22,7 @@ use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{
     EpochRecord, KIND_BATCH, KIND_EPOCH, KIND_SUMMARY, decode_batch, decode_epoch,
 };
-use super::run::RunToLoad;
+use super::run::{RUN_BATCHES_MAX, RunToLoad, run_lengths, summed_up};
 use super::summary::{EpochSummary, decode_summary};
 use crate::clock::BootId;
 use crate::handed::Class;
@@ -34,6 +36,7 @@ pub struct Recovery {
     damaged: bool,
     /// The file of the latest summary.
     summed_up_in: u64,
+    one_by_one: bool,
 }
 
 #[derive(Debug)]
@@ -52,9 +55,21 @@ struct RecoveredLane {
     entries: BTreeMap<u64, Entry>,
     /// What came since a part of a run was replaced, in order: the run has to be read first.
     later: Vec<Entry>,
+    /// How many came since it was last summed up.
+    put_since: usize,
 }
 
 impl RecoveredLane {
+    /// Holds as runs what may be, but for the last that came.
+    fn sum_up(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        let mut lengths = run_lengths(entries.values(), RUN_BATCHES_MAX);
+        self.put_since = lengths.pop().unwrap_or(0);
+        lengths.extend(std::iter::repeat_n(1, self.put_since));
+        let summed_up = summed_up(entries.into_values(), lengths);
+        self.entries = summed_up.map(|(one, _)| (one.to.0, one)).collect();
+    }
+
     /// In place of what is said of the same numbers.
     fn put(&mut self, entry: Entry) {
         let replaced = self.entries.range(entry.from.0..=entry.to.0);
@@ -63,6 +78,7 @@ impl RecoveredLane {
             self.entries.remove(&to);
         }
         self.entries.insert(entry.to.0, entry);
+        self.put_since += 1;
     }
 
     /// The runs of which an entry replaces a part, by their last number.
@@ -122,6 +138,14 @@ pub(super) fn read_entry(
 }
 
 impl Recovery {
+    /// Holds no runs where nothing tells of some: for who does not call [`Recovery::settle`].
+    pub fn one_by_one() -> Recovery {
+        Recovery {
+            one_by_one: true,
+            ..Recovery::default()
+        }
+    }
+
     /// Takes the next record; the visitor of `Journal::open`.
     ///
     /// # Errors
@@ -181,6 +205,7 @@ impl Recovery {
 
     fn batch(&mut self, position: DiskPosition, payload: &[u8]) -> Result<(), String> {
         let (header, kind, entry) = read_entry(position, payload)?;
+        let sums_up = header.lane != Lane::Names && !self.one_by_one;
         let epoch = self.epoch(header.epoch);
         match kind {
             Kind::Clock => epoch.early.has_clock(header.number),
@@ -197,6 +222,9 @@ impl Recovery {
         let lane = &mut epoch.lanes[header.lane as usize];
         if lane.later.is_empty() && lane.torn_by(&entry).next().is_none() {
             lane.put(entry);
+            if sums_up && lane.put_since > 2 * RUN_BATCHES_MAX {
+                lane.sum_up();
+            }
         } else {
             lane.later.push(entry);
         }
@@ -217,7 +245,7 @@ impl Recovery {
             known.early = early;
             known.lanes = lanes.map(|items| RecoveredLane {
                 entries: items.into_iter().map(|item| (item.to.0, item)).collect(),
-                later: Vec::new(),
+                ..RecoveredLane::default()
             });
         }
         self.summed_up_in = position.file();
@@ -291,6 +319,7 @@ impl Recovery {
             }),
             damaged: true,
             summed_up_in: 0,
+            one_by_one: self.one_by_one,
         }
     }
 

@@ -155,6 +155,20 @@ fn following(before: &Entry, next: &Entry) -> Option<DiskPosition> {
     (follows && behind).then_some(second)
 }
 
+/// The entries, with those of a length in one run, and what each run stands for.
+pub(super) fn summed_up(
+    mut entries: impl Iterator<Item = Entry>,
+    lengths: Vec<usize>,
+) -> impl Iterator<Item = (Entry, Vec<Entry>)> {
+    lengths.into_iter().filter_map(move |length| {
+        if length == 1 {
+            return entries.next().map(|one| (one, Vec::new()));
+        }
+        let members: Vec<Entry> = entries.by_ref().take(length).collect();
+        Some((sum(&members.iter().collect::<Vec<_>>()), members))
+    })
+}
+
 /// The run of neighbours that [`run_lengths`] took together.
 pub(super) fn sum(members: &[&Entry]) -> Entry {
     let (first, last) = (members[0], members[members.len() - 1]);
@@ -306,16 +320,12 @@ fn sum_up_lane(
     let mut lengths = run_lengths(rest.iter(), batches_max);
     // More may still come to the last one.
     lengths.pop();
-    for length in lengths {
-        let members: Vec<Entry> = rest.drain(..length).collect();
-        if length == 1 {
-            lane.entries.extend(members);
-        } else {
-            let run = sum(&members.iter().collect::<Vec<_>>());
-            let sealed_at = run.sealed_at;
-            lane.entries.push_back(run);
-            summed.push((sealed_at, members));
+    let far: usize = lengths.iter().sum();
+    for (entry, members) in summed_up(rest.drain(..far), lengths) {
+        if !members.is_empty() {
+            summed.push((entry.sealed_at, members));
         }
+        lane.entries.push_back(entry);
     }
     lane.entries.append(&mut rest);
     lane.entries.shrink_to(2 * lane.entries.len());
