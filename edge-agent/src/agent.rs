@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::buffer::BufferOptions;
+use crate::buffer::{BufferOptions, ENTRIES_NEAR};
 use crate::clock::{self, Stamper, Teller};
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -275,6 +275,7 @@ fn keeper_options(
             ram_bytes_max: settings.ram_bytes_max,
             max_unsafe: settings.max_unsafe,
             classes: config.classes.clone(),
+            entries_near: ENTRIES_NEAR,
         },
         window: settings.window,
         servers: settings.servers,

@@ -21,6 +21,15 @@ pub struct Position {
 }
 
 impl Position {
+    /// Where a record was said to stand; reading finds out whether it does.
+    pub fn at(file: u64, offset: u32, payload_bytes: u32) -> Position {
+        Position {
+            generation: file,
+            offset,
+            length: payload_bytes,
+        }
+    }
+
     /// The generation of the file that holds it: a file is released as a whole.
     pub fn file(&self) -> u64 {
         self.generation
@@ -34,6 +43,13 @@ impl Position {
     /// Bytes of payload.
     pub fn payload_bytes(&self) -> usize {
         self.length as usize
+    }
+
+    /// Where in the file the next record begins.
+    pub fn end(&self) -> u32 {
+        let bytes = record::record_bytes(self.payload_bytes());
+        self.offset
+            .saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 }
 
@@ -77,7 +93,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    fn file(&self, generation: u64) -> Option<Arc<LiveFile>> {
+    /// Whether a file is there and was not released.
+    pub fn has(&self, file: u64) -> bool {
+        self.file(file).is_some()
+    }
+
+    pub(crate) fn file(&self, generation: u64) -> Option<Arc<LiveFile>> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         files.get(&generation).cloned()
     }

@@ -17,12 +17,13 @@ use crate::record::{
     self, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, PAYLOAD_BYTES_MAX,
     RecordHead,
 };
-use crate::recover::{self, Scanned, Skipped};
+use crate::recover::{Scanned, Skipped};
+use crate::scan::{self, Skipping, Visit, rot};
 use crate::spare::{Spare, Spares};
-use crate::storage::{OpenMode, Storage};
+use crate::storage::Storage;
 
 /// The smallest file that makes sense: first record, opening, seal and something to keep.
-const FILE_BYTES_MIN: u64 = 1 << 10;
+pub(crate) const FILE_BYTES_MIN: u64 = 1 << 10;
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Above this the buffer goes to the file before the next sync asks for it.
 const BUFFER_BYTES_MAX: usize = 8 << 20;
@@ -177,31 +178,38 @@ impl Journal {
     pub fn open(
         storage: Arc<dyn Storage>,
         options: Options,
-        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+        visit: Visit<'_>,
     ) -> Result<Journal, JournalError> {
         Self::open_with(storage, options, None, visit)
     }
 
     /// As [`Journal::open`], for records that stand for themselves: damaged ones are passed over,
-    /// and told.
+    /// and told. `sums_up` knows the records that tell all that matters of those before them: the
+    /// files before the newest undamaged one that holds such a record are not read, and count as
+    /// full.
     ///
     /// # Errors
     /// `Rot` if whole files or too many records are damaged or missing; whatever `visit` returns.
     pub fn open_skipping(
         storage: Arc<dyn Storage>,
         options: Options,
-        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+        sums_up: fn(RecordHead) -> bool,
+        visit: Visit<'_>,
     ) -> Result<(Journal, Vec<Skipped>), JournalError> {
         let mut skipped = Vec::new();
-        let journal = Self::open_with(storage, options, Some(&mut skipped), visit)?;
+        let skipping = Skipping {
+            skipped: &mut skipped,
+            sums_up,
+        };
+        let journal = Self::open_with(storage, options, Some(skipping), visit)?;
         Ok((journal, skipped))
     }
 
     fn open_with(
         storage: Arc<dyn Storage>,
         options: Options,
-        skipped: Option<&mut Vec<Skipped>>,
-        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+        skipping: Option<Skipping<'_>>,
+        visit: Visit<'_>,
     ) -> Result<Journal, JournalError> {
         if !(FILE_BYTES_MIN..=FILE_BYTES_MAX).contains(&options.file_bytes) || options.files_max < 2
         {
@@ -223,7 +231,7 @@ impl Journal {
             opens_durable: false,
             latched: false,
         };
-        if let Some((generation, scanned)) = journal.scan_all(skipped, visit)? {
+        if let Some((generation, scanned)) = journal.scan(skipping, visit)? {
             journal.settle(generation, scanned)?;
         }
         let synced = journal.storage.sync_directory();
@@ -242,11 +250,11 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Scans all files. Returns the newest and what it holds.
-    fn scan_all(
+    /// Finds the files. Returns the newest and what it holds.
+    fn scan(
         &mut self,
-        mut skipped: Option<&mut Vec<Skipped>>,
-        visit: &mut dyn FnMut(Position, RecordHead, &[u8]) -> Result<(), JournalError>,
+        skipping: Option<Skipping<'_>>,
+        visit: Visit<'_>,
     ) -> Result<Option<(u64, Scanned)>, JournalError> {
         let names = self
             .storage
@@ -254,69 +262,11 @@ impl Journal {
             .map_err(JournalError::io("list the directory"))?;
         self.spares.find(&names)?;
         let generations: Vec<u64> = names.iter().filter_map(|name| parse_name(name)).collect();
-        let mut newest = None;
-        for (nth, generation) in generations.iter().copied().enumerate() {
-            let before: Option<(u64, Scanned)> = newest;
-            if let Some((before, scanned)) = before {
-                Self::check_continued(before, scanned, generation)?;
-            }
-            let file = self
-                .storage
-                .open(&file_name(generation), OpenMode::Existing);
-            let file = file.map_err(JournalError::io("open a file"))?;
-            let chain = before.map(|(_, scanned)| scanned.chain);
-            let skipped = skipped.as_deref_mut();
-            let mut scanned =
-                recover::scan(file.as_ref(), generation, chain, skipped, &mut |seen| {
-                    let position = Position {
-                        generation,
-                        offset: seen.offset,
-                        length: seen.header.length,
-                    };
-                    if seen.header.head.kind >= KIND_OWN_MIN {
-                        return Ok(());
-                    }
-                    visit(position, seen.header.head, seen.payload)
-                })?;
-            let last = nth + 1 == generations.len();
-            if !scanned.begun && !(last && (before.is_some() || generation == 1)) {
-                return Err(rot(generation, "its first record is missing"));
-            }
-            scanned.opens = scanned
-                .opens
-                .max(before.map_or(0, |(_, scanned)| scanned.opens));
-            let file_bytes = file
-                .len()
-                .map_err(JournalError::io("read a file's length"))?;
-            if file_bytes < FILE_BYTES_MIN {
-                return Err(rot(generation, "shorter than a journal's file can be"));
-            }
-            let written = AtomicU64::new(u64::from(scanned.end));
-            self.insert(
-                generation,
-                Arc::new(LiveFile {
-                    file,
-                    file_bytes,
-                    written,
-                }),
-            );
-            newest = Some((generation, scanned));
+        let (files, newest) = scan::files(self.storage.as_ref(), &generations, skipping, visit)?;
+        for (generation, live) in files {
+            self.insert(generation, Arc::new(live));
         }
         Ok(newest)
-    }
-
-    fn check_continued(before: u64, scanned: Scanned, next: u64) -> Result<(), JournalError> {
-        if next != before + 1 {
-            return Err(rot(before + 1, "the file is missing"));
-        }
-        if !scanned.sealed {
-            return Err(JournalError::Rot {
-                file: file_name(before),
-                offset: u64::from(scanned.end),
-                detail: "it has a successor and no seal",
-            });
-        }
-        Ok(())
     }
 
     /// Makes what was found in the newest file durable, and what may follow it distinct.
@@ -656,18 +606,11 @@ impl Journal {
     }
 }
 
-fn rot(generation: u64, detail: &'static str) -> JournalError {
-    JournalError::Rot {
-        file: file_name(generation),
-        offset: 0,
-        detail,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sim::SimStorage;
+    use crate::storage::OpenMode;
 
     /// Found by fuzzing: the count of openings was added to before it was looked at.
     #[test]

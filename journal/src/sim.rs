@@ -40,6 +40,7 @@ struct Disk {
     /// Counts power cuts: a handle of an earlier boot is dead.
     boot: u64,
     operations: u64,
+    bytes_read: u64,
     cut_at: Option<u64>,
     off: bool,
     writes_until_failure: Option<u64>,
@@ -272,6 +273,11 @@ impl SimStorage {
         self.disk().operations
     }
 
+    /// Bytes that were asked for so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.disk().bytes_read
+    }
+
     /// The `nth` write from now (1 is the next one) fails, half done.
     pub fn fail_write(&self, nth: u64) {
         self.disk().writes_until_failure = Some(nth);
@@ -455,6 +461,7 @@ impl StorageFile for SimFile {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let disk = &mut *self.disk();
+        disk.bytes_read += buf.len() as u64;
         let bytes = &disk.inode(self)?.current;
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let range = bytes.get(from..from.saturating_add(buf.len()));

@@ -5,7 +5,7 @@
 
 use shared::id::Lane;
 
-use super::lane::{Entry, Form};
+use super::lane::{Entry, Form, Share};
 use super::{Buffer, Held, Place};
 use crate::handed::{CLASSES_MAX, Class};
 
@@ -65,8 +65,8 @@ pub(super) struct ClassCounts {
 /// Batches, and what they count against the bound.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sum {
-    batches: u64,
-    bytes: u64,
+    pub(super) batches: u64,
+    pub(super) bytes: u64,
 }
 
 /// What is held of a class and may go.
@@ -107,8 +107,11 @@ impl Classes {
     }
 
     /// A class that the configuration names no more is its last one.
-    pub(super) fn known(&self, class: Class) -> Class {
-        class.min(self.last())
+    pub(super) fn make_known(&self, entry: &mut Entry) {
+        entry.class = entry.class.min(self.last());
+        for share in entry.run.iter_mut().flat_map(|run| &mut run.shares) {
+            share.class = share.class.min(self.last());
+        }
     }
 
     fn last(&self) -> Class {
@@ -126,14 +129,18 @@ impl Classes {
 }
 
 impl Sum {
-    fn add(&mut self, bytes: u64) {
-        self.batches += 1;
-        self.bytes += bytes;
+    pub(super) fn of_one(bytes: u64) -> Sum {
+        Sum { batches: 1, bytes }
     }
 
-    fn sub(&mut self, bytes: u64) {
-        self.batches -= 1;
-        self.bytes -= bytes;
+    pub(super) fn add(&mut self, other: Sum) {
+        self.batches += other.batches;
+        self.bytes += other.bytes;
+    }
+
+    fn sub(&mut self, other: Sum) {
+        self.batches -= other.batches;
+        self.bytes -= other.bytes;
     }
 
     /// What becomes free at least if at most so many gap records take the place of all.
@@ -146,40 +153,37 @@ impl Sum {
 impl Held {
     /// An entry that came, or whose form or place changed.
     pub(super) fn count(&mut self, entry: &Entry) {
-        let bytes = entry.held_bytes();
-        if let Some(held) = self.class_of(entry) {
-            held.all.add(bytes);
+        for Share { class, thin, sum } in entry.shares() {
+            let held = &mut self.classes[usize::from(class.0)];
+            held.all.add(sum);
             if !entry.is_safe() {
-                held.in_memory.add(bytes);
+                held.in_memory.add(sum);
             }
-            if entry.form == Form::Whole {
-                held.whole.add(bytes);
+            if !thin {
+                held.whole.add(sum);
             }
         }
     }
 
     /// An entry that goes, or whose form or place is about to change.
     pub(super) fn uncount(&mut self, entry: &Entry) {
-        let bytes = entry.held_bytes();
-        if let Some(held) = self.class_of(entry) {
-            held.all.sub(bytes);
+        for Share { class, thin, sum } in entry.shares() {
+            let held = &mut self.classes[usize::from(class.0)];
+            held.all.sub(sum);
             if !entry.is_safe() {
-                held.in_memory.sub(bytes);
+                held.in_memory.sub(sum);
             }
-            if entry.form == Form::Whole {
-                held.whole.sub(bytes);
+            if !thin {
+                held.whole.sub(sum);
             }
         }
     }
 
     /// A counted entry of so many bytes is on disk from here on.
     pub(super) fn now_safe(&mut self, class: Class, bytes: u64) {
-        self.classes[usize::from(class.0)].in_memory.sub(bytes);
-    }
-
-    fn class_of(&mut self, entry: &Entry) -> Option<&mut ClassHeld> {
-        let counts = entry.is_data() && entry.form != Form::Leaving;
-        counts.then(|| &mut self.classes[usize::from(entry.class.0)])
+        self.classes[usize::from(class.0)]
+            .in_memory
+            .sub(Sum::of_one(bytes));
     }
 }
 
@@ -275,7 +279,7 @@ impl Buffer {
             && whole.bytes > self.bytes_max() / WHOLE_PARTS
     }
 
-    /// What has to go now, to make room.
+    /// What has to go now, to make room; a run has to be read first.
     pub(super) fn next_to_go(&mut self) -> Option<Place> {
         let bytes = self.bounded_bytes();
         if bytes <= self.room_from() {
@@ -310,7 +314,7 @@ impl Buffer {
         (0..class.0).any(|before| self.is_thinned_next(Class(before)))
     }
 
-    /// The oldest batch of a class and form whose going makes room.
+    /// The oldest batch of a class and form whose going makes room, or the run that holds it.
     pub(super) fn oldest_of(&mut self, class: Class, form: Form) -> Option<Place> {
         let in_memory = self.disk.failed;
         self.epochs.iter_mut().find_map(|shelf| {

@@ -14,7 +14,9 @@ use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{
     BatchRecord, EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
+    summary_head,
 };
+use super::summary::encode_summary;
 use super::{Buffer, Place, Settled};
 
 /// Bytes of one submission.
@@ -26,6 +28,10 @@ const CHEAP_PARTS: u64 = 32;
 /// A fuller one only if at least this part of the bound is waste: batches take at most 70 % of it,
 /// so six bytes are written again at most for each that gets free.
 const WASTE_PARTS: u64 = 8;
+/// A summary takes at most this part of the bound, an eighth of a file or less; a buffer with more
+/// to tell goes without.
+const SUMMARY_PARTS: u64 = 256;
+const SUMMARY_BYTES_MAX: usize = 2 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
@@ -52,6 +58,8 @@ pub(super) struct DiskState {
     written_bytes: u64,
     /// Epochs that began so far.
     pub(super) order_before: u64,
+    /// The file of the latest summary.
+    summed_up_in: u64,
 }
 
 impl DiskState {
@@ -67,10 +75,11 @@ impl DiskState {
         self.tell();
     }
 
-    /// After so many epochs that began.
-    pub(super) fn after(order: u64) -> Self {
+    /// After so many epochs that began, and a summary in this file. The first file needs none.
+    pub(super) fn after(order: u64, summed_up_in: u64) -> Self {
         DiskState {
             order_before: order,
+            summed_up_in: summed_up_in.max(1),
             ..DiskState::default()
         }
     }
@@ -81,6 +90,17 @@ enum Queued {
     Entry(Place),
     /// What `to_tell` was.
     Epoch(u64),
+    Summary,
+}
+
+/// An entry that is on disk.
+#[derive(Debug, Clone, Copy)]
+struct HeldOnDisk {
+    place: Place,
+    position: DiskPosition,
+    /// About what its records take in the journal.
+    bytes: u64,
+    is_run: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -131,6 +151,7 @@ impl Buffer {
         let max_unsafe = self.options.max_unsafe;
         let mut queued = Vec::new();
         let mut records = Vec::new();
+        self.put_summary(&mut queued, &mut records);
         if self.disk.told < self.disk.to_tell {
             self.put_epochs(false, &mut queued, &mut records);
         }
@@ -186,6 +207,34 @@ impl Buffer {
         waiting.min().map(|born| born + self.options.max_unsafe)
     }
 
+    /// Once in each file but the first: all that is on disk, so that a start need not read the files
+    /// before. Behind it stands whatever is not on disk yet; what a gap record stands for is then no
+    /// more told of, so these come first.
+    fn put_summary(&mut self, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
+        let file = self.disk.newest_file;
+        if file <= self.disk.summed_up_in || self.has_unwritten_gaps() {
+            return;
+        }
+        self.disk.summed_up_in = file;
+        let bytes_max = self.options.bytes_max / SUMMARY_PARTS;
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let payload = encode_summary(&self.epochs, self.options.entries_near);
+        if payload.len() <= bytes_max.min(SUMMARY_BYTES_MAX) {
+            queued.push(Queued::Summary);
+            records.push(Append {
+                head: summary_head(),
+                payload,
+            });
+        }
+    }
+
+    /// Whether a gap record is neither on disk nor on its way there: what it stands for may be.
+    pub(super) fn has_unwritten_gaps(&self) -> bool {
+        let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
+        let mut unwritten = lanes.flat_map(LaneShelf::unwritten);
+        unwritten.any(|(_, entry)| entry.gap.is_some())
+    }
+
     /// The last record of the current epoch: it ended, and nothing of it is only in RAM.
     pub fn end_cleanly(&mut self) -> DiskWork {
         let (mut queued, mut records) = (Vec::new(), Vec::new());
@@ -230,15 +279,21 @@ impl Buffer {
                             told_at.get_or_insert(position);
                             self.disk.told = told;
                         }
+                        Queued::Summary => self.disk.summed_up_in = position.file(),
                     }
                 }
                 self.disk.told_at = told_at.or(self.disk.told_at);
+                self.sum_up();
             }
             Err(error) => {
                 let full = matches!(error, JournalError::Full | JournalError::Queue { .. });
                 self.disk.full |= full;
                 self.disk.failed |= !full;
                 for one in queued {
+                    if let Queued::Summary = one {
+                        // It is due again.
+                        self.disk.summed_up_in = 1;
+                    }
                     if let Queued::Entry(place) = one
                         && let Some(entry) = self.entry_mut(place)
                         && entry.disk == OnDisk::Queued
@@ -297,12 +352,10 @@ impl Buffer {
             return None;
         }
         let told_at = self.disk.told_at?;
-        let lanes = || self.epochs.iter().flat_map(|shelf| &shelf.lanes);
-        let replaces = |(_, entry): (usize, &super::lane::Entry)| entry.gap.is_some();
-        if lanes().any(|lane| lane.unwritten().any(replaces)) {
+        if self.has_unwritten_gaps() {
             return None;
         }
-        let first = self.on_disk().map(|(_, position)| position).min();
+        let first = self.on_disk().map(|held| held.position).min();
         let newest = self.disk.newest_file;
         if first.map_or(newest, |first| first.file()) > told_at.file() {
             // What is told anew lets the file go that it was told in.
@@ -322,43 +375,51 @@ impl Buffer {
 
     /// When free files run short: what the oldest file still holds, a part at a time, to be
     /// written again at the end so that the file can go. Much is written again only if the
-    /// records that nobody needs any more are worth it.
+    /// records that nobody needs any more are worth it. `None` also if something is
+    /// [wanted](Buffer::wanted) first.
     pub fn carry(&mut self, usage: Usage) -> Option<DiskWork> {
         let bytes_max = self.options.bytes_max;
         let short = self.disk.full || usage.bytes_free < bytes_max / 4;
         if !short || self.disk.failed || self.disk.queued.is_some() {
             return None;
         }
-        let bytes = |position: DiskPosition| position.payload_bytes() as u64 + RECORD_HEAD_BYTES;
-        let mut all: Vec<_> = self.on_disk().collect();
-        all.sort_unstable_by_key(|(_, position)| *position);
+        let mut all: Vec<HeldOnDisk> = self.on_disk().collect();
+        all.sort_unstable_by_key(|held| held.position);
         let told = self.disk.told_at.map(|told| told.file());
-        let files = || all.iter().map(|(_, position)| position.file()).chain(told);
+        let files = || all.iter().map(|held| held.position.file()).chain(told);
         let oldest = files().min()?;
         if files().max() == Some(oldest) {
             return None;
         }
-        let needed: u64 = all.iter().map(|(_, position)| bytes(*position)).sum();
-        all.retain(|(_, position)| position.file() == oldest);
-        let in_oldest: u64 = all.iter().map(|(_, position)| bytes(*position)).sum();
+        let needed: u64 = all.iter().map(|held| held.bytes).sum();
+        all.retain(|held| held.position.file() == oldest);
+        let in_oldest: u64 = all.iter().map(|held| held.bytes).sum();
         let waste = usage.bytes_used.saturating_sub(needed);
         if in_oldest > bytes_max / CHEAP_PARTS && waste < bytes_max / WASTE_PARTS {
             return None;
         }
         let mut room = usage.bytes_free.min(SUBMISSION_BYTES_MAX as u64);
-        let held = all.into_iter().take_while(|(_, position)| {
-            let left = room.checked_sub(bytes(*position));
+        if let Some(first) = all.first().filter(|first| first.is_run) {
+            self.wants(first.place);
+            return None;
+        }
+        let known = all.into_iter().filter(|held| !held.is_run);
+        let held = known.take_while(|held| {
+            let left = room.checked_sub(held.bytes);
             room = left.unwrap_or(room);
             left.is_some()
         });
-        let held: Vec<_> = held.collect();
+        let held: Vec<HeldOnDisk> = held.collect();
         if in_oldest > 0 && held.is_empty() {
             return None;
         }
         let (mut queued, mut records) = (Vec::new(), Vec::new());
         self.put_epochs(false, &mut queued, &mut records);
         let mut carried: Vec<Carried> = records.into_iter().map(Carried::InMemory).collect();
-        for (place, position) in held {
+        for HeldOnDisk {
+            place, position, ..
+        } in held
+        {
             queued.push(Queued::Entry(place));
             carried.push(self.carried(place, position));
         }
@@ -392,25 +453,33 @@ impl Buffer {
         settled
     }
 
-    fn on_disk(&self) -> impl Iterator<Item = (Place, DiskPosition)> {
-        self.epochs.iter().flat_map(|shelf| {
-            Lane::ALL.into_iter().flat_map(move |lane| {
-                shelf
-                    .lane(lane)
-                    .entries
-                    .iter()
-                    .filter_map(move |entry| match entry.disk {
-                        OnDisk::At(position) => {
-                            let place = Place {
-                                epoch: shelf.epoch,
-                                lane,
-                                from: entry.from,
-                                to: entry.to,
-                            };
-                            Some((place, position))
-                        }
-                        OnDisk::No | OnDisk::Queued => None,
-                    })
+    fn on_disk(&self) -> impl Iterator<Item = HeldOnDisk> {
+        let lanes = self.epochs.iter().flat_map(|shelf| {
+            let lanes = Lane::ALL.into_iter().zip(&shelf.lanes);
+            lanes.map(|(lane, held)| (shelf.epoch, lane, held))
+        });
+        lanes.flat_map(|(epoch, lane, held)| {
+            held.entries.iter().filter_map(move |entry| {
+                let OnDisk::At(position) = entry.disk else {
+                    return None;
+                };
+                let is_run = entry.run.is_some();
+                let bytes = if is_run {
+                    entry.held_bytes()
+                } else {
+                    position.payload_bytes() as u64 + RECORD_HEAD_BYTES
+                };
+                Some(HeldOnDisk {
+                    place: Place {
+                        epoch,
+                        lane,
+                        from: entry.from,
+                        to: entry.to,
+                    },
+                    position,
+                    bytes,
+                    is_run,
+                })
             })
         })
     }

@@ -16,12 +16,12 @@ use super::{Buffer, EpochShelf, Place, Spot};
 use crate::clock::BootId;
 
 /// What an epoch holds of the time before the time was known.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Early {
     /// The greatest time since boot of a reading; `None` if there is none.
-    newest_ns: Option<i64>,
+    pub(super) newest_ns: Option<i64>,
     /// The number of its clock entry.
-    clock: Option<BatchNumber>,
+    pub(super) clock: Option<BatchNumber>,
 }
 
 impl Early {

@@ -1,5 +1,6 @@
 //! What the buffer's records mean and what a journal of them holds, in words: `inspect` prints it.
-//! It goes by the same recovery as the agent's own start.
+//! It goes by the same recovery as the agent's own start, but reads everything: no summary is
+//! taken for what it sums up.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -10,8 +11,11 @@ use shared::id::{BatchNumber, Lane};
 
 use super::EpochShelf;
 use super::lane::{Entry, LaneShelf};
-use super::record::{BatchRecord, EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
+use super::record::{
+    BatchRecord, EpochRecord, KIND_BATCH, KIND_EPOCH, KIND_SUMMARY, decode_batch, decode_epoch,
+};
 use super::recover::Recovery;
+use super::summary::decode_summary;
 use crate::clock::BootId;
 
 /// What one record says, as a line.
@@ -24,6 +28,7 @@ pub fn meaning(head: RecordHead, payload: &[u8]) -> Result<String, String> {
         KIND_EPOCH => decode_epoch(payload)
             .map(|record| epoch_meaning(&record))
             .map_err(|error| error.to_string()),
+        KIND_SUMMARY => summary_meaning(payload),
         other => Err(format!("kind {other} is none of an agent's buffer")),
     }
 }
@@ -57,6 +62,17 @@ fn batch_meaning(payload: &[u8]) -> Result<String, String> {
     let (size, epoch, sealed_at) = (bytes.len(), header.epoch, header.sealed_at.0);
     Ok(format!(
         "{what}, {size} bytes, sealed at {sealed_at} ns, epoch {epoch}"
+    ))
+}
+
+fn summary_meaning(payload: &[u8]) -> Result<String, String> {
+    let epochs = decode_summary(payload).map_err(|error| error.to_string())?;
+    let items = || epochs.iter().flat_map(|epoch| &epoch.lanes).flatten();
+    let records: u64 = items().map(Entry::records).sum();
+    let readings: u64 = items().map(Entry::pending).sum();
+    let (epochs, items) = (epochs.len(), items().count());
+    Ok(format!(
+        "summary: {epochs} epochs, {records} batches and gap records in {items} parts, {readings} readings"
     ))
 }
 
@@ -101,11 +117,20 @@ fn numbers(from: BatchNumber, to: BatchNumber) -> String {
 }
 
 /// Collects the records of a journal in their order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inventory {
     recovery: Recovery,
     /// The latest record of each epoch, by its order.
     epochs: BTreeMap<u64, EpochRecord>,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        Inventory {
+            recovery: Recovery::one_by_one(),
+            epochs: BTreeMap::new(),
+        }
+    }
 }
 
 impl Inventory {
@@ -119,6 +144,10 @@ impl Inventory {
         head: RecordHead,
         payload: &[u8],
     ) -> Result<(), JournalError> {
+        if head.kind == KIND_SUMMARY {
+            let refused = |what| JournalError::Refused { what };
+            return summary_meaning(payload).map(|_| ()).map_err(refused);
+        }
         self.recovery.visit(position, head, payload)?;
         if head.kind == KIND_EPOCH
             && let Ok(record) = decode_epoch(payload)
@@ -217,7 +246,8 @@ mod tests {
     use shared::id::{Digest, Epoch, TimeNs};
     use shared::verdict::Position;
 
-    use super::super::record::{batch_head, encode_batch, encode_epoch, epoch_head};
+    use super::super::record::{batch_head, encode_batch, encode_epoch, epoch_head, summary_head};
+    use super::super::summary::encode_summary;
     use super::*;
     use crate::handed::Class;
 
@@ -267,6 +297,9 @@ mod tests {
         let text = meaning(epoch_head(), &epoch_record()).unwrap();
         assert!(text.contains("order 2, ended cleanly, boot 0101"), "{text}");
         assert!(meaning(epoch_head(), b"x").is_err());
+        let text = meaning(summary_head(), &encode_summary(&[], 16)).unwrap();
+        assert!(text.starts_with("summary: 0 epochs, 0 batches"), "{text}");
+        assert!(meaning(summary_head(), b"x").is_err());
         let other = RecordHead { kind: 9, ..head };
         assert!(meaning(other, &payload).is_err());
     }

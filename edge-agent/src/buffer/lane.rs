@@ -1,5 +1,7 @@
 //! What is held of one stream: the batches that are not acked yet, in number order without holes.
-//! Of the names lane all batches, acked or not, as long as anything of their epoch is left to send.
+//! Of the names lane all batches, acked or not, as long as anything of their epoch is left to send:
+//! what an epoch may define bounds them. Of the others, what is on disk and far from being sent is
+//! held as runs ([`super::run`]).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use shared::batch::GapReason;
 use shared::id::{BatchNumber, Digest, TimeNs};
 use shared::verdict::Position;
 
+use super::class::Sum;
+use super::run::Run;
 use crate::batcher::WaiterId;
 use crate::handed::{CLASSES_MAX, Class};
 
@@ -33,7 +37,15 @@ pub(super) enum OnDisk {
     At(DiskPosition),
 }
 
-/// One batch, or one gap record over several numbers.
+/// Of what is held: a class, and whether it may still be thinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) class: Class,
+    pub(super) thin: bool,
+    pub(super) sum: Sum,
+}
+
+/// One batch, one gap record over several numbers, or a run of batches.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) from: BatchNumber,
@@ -43,9 +55,12 @@ pub(super) struct Entry {
     /// `d(to)`.
     pub(super) digest: Digest,
     pub(super) names_needed: BatchNumber,
-    /// Of a batch: held; of a gap record: lost.
+    /// Of batches: held; of a gap record: lost.
     pub(super) readings: u64,
     pub(super) gap: Option<GapReason>,
+    /// It stands for several batches: what is said of one below is of the oldest or the first of
+    /// them, sizes are of all; class and form are in the shares.
+    pub(super) run: Option<Box<Run>>,
     pub(super) class: Class,
     pub(super) form: Form,
     /// Its times count from boot: it waits for the clock of its epoch.
@@ -78,9 +93,35 @@ impl Entry {
         matches!(self.disk, OnDisk::At(_))
     }
 
+    /// How many records it stands for.
+    pub(super) fn records(&self) -> u64 {
+        match self.run {
+            Some(_) => self.to.0 - self.from.0 + 1,
+            None => 1,
+        }
+    }
+
     /// What it counts against the buffer's bound: its bytes and a record's head.
     pub(super) fn held_bytes(&self) -> u64 {
-        self.size as u64 + 48
+        self.size as u64 + 48 * self.records()
+    }
+
+    /// The data in it that may go, by class and form.
+    pub(super) fn shares(&self) -> impl Iterator<Item = Share> {
+        let is_one = self.run.is_none() && self.is_data() && self.form != Form::Leaving;
+        let one = is_one.then(|| Share {
+            class: self.class,
+            thin: self.form == Form::Thin,
+            sum: Sum::of_one(self.held_bytes()),
+        });
+        let run = self.run.iter().flat_map(|run| run.shares.iter().copied());
+        one.into_iter().chain(run)
+    }
+
+    fn holds(&self, class: Class, form: Form) -> bool {
+        let thin = form == Form::Thin;
+        self.shares()
+            .any(|share| share.class == class && share.thin == thin)
     }
 }
 
@@ -141,18 +182,17 @@ impl LaneShelf {
             .take(self.unwritten)
     }
 
-    /// The oldest data of a class and form. `in_memory`: only what no disk holds.
+    /// The oldest data of a class and form, or the run that holds them. `in_memory`: only what no
+    /// disk holds.
     pub(super) fn oldest(&mut self, class: Class, form: Form, in_memory: bool) -> Option<&Entry> {
         let (row, column) = (usize::from(class.0), usize::from(form == Form::Thin));
         let start = self.index_of(self.looked[row][column]);
-        let is_such = |entry: &Entry| {
-            let is_such = entry.is_data() && entry.class == class && entry.form == form;
-            is_such && !(in_memory && entry.is_safe())
-        };
+        let is_such = |entry: &Entry| entry.holds(class, form) && !(in_memory && entry.is_safe());
         let found = self.entries.range(start..).position(is_such);
         if !in_memory {
             let entry = found.and_then(|nth| self.entries.get(start + nth));
-            let below = entry.or(self.entries.back()).map(|entry| entry.to);
+            let last = self.entries.back().map(|entry| entry.to);
+            let below = entry.map(|entry| entry.from).or(last);
             self.looked[row][column] = below.unwrap_or(self.looked[row][column]);
         }
         self.entries.get(start + found?)

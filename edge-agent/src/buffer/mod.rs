@@ -9,9 +9,14 @@
 //!   stands before it.
 //! - The names lane of an epoch is held until its epoch has nothing left to send.
 //! - A number leaves by an ack, or by a gap record over it.
+//!
+//! Neither memory nor a start grows with the backlog: what is on disk and far from being sent is
+//! held as runs (`run.rs`), and the journal tells now and then what it holds (`summary.rs`).
 
 mod lane;
+mod run;
 mod record;
+mod summary;
 mod recover;
 mod class;
 mod overflow;
@@ -42,7 +47,9 @@ use early::Early;
 pub use inspect::{Inventory, meaning};
 use lane::{Entry, Form, LaneShelf, OnDisk};
 use record::EpochRecord;
+pub use record::sums_up;
 pub use recover::Recovery;
+pub use run::{ENTRIES_NEAR, LoadedRun, RunToLoad};
 use thinning::Thinning;
 pub use thinning::{Rest, ThinPlan};
 
@@ -57,6 +64,9 @@ pub struct BufferOptions {
     /// How long a reading that nobody waits for may be neither acked nor on disk.
     pub max_unsafe: Duration,
     pub classes: Classes,
+    /// Of each lane so many entries are held one by one, those that are sent next; at least as many
+    /// as may be in flight.
+    pub entries_near: usize,
 }
 
 /// Names an entry: what the window sends and the answer is about.
@@ -159,6 +169,8 @@ pub struct Buffer {
     counts: [ClassCounts; CLASSES_MAX],
     thinning: Option<Thinning>,
     boot: BootId,
+    /// A run that has to be read before anything goes.
+    wanted: Option<Place>,
 }
 
 impl EpochShelf {
@@ -196,18 +208,19 @@ impl Buffer {
         });
         let mut buffer = Buffer {
             options,
-            disk: disk::DiskState::after(recovery.order()),
+            disk: disk::DiskState::after(recovery.order(), recovery.summed_up_in()),
             epochs: recovery.into_shelves(),
             held: Held::default(),
             unacked_since: BTreeMap::new(),
             counts: Default::default(),
             thinning: None,
             boot: BootId::default(),
+            wanted: None,
         };
         for shelf in &mut buffer.epochs {
             for lane in &mut shelf.lanes {
                 for entry in &mut lane.entries {
-                    entry.class = buffer.options.classes.known(entry.class);
+                    buffer.options.classes.make_known(entry);
                     buffer.held.bytes += entry.held_bytes();
                     buffer.held.count(entry);
                     if !entry.is_safe() {
@@ -221,6 +234,7 @@ impl Buffer {
                 }
             }
         }
+        buffer.sum_up();
         buffer.begin_epoch(epoch, last, now, wall);
         buffer
     }
@@ -386,6 +400,7 @@ impl Buffer {
             names_needed,
             readings,
             gap: None,
+            run: None,
             class: Class::default(),
             form: Form::Whole,
             boot_relative,
@@ -436,10 +451,12 @@ impl Buffer {
         self.epochs.iter().map(|shelf| shelf.epoch)
     }
 
-    /// The entry to send when `next` is the next number of a stream.
+    /// The entry to send when `next` is the next number of a stream; none as long as that is in a
+    /// [run](Buffer::run_at).
     pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
         let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
         let entry = held.at_or_after(next);
+        let entry = entry.filter(|entry| entry.run.is_none());
         let entry = entry.filter(|entry| !self.waits_for_clock(epoch, lane, entry));
         entry.map(|entry| Sendable {
             place: Place {
@@ -458,7 +475,7 @@ impl Buffer {
     pub fn source(&self, place: Place) -> Option<Source> {
         let held = self.lane(place.epoch, place.lane)?;
         let entry = held.at_or_after(place.from)?;
-        if (entry.from, entry.to) != (place.from, place.to) {
+        if (entry.from, entry.to) != (place.from, place.to) || entry.run.is_some() {
             return None;
         }
         match (&entry.ram, entry.disk) {
@@ -517,9 +534,12 @@ impl Buffer {
         let end = shelf
             .entries
             .partition_point(|entry| entry.to <= position.last);
+        let partly = shelf.entries.get(end);
+        let partly = partly.filter(|entry| entry.run.is_some() && entry.from <= position.last);
+        debug_assert!(partly.is_none(), "a run is loaded before a part of it goes");
         for entry in shelf.entries.range_mut(first..end) {
             settled.kept.append(&mut entry.waiters);
-            settled.batches_acked += 1;
+            settled.batches_acked += entry.records();
             settled.readings_acked += entry.pending();
             held.readings_pending -= entry.pending();
             if !entry.is_safe() {

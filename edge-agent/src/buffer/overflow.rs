@@ -50,14 +50,18 @@ impl Buffer {
         self.bounded_bytes() > self.bytes_max() / 100 * REFUSE_PERCENT
     }
 
-    /// Lets data go until the bound is kept, the oldest of the least class first. Of what a failed disk holds only the copy
-    /// in memory goes, and that first.
+    /// Lets data go until the bound is kept, the oldest of the least class first; to be called
+    /// again once what is [wanted](Buffer::wanted) is loaded. Of what a failed disk holds only the
+    /// copy in memory goes, and that first.
     pub fn make_room(&mut self, wall: TimeNs) -> Settled {
         let mut settled = Settled::default();
         if self.disk.failed && self.held.ram_bytes > self.options.ram_bytes_max {
             self.leave_to_disk();
         }
         while let Some(oldest) = self.next_to_go() {
+            if self.wants(oldest) {
+                break;
+            }
             settled.add(self.drop_batch(oldest, GapReason::Overflow, wall));
         }
         settled
@@ -129,6 +133,7 @@ impl Buffer {
             names_needed: BatchNumber::NONE,
             readings: 0,
             gap: Some(GapReason::Restored),
+            run: None,
             class: Class::default(),
             form: Form::Thin,
             boot_relative: false,

@@ -6,6 +6,7 @@
 //!     version u8 = 2, form u8 (bits 0 to 2 class, bit 7 thin), then the same
 //! kind 2, where an epoch stands   head.number = 0
 //!     version u8 = 1, epoch u64, order varint, ended cleanly u8, boot 16, then for each lane: last varint, digest 8
+//! kind 3, all that is on disk     head.number = 0, payload in summary.rs
 //! ```
 //! Numbers are big-endian. A later record replaces what an earlier one says of the same numbers or
 //! epoch.
@@ -22,11 +23,13 @@ use crate::handed::Class;
 
 pub(super) const KIND_BATCH: u8 = 1;
 pub(super) const KIND_EPOCH: u8 = 2;
+/// What all records before it come to, as far as it still matters.
+pub(super) const KIND_SUMMARY: u8 = 3;
 const VERSION: u8 = 1;
 /// Of a batch that has something to say of its form.
 const VERSION_FORM: u8 = 2;
-const CLASS_BITS: u8 = 0x07;
-const THIN_BIT: u8 = 0x80;
+pub(super) const CLASS_BITS: u8 = 0x07;
+pub(super) const THIN_BIT: u8 = 0x80;
 
 /// What stands before the bytes of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +67,19 @@ pub(super) fn epoch_head() -> RecordHead {
         kind: KIND_EPOCH,
         number: 0,
     }
+}
+
+pub(super) fn summary_head() -> RecordHead {
+    RecordHead {
+        group: 0,
+        kind: KIND_SUMMARY,
+        number: 0,
+    }
+}
+
+/// Whether a record tells all that matters of those before it.
+pub fn sums_up(head: RecordHead) -> bool {
+    head.kind == KIND_SUMMARY
 }
 
 pub(super) fn encode_batch(record: &BatchRecord, bytes: &[u8]) -> Bytes {

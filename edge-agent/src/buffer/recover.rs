@@ -1,15 +1,17 @@
-//! What a journal still holds, as shelves.
+//! What a journal still holds, as shelves. What a summary says stands for all that came before it.
+//! Where there is much of a lane it is held as runs at once; one of which a part was replaced later
+//! is read back at the end.
 //!
 //! Invariants of what was written, which this relies on: a lane is written in number order and
 //! after the names it needs; a batch that was not written before its successor was acked before it.
 //! Where records are damaged, nobody knows that of a hole: a gap record covers it. If the cluster
 //! has the numbers it says so, and nothing is lost by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use journal::{JournalError, Position as DiskPosition, RecordHead};
+use journal::{JournalError, Position as DiskPosition, Reader, RecordHead, Skipped};
 use shared::batch::{Body, Gap, GapReason, Header, Kind, decode, digest, encode, read_header};
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
@@ -17,17 +19,24 @@ use shared::verdict::Position;
 use super::EpochShelf;
 use super::early::Early;
 use super::lane::{Entry, Form, LaneShelf, OnDisk};
-use super::record::{EpochRecord, KIND_BATCH, KIND_EPOCH, decode_batch, decode_epoch};
+use super::record::{
+    EpochRecord, KIND_BATCH, KIND_EPOCH, KIND_SUMMARY, decode_batch, decode_epoch,
+};
+use super::run::{RUN_BATCHES_MAX, RunToLoad, run_lengths, summed_up};
+use super::summary::{EpochSummary, decode_summary};
 use crate::clock::BootId;
 use crate::handed::Class;
 
-/// Collects records in journal order.
+/// Collects records in journal order; [`Recovery::settle`] ends it.
 #[derive(Debug, Default)]
 pub struct Recovery {
     epochs: Vec<Recovered>,
     /// The record of the newest epoch.
     last: Option<EpochRecord>,
     damaged: bool,
+    /// The file of the latest summary.
+    summed_up_in: u64,
+    one_by_one: bool,
 }
 
 #[derive(Debug)]
@@ -36,12 +45,107 @@ struct Recovered {
     order: u64,
     boot: BootId,
     acked: [Position; 3],
-    /// By the last number covered.
-    lanes: [BTreeMap<u64, Entry>; 3],
+    lanes: [RecoveredLane; 3],
     early: Early,
 }
 
+#[derive(Debug, Default)]
+struct RecoveredLane {
+    /// By the last number covered.
+    entries: BTreeMap<u64, Entry>,
+    /// What came since a part of a run was replaced, in order: the run has to be read first.
+    later: Vec<Entry>,
+    /// How many came since it was last summed up.
+    put_since: usize,
+}
+
+impl RecoveredLane {
+    /// Holds as runs what may be, but for the last that came.
+    fn sum_up(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        let mut lengths = run_lengths(entries.values(), RUN_BATCHES_MAX);
+        self.put_since = lengths.pop().unwrap_or(0);
+        lengths.extend(std::iter::repeat_n(1, self.put_since));
+        let summed_up = summed_up(entries.into_values(), lengths);
+        self.entries = summed_up.map(|(one, _)| (one.to.0, one)).collect();
+    }
+
+    /// In place of what is said of the same numbers.
+    fn put(&mut self, entry: Entry) {
+        let replaced = self.entries.range(entry.from.0..=entry.to.0);
+        let replaced: Vec<u64> = replaced.map(|(to, _)| *to).collect();
+        for to in replaced {
+            self.entries.remove(&to);
+        }
+        self.entries.insert(entry.to.0, entry);
+        self.put_since += 1;
+    }
+
+    /// The runs of which an entry replaces a part, by their last number.
+    fn torn_by<'a>(&'a self, entry: &Entry) -> impl Iterator<Item = u64> + use<'a> {
+        let (from, to) = (entry.from, entry.to);
+        let overlapped = self.entries.range(from.0..).map(|(_, held)| held);
+        let overlapped = overlapped.take_while(move |held| held.from <= to);
+        let torn = move |held: &&Entry| held.run.is_some() && (held.from < from || held.to > to);
+        overlapped.filter(torn).map(|held| held.to.0)
+    }
+
+    /// The run that goes on behind a number and does not begin there.
+    fn torn_at(&self, number: BatchNumber) -> Option<u64> {
+        let (_, held) = self.entries.range(number.next().0..).next()?;
+        (held.run.is_some() && held.from <= number).then_some(held.to.0)
+    }
+}
+
+/// What a record of the buffer tells of a batch.
+pub(super) fn read_entry(
+    position: DiskPosition,
+    payload: &[u8],
+) -> Result<(Header, Kind, Entry), String> {
+    let (record, at) = decode_batch(payload).map_err(|error| error.to_string())?;
+    let bytes = &payload[at..];
+    let (header, kind) = read_header(bytes).map_err(|error| error.to_string())?;
+    let mut entry = Entry {
+        from: header.number,
+        to: header.number,
+        previous: header.previous,
+        digest: digest(header.previous, bytes),
+        names_needed: header.names_needed,
+        readings: record.readings,
+        gap: None,
+        run: None,
+        class: record.class,
+        form: if record.thin { Form::Thin } else { Form::Whole },
+        boot_relative: header.boot_relative,
+        sealed_at: header.sealed_at,
+        born: Duration::ZERO,
+        size: bytes.len(),
+        ram: None,
+        disk: OnDisk::At(position),
+        urgent: false,
+        waiters: Vec::new(),
+    };
+    if kind == Kind::Gap {
+        let batch = decode(bytes).map_err(|error| error.to_string())?;
+        if let Body::Gap(gap) = batch.body {
+            entry.from = gap.from;
+            entry.digest = gap.digest_to;
+            entry.gap = Some(gap.reason);
+            entry.sealed_at = header.sealed_at.min(header.complete_below);
+        }
+    }
+    Ok((header, kind, entry))
+}
+
 impl Recovery {
+    /// Holds no runs where nothing tells of some: for who does not call [`Recovery::settle`].
+    pub fn one_by_one() -> Recovery {
+        Recovery {
+            one_by_one: true,
+            ..Recovery::default()
+        }
+    }
+
     /// Takes the next record; the visitor of `Journal::open`.
     ///
     /// # Errors
@@ -58,6 +162,11 @@ impl Recovery {
             KIND_EPOCH => {
                 let record = decode_epoch(payload).map_err(|error| refused(error.to_string()))?;
                 self.epoch_record(&record);
+                Ok(())
+            }
+            KIND_SUMMARY => {
+                let told = decode_summary(payload).map_err(|error| refused(error.to_string()))?;
+                self.summary(position, told);
                 Ok(())
             }
             other => Err(refused(format!("a record of unknown kind {other}"))),
@@ -95,42 +204,14 @@ impl Recovery {
     }
 
     fn batch(&mut self, position: DiskPosition, payload: &[u8]) -> Result<(), String> {
-        let (record, at) = decode_batch(payload).map_err(|error| error.to_string())?;
-        let bytes = &payload[at..];
-        let (header, kind) = read_header(bytes).map_err(|error| error.to_string())?;
-        let mut entry = Entry {
-            from: header.number,
-            to: header.number,
-            previous: header.previous,
-            digest: digest(header.previous, bytes),
-            names_needed: header.names_needed,
-            readings: record.readings,
-            gap: None,
-            class: record.class,
-            form: if record.thin { Form::Thin } else { Form::Whole },
-            boot_relative: header.boot_relative,
-            sealed_at: header.sealed_at,
-            born: Duration::ZERO,
-            size: bytes.len(),
-            ram: None,
-            disk: OnDisk::At(position),
-            urgent: false,
-            waiters: Vec::new(),
-        };
-        if kind == Kind::Gap {
-            let batch = decode(bytes).map_err(|error| error.to_string())?;
-            if let Body::Gap(gap) = batch.body {
-                entry.from = gap.from;
-                entry.digest = gap.digest_to;
-                entry.gap = Some(gap.reason);
-                entry.sealed_at = header.sealed_at.min(header.complete_below);
-            }
-        }
+        let (header, kind, entry) = read_entry(position, payload)?;
+        let sums_up = header.lane != Lane::Names && !self.one_by_one;
         let epoch = self.epoch(header.epoch);
         match kind {
             Kind::Clock => epoch.early.has_clock(header.number),
             Kind::Data if header.boot_relative => {
-                let batch = decode(bytes).map_err(|error| error.to_string())?;
+                let (_, at) = decode_batch(payload).map_err(|error| error.to_string())?;
+                let batch = decode(&payload[at..]).map_err(|error| error.to_string())?;
                 epoch.early.holds(&batch.body);
             }
             Kind::Gap if header.lane == Lane::Names => {
@@ -139,15 +220,79 @@ impl Recovery {
             Kind::Hello | Kind::Names | Kind::Data | Kind::Gap => {}
         }
         let lane = &mut epoch.lanes[header.lane as usize];
-        let replaced: Vec<u64> = lane
-            .range(entry.from.0..=entry.to.0)
-            .map(|(to, _)| *to)
-            .collect();
-        for to in replaced {
-            lane.remove(&to);
+        if lane.later.is_empty() && lane.torn_by(&entry).next().is_none() {
+            lane.put(entry);
+            if sums_up && lane.put_since > 2 * RUN_BATCHES_MAX {
+                lane.sum_up();
+            }
+        } else {
+            lane.later.push(entry);
         }
-        lane.insert(entry.to.0, entry);
         Ok(())
+    }
+
+    /// All that came before, as far as it matters.
+    fn summary(&mut self, position: DiskPosition, summaries: Vec<EpochSummary>) {
+        self.epochs.clear();
+        for EpochSummary {
+            record,
+            early,
+            lanes,
+        } in summaries
+        {
+            self.epoch_record(&record);
+            let known = self.epoch(record.epoch);
+            known.early = early;
+            known.lanes = lanes.map(|items| RecoveredLane {
+                entries: items.into_iter().map(|item| (item.to.0, item)).collect(),
+                ..RecoveredLane::default()
+            });
+        }
+        self.summed_up_in = position.file();
+    }
+
+    /// After the last record: reads those runs of a summary of which a part was replaced or
+    /// acknowledged since. Returns what was damaged in them.
+    pub fn settle(&mut self, reader: &Reader) -> Vec<Skipped> {
+        let mut skipped = Vec::new();
+        for epoch in &mut self.epochs {
+            let acked = epoch.acked;
+            for ((lane, held), acked) in Lane::ALL.into_iter().zip(&mut epoch.lanes).zip(acked) {
+                // After damage an older summary may tell of files that are gone since.
+                held.entries.retain(|_, entry| match entry.disk {
+                    OnDisk::At(position) => reader.has(position.file()),
+                    OnDisk::No | OnDisk::Queued => true,
+                });
+                let later = std::mem::take(&mut held.later);
+                let mut torn: BTreeSet<u64> =
+                    later.iter().flat_map(|entry| held.torn_by(entry)).collect();
+                torn.extend(held.torn_at(acked.last));
+                let torn = torn.iter().filter_map(|to| held.entries.remove(to));
+                let torn: Vec<Entry> = torn.collect();
+                let runs = torn
+                    .iter()
+                    .filter_map(|run| RunToLoad::of(epoch.epoch, lane, run));
+                for run in runs {
+                    let loaded = run.read(reader);
+                    if loaded.missing() > 0 {
+                        self.damaged = true;
+                        skipped.extend_from_slice(loaded.damaged());
+                    }
+                    let entries = loaded.entries.into_iter();
+                    held.entries
+                        .extend(entries.map(|entry| (entry.to.0, entry)));
+                }
+                for entry in later {
+                    held.put(entry);
+                }
+            }
+        }
+        skipped
+    }
+
+    /// The file of the latest summary; 0 if there is none.
+    pub(super) fn summed_up_in(&self) -> u64 {
+        self.summed_up_in
     }
 
     /// Some of the records are damaged: numbers that are missing may be lost.
@@ -173,6 +318,8 @@ impl Recovery {
                 ..self.last.unwrap_or(unknown)
             }),
             damaged: true,
+            summed_up_in: 0,
+            one_by_one: self.one_by_one,
         }
     }
 
@@ -201,7 +348,8 @@ impl Recovery {
             let epoch = one.epoch;
             let mut lanes = one.lanes.into_iter().zip(one.acked).zip(Lane::ALL);
             let mut next = || {
-                let ((entries, acked), lane) = lanes.next().expect("three lanes");
+                let ((held, acked), lane) = lanes.next().expect("three lanes");
+                let entries = held.entries;
                 if damaged {
                     damaged_shelf((epoch, lane), entries, acked)
                 } else {
@@ -333,6 +481,7 @@ fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<
         names_needed: BatchNumber::NONE,
         readings: 0,
         gap: Some(GapReason::Damaged),
+        run: None,
         class: Class::default(),
         form: Form::Thin,
         boot_relative: false,

@@ -87,15 +87,20 @@ impl ThinPlan {
 }
 
 impl Buffer {
-    /// What to thin now; `None`: nothing, or a thinning is under way.
+    /// What to thin now; `None`: nothing, a thinning is under way, or something is
+    /// [wanted](Buffer::wanted) first.
     pub fn plan_thinning(&mut self) -> Option<ThinPlan> {
         if self.thinning.is_some() {
             return None;
         }
         let class = self.class_to_thin()?;
+        let oldest = self.oldest_of(class, Form::Whole)?;
+        if self.wants(oldest) {
+            return None;
+        }
         let Place {
             epoch, lane, from, ..
-        } = self.oldest_of(class, Form::Whole)?;
+        } = oldest;
         let bytes_max = THINNED_BYTES_MAX.min(self.bytes_max() / THINNED_PARTS);
         let mut bytes = 0;
         let held = self.lane(epoch, lane)?;
@@ -104,7 +109,9 @@ impl Buffer {
             let waited_for = !entry.waiters.is_empty();
             entry.is_data() && entry.class == class && entry.form == Form::Whole && !waited_for
         };
-        let ours = held.entries.range(held.index_of(from)..).filter(is_ours);
+        let known = held.entries.range(held.index_of(from)..);
+        let known = known.take_while(|entry| entry.run.is_none());
+        let ours = known.filter(is_ours);
         let ours = ours.take(THINNED_BATCHES_MAX).take_while(|entry| {
             let is_first = bytes == 0;
             bytes += entry.held_bytes();

@@ -207,6 +207,7 @@ mod tests {
             ram_bytes_max: 1 << 20,
             max_unsafe: Duration::ZERO,
             classes: Classes::default(),
+            entries_near: 16,
         };
         let recovery = Recovery::default();
         let mut buffer = Buffer::new(options, recovery, Epoch(7), Duration::ZERO, TimeNs(9));

@@ -13,7 +13,7 @@ use shared::id::{Epoch, TimeNs};
 use super::KeeperError;
 use super::dead_letters::DeadLetters;
 use super::quarantine::Quarantine;
-use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Recovery};
+use crate::buffer::{Buffer, BufferOptions, DiskWork, Place, Recovery, sums_up};
 use crate::clock::BootId;
 
 const FILE_BYTES_MIN: u64 = 2 << 20;
@@ -156,8 +156,7 @@ fn open_or_set_aside(
 fn put_aside(skipped: &[Skipped], quarantine: &mut Quarantine) -> String {
     let mut bytes = 0;
     for one in skipped {
-        let name = format!("{}-{}", one.file, one.offset);
-        quarantine.put(&name, &one.bytes);
+        quarantine.put_skipped(one);
         bytes += one.length;
     }
     let text = format!(
@@ -190,11 +189,13 @@ fn open_journal(
     })?;
     let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
     let bounds = journal_options(options.bytes_max);
-    let opened = Journal::open_skipping(storage, bounds, &mut visit);
-    opened.map_err(|error| KeeperError::Buffer {
+    let opened = Journal::open_skipping(storage, bounds, sums_up, &mut visit);
+    let (journal, mut skipped) = opened.map_err(|error| KeeperError::Buffer {
         path: path.clone(),
         error,
-    })
+    })?;
+    skipped.append(&mut recovery.settle(&journal.reader()));
+    Ok((journal, skipped))
 }
 
 /// Puts the new epoch's beginning on disk.

@@ -4,6 +4,7 @@
 mod account;
 mod dead_letters;
 pub(crate) mod folder;
+mod loading;
 mod outage;
 pub(crate) mod quarantine;
 mod renewal;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use journal::{JournalError, Position as DiskPosition, WriterHandle};
 use shared::batch::LastEpoch;
 use shared::id::AgentId;
+use shared::verdict::Verdict;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -468,6 +470,9 @@ impl Keeper {
                 self.outage.over();
                 self.batcher.gather(None);
                 self.account.connected(self.uplink.server());
+                for (epoch, lane, position) in &welcome.positions {
+                    self.load_at(*epoch, *lane, *position);
+                }
                 let outcome = self.window.connected(
                     now,
                     &welcome.positions,
@@ -480,6 +485,11 @@ impl Keeper {
             }
             UplinkEvent::Answered(id, Some(verdict)) => {
                 let wall = self.wall();
+                if let Verdict::Have(position) | Verdict::Gap(position) = verdict
+                    && let Some((epoch, lane)) = self.window.stream_of(id)
+                {
+                    self.load_at(epoch, lane, position);
+                }
                 let outcome = self
                     .window
                     .answered(now, wall, id, verdict, &mut self.buffer);
@@ -564,7 +574,13 @@ impl Keeper {
         {
             tracing::warn!(%error, "files of the buffer are not released");
         }
-        if let Some(work) = self.buffer.carry(self.disk.handle.usage()) {
+        let work = loop {
+            let work = self.buffer.carry(self.disk.handle.usage());
+            if work.is_some() || !self.load_wanted() {
+                break work;
+            }
+        };
+        if let Some(work) = work {
             self.submit(work);
         }
     }

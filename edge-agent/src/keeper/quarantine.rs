@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use journal::Skipped;
+
 use super::Keeper;
 use crate::buffer::{Place, Source};
 
@@ -53,6 +55,12 @@ impl Quarantine {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => tracing::warn!(file = name, %error, "damaged bytes cannot be put aside"),
         }
+    }
+
+    /// Puts aside what a scan passed over.
+    pub(super) fn put_skipped(&mut self, skipped: &Skipped) {
+        let name = format!("{}-{}", skipped.file, skipped.offset);
+        self.put(&name, &skipped.bytes);
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -29,7 +29,10 @@ impl Keeper {
     /// Lets go of what there is no room for.
     pub(super) fn make_room(&mut self) {
         let wall = self.wall();
-        let settled = self.buffer.make_room(wall);
+        let mut settled = self.buffer.make_room(wall);
+        while self.load_wanted() {
+            settled.add(self.buffer.make_room(wall));
+        }
         if settled.readings_lost > 0 {
             tracing::warn!(
                 readings = settled.readings_lost,
@@ -61,7 +64,13 @@ impl Keeper {
         let wall = self.wall();
         let settled = self.buffer.finish_thinning(wall);
         self.settle(&settled);
-        let Some(plan) = self.buffer.plan_thinning() else {
+        let plan = loop {
+            let plan = self.buffer.plan_thinning();
+            if plan.is_some() || !self.load_wanted() {
+                break plan;
+            }
+        };
+        let Some(plan) = plan else {
             return;
         };
         let rest = plan.sum_up(|place| {

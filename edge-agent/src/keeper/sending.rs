@@ -40,7 +40,14 @@ impl Keeper {
 
     pub(super) fn send(&mut self, now: Duration) {
         let wall = self.wall();
-        while let Some(ticket) = self.window.next(now, wall, &self.buffer) {
+        loop {
+            let Some(ticket) = self.window.next(now, wall, &self.buffer) else {
+                match self.window.unloaded() {
+                    Some(run) => self.load(run),
+                    None => return,
+                }
+                continue;
+            };
             if ticket.too_large {
                 self.too_large(ticket, now);
                 continue;

@@ -50,6 +50,7 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
             ram_bytes_max: 1 << 20,
             max_unsafe: Duration::from_secs(10),
             classes: Classes::default(),
+            entries_near: 16,
         },
         window: WindowOptions {
             batches_max: 16,

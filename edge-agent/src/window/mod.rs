@@ -19,7 +19,7 @@ use shared::batch::GapReason;
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 use shared::verdict::{Position, Verdict};
 
-use crate::buffer::{Buffer, Place, Sendable, Settled};
+use crate::buffer::{Buffer, Place, RunToLoad, Sendable, Settled};
 pub use hours::Hours;
 use link::Link;
 use pace::Pace;
@@ -94,6 +94,7 @@ pub struct Window {
     link: Link,
     pace: Pace,
     ceiling: Ceiling,
+    unloaded: Option<RunToLoad>,
 }
 
 /// What the server is known to take no packet for.
@@ -147,6 +148,7 @@ impl Window {
             link: Link::new(options.bytes_max),
             pace: Pace::new(options.bytes_per_second_max),
             ceiling: Ceiling::default(),
+            unloaded: None,
         }
     }
 
@@ -226,13 +228,15 @@ impl Window {
         self.link.keep_alive(configured)
     }
 
-    /// What to publish now; `None` if nothing can be. `wall` is the time of day.
+    /// What to publish now; `None` if nothing can be, or something is
+    /// [not loaded](Window::unloaded). `wall` is the time of day.
     pub fn next(&mut self, now: Duration, wall: TimeNs, buffer: &Buffer) -> Option<Ticket> {
         let full = self.flights.len() >= self.options.batches_max;
         if !self.connected || full || self.pace.rests_until(now).is_some() {
             return None;
         }
-        let chosen = self.choose(now, wall, buffer)?;
+        let chosen = self.choose(now, wall, buffer);
+        let chosen = chosen.filter(|_| self.unloaded.is_none())?;
         let too_much = self.flight_bytes + chosen.bytes > self.link.bytes_allowed();
         if too_much && !self.flights.is_empty() {
             return None;
@@ -279,6 +283,17 @@ impl Window {
             again,
             too_large,
         })
+    }
+
+    /// What the buffer has to load before there is a next batch.
+    pub fn unloaded(&mut self) -> Option<RunToLoad> {
+        self.unloaded.take()
+    }
+
+    /// The stream of what is in flight.
+    pub fn stream_of(&self, id: u64) -> Option<(Epoch, Lane)> {
+        let place = self.flights.get(&id)?.place;
+        Some((place.epoch, place.lane))
     }
 
     /// When a stream that rests may be sent again, or anything under the cap.
@@ -337,7 +352,10 @@ impl Window {
         if stream.not_before > now {
             return None;
         }
-        let sendable = buffer.sendable(epoch, lane, stream.next)?;
+        let Some(sendable) = buffer.sendable(epoch, lane, stream.next) else {
+            self.unloaded = self.unloaded.or(buffer.run_at(epoch, lane, stream.next));
+            return None;
+        };
         // Names that are still to be sent go first: behind them it would only be refused.
         let names_sent = |window: &mut Self| {
             window.stream(epoch, Lane::Names, buffer).next > sendable.names_needed

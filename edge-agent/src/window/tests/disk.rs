@@ -155,6 +155,9 @@ impl Agent {
             from: number,
             to: number,
         };
+        if let Some(run) = self.buffer.run_at(place.epoch, place.lane, number) {
+            self.load(run);
+        }
         let Some(Source::Disk(position)) = self.buffer.source(place) else {
             panic!("it is on disk only");
         };

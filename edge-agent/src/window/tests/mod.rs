@@ -18,7 +18,9 @@ use shared::reading::{Reading, Value};
 
 use super::*;
 use crate::batcher::{BatchOptions, Batcher, WaiterId};
-use crate::buffer::{BufferOptions, Classes, DiskWork, Recovery, Source, payload_to_batch};
+use crate::buffer::{
+    BufferOptions, Classes, DiskWork, Recovery, RunToLoad, Source, payload_to_batch, sums_up,
+};
 use crate::clock::BootId;
 use crate::handed::Kind;
 
@@ -162,16 +164,19 @@ impl Agent {
 
     fn open(disk: &SimStorage, epoch: u64, bytes_max: u64) -> Agent {
         let mut recovery = Recovery::default();
-        let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
-            recovery.visit(position, head, payload)
-        });
-        let (writer, handle) = Writer::new(journal.unwrap());
+        let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
+        let opened = Journal::open_skipping(disk.as_storage(), FILES, sums_up, &mut visit);
+        let (journal, damaged) = opened.unwrap();
+        assert!(damaged.is_empty());
+        recovery.settle(&journal.reader());
+        let (writer, handle) = Writer::new(journal);
         let options = BufferOptions {
             dir: PathBuf::new(),
             bytes_max,
             ram_bytes_max: 4 << 10,
             max_unsafe: Duration::from_secs(10),
             classes: Classes::default(),
+            entries_near: WINDOW.batches_max,
         };
         let now = Duration::ZERO;
         Agent {
@@ -237,8 +242,30 @@ impl Agent {
             self.wall(),
         );
         sealed.unwrap();
-        let settled = self.buffer.make_room(self.wall());
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
+        loop {
+            let settled = self.buffer.make_room(self.wall());
+            self.settle(&settled);
+            let Some(run) = self.buffer.wanted() else {
+                return;
+            };
+            self.load(run);
+        }
+    }
+
+    fn load(&mut self, run: RunToLoad) {
+        let loaded = run.read(self.handle.reader());
+        let settled = self.buffer.loaded(loaded, self.wall());
         self.settle(&settled);
+    }
+
+    fn load_at(&mut self, epoch: Epoch, lane: Lane, position: Position) {
+        if let Some(run) = self.buffer.run_at(epoch, lane, position.last) {
+            self.load(run);
+        }
     }
 
     fn wall(&self) -> TimeNs {
@@ -281,7 +308,14 @@ impl Agent {
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
         }
-        if let Some(work) = self.buffer.carry(self.handle.usage()) {
+        let work = loop {
+            let work = self.buffer.carry(self.handle.usage());
+            match self.buffer.wanted() {
+                Some(run) => self.load(run),
+                None => break work,
+            }
+        };
+        if let Some(work) = work {
             self.submit(work);
         }
     }
@@ -299,6 +333,9 @@ impl Agent {
             .streams()
             .map(|(epoch, lane)| (epoch, lane, cluster.at(epoch, lane)))
             .collect();
+        for (epoch, lane, position) in &positions {
+            self.load_at(*epoch, *lane, *position);
+        }
         let outcome = self
             .window
             .connected(self.now, &positions, None, &mut self.buffer);
@@ -318,7 +355,14 @@ impl Agent {
     }
 
     fn send(&mut self) -> bool {
-        let Some(ticket) = self.window.next(self.now, self.wall(), &self.buffer) else {
+        let ticket = loop {
+            let ticket = self.window.next(self.now, self.wall(), &self.buffer);
+            match self.window.unloaded() {
+                Some(run) => self.load(run),
+                None => break ticket,
+            }
+        };
+        let Some(ticket) = ticket else {
             return false;
         };
         if ticket.too_large {

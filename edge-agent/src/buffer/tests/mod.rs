@@ -1,6 +1,8 @@
 //! What goes when there is no room: whatever the classes say, each reading arrives, or is told as
 //! lost or thinned, or was refused; and the bound holds all the time.
 
+mod runs;
+
 use std::sync::{Arc, Mutex};
 
 use journal::{Journal, JournalError, Options, SimStorage, Writer, WriterHandle};
@@ -11,6 +13,7 @@ use shared::reading::{Reading, Value};
 use super::*;
 use crate::batcher::{BatchOptions, Batcher};
 use crate::handed::Kind;
+use runs::check_starts;
 
 const FILES: Options = Options {
     file_bytes: 32 << 10,
@@ -22,6 +25,8 @@ const BATCH: BatchOptions = BatchOptions {
     bytes_max: 1 << 16,
     linger: Duration::ZERO,
 };
+/// Few, so that most of what is on disk is held as runs.
+const NEAR: usize = 8;
 const MINUTE_NS: i64 = 60_000_000_000;
 
 type Results = Arc<Mutex<Vec<Result<Vec<DiskPosition>, JournalError>>>>;
@@ -52,10 +57,16 @@ struct Agent {
     sealed: u64,
     taken: Minutes,
     refused: [u64; CLASSES_MAX],
+    /// Runs that were read back.
+    loads: u64,
+    /// The file of the summary that the start went by; 0 if there was none.
+    summed_up_in: u64,
+    /// Loses power in the write of the next summary.
+    cut_at_summary: Option<SimStorage>,
 }
 
 /// What a cluster would get.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Arrived {
     rows: u64,
     minutes: Minutes,
@@ -81,17 +92,47 @@ fn add(minutes: &mut Minutes, class: u8, minute: i64, least: i64, most: i64, cou
 
 impl Agent {
     fn start(disk: &SimStorage, epoch: u64, rules: &[Overflow]) -> Agent {
+        Agent::start_with(disk, FILES, epoch, rules)
+    }
+
+    fn start_with(disk: &SimStorage, files: Options, epoch: u64, rules: &[Overflow]) -> Agent {
         let mut recovery = Recovery::default();
+        let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
+        let opened = Journal::open_skipping(disk.as_storage(), files, sums_up, &mut visit);
+        let (journal, damaged) = opened.unwrap();
+        assert!(damaged.is_empty());
+        recovery.settle(&journal.reader());
+        Agent::with(journal, files, recovery, epoch, rules)
+    }
+
+    /// Reads every record there is and believes no summary.
+    fn start_reading_all(disk: &SimStorage, epoch: u64, rules: &[Overflow]) -> Agent {
+        let mut recovery = Recovery::one_by_one();
         let journal = Journal::open(disk.as_storage(), FILES, &mut |position, head, payload| {
+            if sums_up(head) {
+                return Ok(());
+            }
             recovery.visit(position, head, payload)
         });
-        let (writer, handle) = Writer::new(journal.unwrap());
+        Agent::with(journal.unwrap(), FILES, recovery, epoch, rules)
+    }
+
+    fn with(
+        journal: Journal,
+        files: Options,
+        recovery: Recovery,
+        epoch: u64,
+        rules: &[Overflow],
+    ) -> Agent {
+        let (writer, handle) = Writer::new(journal);
+        let summed_up_in = recovery.summed_up_in();
         let options = BufferOptions {
             dir: PathBuf::new(),
-            bytes_max: BYTES_MAX,
+            bytes_max: BYTES_MAX.max(files.file_bytes * files.files_max as u64 / 2),
             ram_bytes_max: 32 << 10,
             max_unsafe: Duration::from_secs(10),
             classes: classes(rules),
+            entries_near: if files == FILES { NEAR } else { 128 },
         };
         let now = Duration::ZERO;
         Agent {
@@ -105,6 +146,9 @@ impl Agent {
             sealed: 0,
             taken: Minutes::new(),
             refused: [0; CLASSES_MAX],
+            loads: 0,
+            summed_up_in,
+            cut_at_summary: None,
         }
     }
 
@@ -156,9 +200,35 @@ impl Agent {
         self.make_room();
     }
 
-    fn make_room(&mut self) {
-        let settled = self.buffer.make_room(self.wall());
+    /// Reads a run back; nothing of it is damaged.
+    fn load(&mut self, run: RunToLoad) {
+        let loaded = run.read(self.handle.reader());
+        assert_eq!(loaded.missing(), 0);
+        self.loads += 1;
+        let settled = self.buffer.loaded(loaded, self.wall());
         self.settled.add(settled);
+    }
+
+    /// Asks for something again once the run that it needs is loaded.
+    fn with_runs<T>(&mut self, ask: impl Fn(&mut Buffer) -> Option<T>) -> Option<T> {
+        loop {
+            let answer = ask(&mut self.buffer);
+            match self.buffer.wanted() {
+                Some(run) => self.load(run),
+                None => return answer,
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        loop {
+            let settled = self.buffer.make_room(self.wall());
+            self.settled.add(settled);
+            let Some(run) = self.buffer.wanted() else {
+                break;
+            };
+            self.load(run);
+        }
         let (bytes, bytes_max) = (self.buffer.bytes(), self.buffer.bytes_max());
         assert!(bytes <= bytes_max, "{bytes} of {bytes_max}");
     }
@@ -176,7 +246,7 @@ impl Agent {
     fn thin(&mut self) {
         let settled = self.buffer.finish_thinning(self.wall());
         self.settled.add(settled);
-        let Some(plan) = self.buffer.plan_thinning() else {
+        let Some(plan) = self.with_runs(Buffer::plan_thinning) else {
             return;
         };
         let rest = plan.sum_up(|place| Some(self.read(place).body));
@@ -200,13 +270,21 @@ impl Agent {
     }
 
     fn sync(&mut self) {
+        let gaps_wait = self.buffer.has_unwritten_gaps();
         if let Some(work) = self.buffer.next_sync(self.now, false) {
+            if sums_up_any(&work) {
+                assert!(!gaps_wait, "what they stand for would be told nowhere");
+                if let Some(disk) = &self.cut_at_summary {
+                    disk.cut_at(1);
+                }
+            }
             self.submit(work);
         }
         if let Some(before) = self.buffer.release() {
             self.handle.release(before).unwrap();
         }
-        if let Some(work) = self.buffer.carry(self.handle.usage()) {
+        let usage = self.handle.usage();
+        if let Some(work) = self.with_runs(|buffer| buffer.carry(usage)) {
             self.submit(work);
         }
     }
@@ -223,14 +301,22 @@ impl Agent {
         }
     }
 
+    fn sendable(&mut self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
+        while let Some(run) = self.buffer.run_at(epoch, lane, next) {
+            self.load(run);
+        }
+        self.buffer.sendable(epoch, lane, next)
+    }
+
     /// Everything that is held, in the order in which it would be sent.
-    fn arrived(&self) -> Arrived {
+    fn arrived(&mut self) -> Arrived {
         let mut arrived = Arrived::default();
-        for epoch in self.buffer.epochs() {
+        let epochs: Vec<Epoch> = self.buffer.epochs().collect();
+        for epoch in epochs {
             let mut devices = BTreeMap::new();
             for lane in Lane::ALL {
                 let (mut next, mut before) = (BatchNumber(1), Digest::ZERO);
-                while let Some(held) = self.buffer.sendable(epoch, lane, next) {
+                while let Some(held) = self.sendable(epoch, lane, next) {
                     assert_eq!(held.place.from, next, "no hole in {lane:?}");
                     let batch = self.read(held.place);
                     assert_eq!(batch.header.previous, before);
@@ -254,7 +340,7 @@ impl Agent {
     }
 
     /// All that was sealed is there, or a gap record tells of it.
-    fn check(&self, case: u64) -> Arrived {
+    fn check(&mut self, case: u64) -> Arrived {
         let arrived = self.arrived();
         let told = |reason| arrived.gaps.get(&reason).copied().unwrap_or(0);
         let (dropped, thinned) = (told(GapReason::Overflow), told(GapReason::Thinned));
@@ -279,11 +365,11 @@ impl Agent {
             let own = minutes.iter().filter(|((own, _), _)| *own == class);
             own.map(|(key, told)| (*key, *told)).collect()
         };
-        assert_eq!(
-            of_class(&arrived.minutes),
-            of_class(&self.taken),
-            "case {case}, class {class}"
-        );
+        let (arrived, taken) = (of_class(&arrived.minutes), of_class(&self.taken));
+        for (place, told) in &arrived {
+            assert_eq!(Some(told), taken.get(place), "case {case}, {place:?}");
+        }
+        assert_eq!(arrived.len(), taken.len(), "case {case}, class {class}");
     }
 }
 
@@ -307,6 +393,13 @@ impl Arrived {
             }
         }
     }
+}
+
+fn sums_up_any(work: &DiskWork) -> bool {
+    let DiskWork::Append(records) = work else {
+        return false;
+    };
+    records.iter().any(|one| sums_up(one.head))
 }
 
 fn ints<'a>(
@@ -341,6 +434,14 @@ fn run(agent: &mut Agent, minutes: u64, class_count: u64, dice: &mut Dice) {
         agent.sync();
         agent.thin();
     }
+    for _ in 0..1_000 {
+        if agent.buffer.thinning.is_none() {
+            return;
+        }
+        agent.sync();
+        agent.thin();
+    }
+    panic!("a thinning does not end");
 }
 
 /// Every second a batch, acknowledged five seconds later: after the start nothing comes to disk.
@@ -446,7 +547,7 @@ fn a_power_cut_at_any_step_of_a_thinning_loses_neither() {
         let taken = std::mem::take(&mut agent.taken);
         drop(agent);
         disk.power_cut();
-        let agent = Agent::start(&disk, 2, &[Overflow::Thin]);
+        let mut agent = Agent::start(&disk, 2, &[Overflow::Thin]);
         let arrived = agent.arrived();
         // The last one was not due on disk.
         assert!(arrived.minutes.len() + 1 >= taken.len(), "case {case}");
@@ -461,6 +562,7 @@ fn a_power_cut_at_any_step_of_a_thinning_loses_neither() {
 #[test]
 fn whatever_the_classes_each_reading_arrives_or_is_told_of() {
     let policies = [Overflow::DropOldest, Overflow::Thin, Overflow::Reject];
+    let mut loads = 0;
     for case in 0..24 {
         let disk = SimStorage::new(case);
         let mut dice = Dice(case);
@@ -470,7 +572,9 @@ fn whatever_the_classes_each_reading_arrives_or_is_told_of() {
             .collect();
         let mut agent = Agent::start(&disk, 1, &rules);
         run(&mut agent, 800, count, &mut dice);
+        assert!(check_starts(&disk, &rules, case), "case {case}");
         let arrived = agent.check(case);
+        loads += agent.loads;
         let accounts: Vec<ClassAccount> = agent.buffer.classes().collect();
         for (class, account) in (0..).zip(&accounts) {
             if account.readings_dropped == 0 {
@@ -481,4 +585,5 @@ fn whatever_the_classes_each_reading_arrives_or_is_told_of() {
             }
         }
     }
+    assert!(loads > 1_000, "{loads} loads of runs show little");
 }
