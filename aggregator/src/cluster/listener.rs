@@ -125,8 +125,9 @@ async fn serve(
     let mut revocations = shared.revocations.clone();
     let (mut read, write) = tokio::io::split(stream);
     let (answers, outgoing) = mpsc::channel(REQUESTS_MAX);
+    let mut writer = JoinSet::new();
+    writer.spawn(write_answers(BufWriter::new(write), outgoing));
     let mut tasks = JoinSet::new();
-    tasks.spawn(write_answers(BufWriter::new(write), outgoing));
     let places = Arc::new(Semaphore::new(REQUESTS_MAX));
     let serial = identity.serial.clone();
     let requests = async {
@@ -168,6 +169,8 @@ async fn serve(
     tokio::select! {
         ended = requests => ended,
         why = revocations.revoked(&serial) => Err(format!("its certificate was revoked: {why}")),
+        // Requests whose answers go nowhere must not be taken: whoever asks would wait for ever.
+        _ = writer.join_next() => Err(format!("{identity}: answers cannot be written to it")),
     }
 }
 
@@ -176,7 +179,6 @@ async fn write_answers(
     mut answers: mpsc::Receiver<Frame>,
 ) {
     while let Some(frame) = answers.recv().await {
-        // A broken connection shows at the reading side too.
         if write_frame(&mut to, &frame).await.is_err() {
             return;
         }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::link::{CallError, Link, Purpose};
@@ -35,6 +35,9 @@ const DIAL_LIMIT: Duration = Duration::from_secs(2);
 const DIAL_PAUSE: Duration = Duration::from_millis(100);
 /// A frame that is not taken by then: the link is dead.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// Nothing came for so long while somebody waited, and the answer is late too: the link is dead. A
+/// machine that lost its power closes no connection, and what is sent to it is lost in silence.
+const QUIET_LEAST: Duration = Duration::from_secs(5);
 
 /// Asks other nodes over TLS.
 pub(super) struct Transport {
@@ -175,7 +178,9 @@ async fn run_peer(dialer: Arc<Dialer>, to: Member, mut calls: mpsc::Receiver<Cal
     let address = to.address.as_str();
     while let Some(first) = calls.recv().await {
         match timeout(DIAL_LIMIT, dialer.dial(&to)).await {
-            Ok(Ok(stream)) => talk(&dialer, address, stream, first, &mut calls).await,
+            Ok(Ok(stream)) => {
+                talk(dialer.incarnation, address, stream, first, &mut calls).await;
+            }
             Ok(Err(why)) => refuse_all(address, &why, first, &mut calls).await,
             Err(_) => {
                 let why = "no connection within 2 seconds";
@@ -237,13 +242,26 @@ impl Dialer {
     }
 }
 
-type Pending = HashMap<u64, oneshot::Sender<Result<Bytes, CallError>>>;
+/// Who waits for the answer to a request.
+struct Waiting {
+    answer: oneshot::Sender<Result<Bytes, CallError>>,
+    until: Instant,
+}
 
-/// One connection, until it breaks or nobody asks any more.
+type Pending = HashMap<u64, Waiting>;
+
+impl Waiting {
+    /// If nothing at all has come by then, the link is dead.
+    fn quiet_until(&self) -> Instant {
+        self.until.max(Instant::now() + QUIET_LEAST)
+    }
+}
+
+/// One connection, until it breaks, is silent, or nobody asks any more.
 async fn talk(
-    dialer: &Dialer,
+    incarnation: u64,
     address: &str,
-    stream: tokio_rustls::client::TlsStream<TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Send + 'static,
     first: Call,
     calls: &mut mpsc::Receiver<Call>,
 ) {
@@ -254,6 +272,7 @@ async fn talk(
     let mut reader = JoinSet::new();
     reader.spawn(read_frames(read, arrived));
     let mut pending = Pending::new();
+    let mut quiet_until: Option<Instant> = None;
     let mut request = 0;
     let mut next = Some(first);
     let ended = loop {
@@ -261,21 +280,34 @@ async fn talk(
             request += 1;
             let frame = Frame {
                 kind: call.kind,
-                incarnation: dialer.incarnation,
+                incarnation,
                 request,
                 payload: call.payload,
             };
-            pending.insert(request, call.answer);
+            let waiting = Waiting {
+                answer: call.answer,
+                until: call.until,
+            };
+            quiet_until.get_or_insert(waiting.quiet_until());
+            pending.insert(request, waiting);
             if let Err(error) = write_frame(&mut write, &frame).await {
                 break error.to_string();
             }
         }
+        let quiet = quiet_until.unwrap_or_else(Instant::now);
         tokio::select! {
+            biased;
             frame = frames.recv() => match frame {
-                Some(Ok(frame)) => settle(&mut pending, address, frame),
+                Some(Ok(frame)) => {
+                    settle(&mut pending, address, frame);
+                    quiet_until = pending.values().map(Waiting::quiet_until).max();
+                }
                 Some(Err(error)) => break error.to_string(),
                 None => break "the connection ended".to_owned(),
             },
+            () = sleep_until(quiet), if quiet_until.is_some() => {
+                break "nothing came over this connection for too long".to_owned();
+            }
             call = calls.recv() => match call {
                 Some(call) if call.until > Instant::now() => next = Some(call),
                 Some(late) => drop(late.answer),
@@ -284,16 +316,17 @@ async fn talk(
         }
         // Those who no longer wait need no place.
         if pending.len() > 2 * CALLS_MAX {
-            pending.retain(|_, answer| !answer.is_closed());
+            pending.retain(|_, waiting| !waiting.answer.is_closed());
         }
     };
-    for (_, answer) in pending {
-        let _ = answer.send(Err(lost(address, &ended)));
+    tracing::debug!(address, ended, "a connection to a node ended");
+    for (_, waiting) in pending {
+        let _ = waiting.answer.send(Err(lost(address, &ended)));
     }
 }
 
 fn settle(pending: &mut Pending, address: &str, frame: Frame) {
-    let Some(answer) = pending.remove(&frame.request) else {
+    let Some(waiting) = pending.remove(&frame.request) else {
         return;
     };
     let result = match frame.kind {
@@ -303,7 +336,7 @@ fn settle(pending: &mut Pending, address: &str, frame: Frame) {
             why: String::from_utf8_lossy(&frame.payload).into_owned(),
         }),
     };
-    let _ = answer.send(result);
+    let _ = waiting.answer.send(result);
 }
 
 /// Reads until the connection ends.
@@ -423,5 +456,50 @@ mod tests {
                 other => panic!("{name:?}: {other:?}"),
             }
         }
+    }
+
+    /// A peer that lost its power takes what is sent, as far as TCP can tell, and answers nothing.
+    #[tokio::test(start_paused = true)]
+    async fn a_link_on_which_nothing_comes_is_given_up() {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let (sender, mut calls) = mpsc::channel(CALLS_MAX);
+        let call = |limit: Duration| {
+            let (answer, answered) = oneshot::channel();
+            let call = Call {
+                kind: Kind::ReadIndex,
+                payload: Bytes::from_static(b"?"),
+                until: Instant::now() + limit,
+                answer,
+            };
+            (call, answered)
+        };
+        let began = Instant::now();
+        let (first, answered) = call(Duration::from_secs(1));
+        let talking = tokio::spawn(async move { talk(1, "far", near, first, &mut calls).await });
+        let asked = read_frame(&mut far).await.unwrap();
+        let frame = Frame {
+            kind: Kind::Answer,
+            ..asked
+        };
+        write_frame(&mut far, &frame).await.unwrap();
+        assert_eq!(answered.await.unwrap().unwrap(), frame.payload);
+        // Somebody asks all the time, and only the first call is allowed to wait for long.
+        let (long, first_answer) = call(Duration::from_secs(7));
+        sender.send(long).await.unwrap();
+        while !talking.is_finished() {
+            assert!(
+                began.elapsed() < Duration::from_secs(9),
+                "it is never given up"
+            );
+            let (short, _) = call(Duration::from_millis(100));
+            // It may have ended in between.
+            let _ = sender.send(short).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(began.elapsed() >= Duration::from_secs(7));
+        assert!(matches!(
+            first_answer.await.unwrap(),
+            Err(CallError::Lost { .. })
+        ));
     }
 }
