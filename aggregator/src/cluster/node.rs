@@ -240,6 +240,9 @@ impl Cluster {
 
     /// What this node knows of its cluster now.
     pub fn overview(&self) -> Overview {
+        // Once, and first: whoever borrows a watch twice waits for ever behind a sender that came
+        // in between, and holds a worker of the runtime while it does.
+        let own_applied = self.node.progress.borrow().applied;
         let metrics = self.node.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
@@ -248,7 +251,7 @@ impl Cluster {
         let leader = metrics.current_leader;
         let nodes = membership.nodes().map(|(id, member)| {
             let applied = if *id == self.seat.id {
-                Some(self.node.progress.borrow().applied)
+                Some(own_applied)
             } else {
                 let known = metrics.replication.as_ref().and_then(|all| all.get(id));
                 known.copied().flatten().map(|matched| matched.index)
@@ -272,7 +275,7 @@ impl Cluster {
             id: self.seat.id,
             leader,
             term: metrics.current_term,
-            applied: self.node.progress.borrow().applied,
+            applied: own_applied,
             committed: metrics.local_committed.map_or(0, |id| id.index),
             incarnation: self.seat.incarnation,
             nodes: Arc::new(nodes.collect()),
