@@ -24,14 +24,16 @@ const SUBMISSION_BYTES_MAX: usize = 8 << 20;
 /// About what the journal adds to a payload.
 const RECORD_HEAD_BYTES: u64 = 32;
 /// A file that holds less than this part of the bound is emptied whenever files run short.
-const CHEAP_PARTS: u64 = 32;
+const CHEAP_PARTS: u64 = 64;
 /// A fuller one only if at least this part of the bound is waste: batches take at most 70 % of it,
 /// so six bytes are written again at most for each that gets free.
 const WASTE_PARTS: u64 = 8;
-/// A summary takes at most this part of the bound, an eighth of a file or less; a buffer with more
-/// to tell goes without.
-const SUMMARY_PARTS: u64 = 256;
-const SUMMARY_BYTES_MAX: usize = 2 << 20;
+/// A summary takes at most this part of the bound, a thirtieth of a file or less, so that what it
+/// takes never makes files run short; a buffer with more to tell goes without. A small buffer may
+/// take the least.
+const SUMMARY_PARTS: u64 = 1_024;
+const SUMMARY_BYTES_LEAST: usize = 4 << 10;
+const SUMMARY_BYTES_MAX: usize = 512 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
@@ -209,17 +211,17 @@ impl Buffer {
 
     /// Once in each file but the first: all that is on disk, so that a start need not read the files
     /// before. Behind it stands whatever is not on disk yet; what a gap record stands for is then no
-    /// more told of, so these come first.
+    /// more told of, and that there is a clock is told, so these come first.
     fn put_summary(&mut self, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
         let file = self.disk.newest_file;
-        if file <= self.disk.summed_up_in || self.has_unwritten_gaps() {
+        if file <= self.disk.summed_up_in || self.has_unwritten_gaps() || self.has_unsafe_clock() {
             return;
         }
         self.disk.summed_up_in = file;
         let bytes_max = self.options.bytes_max / SUMMARY_PARTS;
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let payload = encode_summary(&self.epochs, self.options.entries_near);
-        if payload.len() <= bytes_max.min(SUMMARY_BYTES_MAX) {
+        if payload.len() <= bytes_max.clamp(SUMMARY_BYTES_LEAST, SUMMARY_BYTES_MAX) {
             queued.push(Queued::Summary);
             records.push(Append {
                 head: summary_head(),
@@ -399,17 +401,18 @@ impl Buffer {
             return None;
         }
         let mut room = usage.bytes_free.min(SUBMISSION_BYTES_MAX as u64);
-        if let Some(first) = all.first().filter(|first| first.is_run) {
-            self.wants(first.place);
-            return None;
+        let mut held: Vec<HeldOnDisk> = Vec::new();
+        for one in all {
+            let left = room.checked_sub(one.bytes);
+            // A part of the first may have room where the whole has none.
+            if one.is_run && (left.is_some() || held.is_empty()) {
+                self.wants(one.place);
+                return None;
+            }
+            let Some(left) = left else { break };
+            room = left;
+            held.push(one);
         }
-        let known = all.into_iter().filter(|held| !held.is_run);
-        let held = known.take_while(|held| {
-            let left = room.checked_sub(held.bytes);
-            room = left.unwrap_or(room);
-            left.is_some()
-        });
-        let held: Vec<HeldOnDisk> = held.collect();
         if in_oldest > 0 && held.is_empty() {
             return None;
         }

@@ -125,6 +125,17 @@ impl Buffer {
         given
     }
 
+    /// Whether a clock was sealed that neither the disk nor the cluster is known to have: a start
+    /// would miss it.
+    pub(super) fn has_unsafe_clock(&self) -> bool {
+        self.epochs.iter().any(|shelf| {
+            let names = shelf.lane(Lane::Names);
+            let clock = shelf.early.clock.filter(|clock| *clock > names.acked.last);
+            let entry = clock.and_then(|clock| names.at_or_after(clock));
+            entry.is_some_and(|entry| !entry.is_safe())
+        })
+    }
+
     /// Whether an entry has to stay here for the sake of a clock.
     pub(super) fn waits_for_clock(&self, epoch: Epoch, lane: Lane, entry: &Entry) -> bool {
         let shelf = self.epochs.iter().rev().find(|shelf| shelf.epoch == epoch);

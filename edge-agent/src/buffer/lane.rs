@@ -136,6 +136,8 @@ pub(super) struct LaneShelf {
     pub(super) forked: bool,
     /// Entries that are neither on disk nor on their way there.
     pub(super) unwritten: usize,
+    /// Entries far from being sent that no run could take when that was last tried.
+    pub(super) single_left: usize,
     /// By class, and whole or thin: no such data are below this number.
     pub(super) looked: [[BatchNumber; 2]; CLASSES_MAX],
 }

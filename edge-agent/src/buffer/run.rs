@@ -220,6 +220,13 @@ impl Buffer {
         RunToLoad::of(epoch, lane, held.at_or_after(next)?)
     }
 
+    /// The run in the middle of which a number stands. At its ends a run tells the digest itself.
+    pub fn run_around(&self, epoch: Epoch, lane: Lane, number: BatchNumber) -> Option<RunToLoad> {
+        let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
+        let around = |run: &&Entry| run.from <= number && number < run.to;
+        RunToLoad::of(epoch, lane, held.at_or_after(number).filter(around)?)
+    }
+
     /// The run that has to be loaded before what was asked for can be done: make room, thin, or
     /// write again. Then it is to be asked for once more.
     pub fn wanted(&mut self) -> Option<RunToLoad> {
@@ -275,6 +282,8 @@ impl Buffer {
         let behind = lane.entries.split_off(index);
         lane.entries.extend(whole);
         lane.entries.extend(behind);
+        // Some may be of another form than the run's sums said.
+        lane.looked = Default::default();
         for (from, to) in lost {
             let place = Place { from, to, ..place };
             settled.add(self.drop_batch(place, GapReason::Damaged, wall));
@@ -313,7 +322,10 @@ fn sum_up_lane(
 ) {
     let start = lane.index_of(lane.acked.last.next()) + near;
     let far = lane.entries.iter().skip(start);
-    if far.filter(|entry| entry.run.is_none()).count() <= 2 * batches_max {
+    let single = far.filter(|entry| entry.run.is_none()).count();
+    // Gap records between batches stay single: looking at them again would find them again.
+    lane.single_left = lane.single_left.min(single);
+    if single <= lane.single_left + 2 * batches_max {
         return;
     }
     let mut rest = lane.entries.split_off(start);
@@ -321,7 +333,9 @@ fn sum_up_lane(
     // More may still come to the last one.
     lengths.pop();
     let far: usize = lengths.iter().sum();
+    lane.single_left = 0;
     for (entry, members) in summed_up(rest.drain(..far), lengths) {
+        lane.single_left += usize::from(entry.run.is_none());
         if !members.is_empty() {
             summed.push((entry.sealed_at, members));
         }

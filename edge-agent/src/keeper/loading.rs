@@ -38,7 +38,7 @@ impl Keeper {
 
     /// The cluster says that it stands there: what the own chain says of it has to be known.
     pub(super) fn load_at(&mut self, epoch: Epoch, lane: Lane, position: Position) {
-        if let Some(run) = self.buffer.run_at(epoch, lane, position.last) {
+        if let Some(run) = self.buffer.run_around(epoch, lane, position.last) {
             self.load(run);
         }
     }

@@ -200,6 +200,22 @@ impl Agent {
         self.make_room();
     }
 
+    /// One batch whose times count from boot.
+    fn seal_since_boot(&mut self) {
+        let kind = Kind {
+            class: Class(0),
+            stamp: Stamp::Boot,
+        };
+        let value = vec![("v".to_owned(), Value::Int(1))];
+        let (table, device) = ("t".to_owned(), "d".to_owned());
+        let reading = Reading::new(table, device, Vec::new(), TimeNs(7), value);
+        self.batcher.push(self.now, reading, kind, None);
+        let collected = self.batcher.take(kind).unwrap();
+        let (now, wall) = (self.now, self.wall());
+        let sealed = self.buffer.seal(collected, 4, now, now, wall);
+        sealed.unwrap();
+    }
+
     /// Reads a run back; nothing of it is damaged.
     fn load(&mut self, run: RunToLoad) {
         let loaded = run.read(self.handle.reader());

@@ -1,6 +1,8 @@
 //! What is on disk held as runs, and told by summaries: memory stays flat, nothing is lost by it, and a
 //! start finds what one finds that reads everything.
 
+use shared::batch::{Clock, ClockQuality};
+
 use super::*;
 
 /// A start that believes the summaries finds what one finds that reads everything.
@@ -162,4 +164,48 @@ fn memory_and_a_start_are_the_same_at_any_backlog() {
 fn entries_held(buffer: &Buffer) -> usize {
     let lanes = buffer.epochs.iter().flat_map(|shelf| &shelf.lanes);
     lanes.map(|lane| lane.entries.len()).sum()
+}
+
+/// Power goes between a summary and the clock that it tells of: readings would wait for ever for a
+/// clock that nobody sends.
+#[test]
+fn a_summary_tells_of_no_clock_that_is_not_on_disk() {
+    let clock = Clock {
+        offset_ns: 1,
+        quality: ClockQuality::Cluster,
+    };
+    let mut summed_up = 0;
+    for case in 0..200 {
+        let disk = SimStorage::new(case);
+        let mut dice = Dice(case);
+        let mut agent = Agent::start(&disk, 1, &[Overflow::DropOldest]);
+        agent.seal_since_boot();
+        let files = || disk.as_storage().list().unwrap();
+        let before = files();
+        // Then a summary is due.
+        while files() == before {
+            agent.now += Duration::from_secs(60);
+            agent.take(0, 40, &mut dice);
+            agent.sync();
+        }
+        let (now, wall) = (agent.now, agent.wall());
+        assert_eq!(agent.buffer.give_clock(clock, true, now, wall).len(), 1);
+        agent.cut_at_summary = (case % 2 == 0).then(|| disk.clone());
+        // The clock, and then the summary that had to wait for it.
+        agent.sync();
+        agent.now += Duration::from_secs(60);
+        agent.take(0, 1, &mut dice);
+        agent.sync();
+        drop(agent);
+        disk.power_cut();
+        let again = Agent::start(&disk, 2, &[Overflow::DropOldest]);
+        summed_up += u64::from(again.summed_up_in > 0);
+        let shelf = again.buffer.epochs.first().unwrap();
+        let names = shelf.lane(Lane::Names);
+        if let Some(clock) = shelf.early.clock {
+            let entry = names.at_or_after(clock).map(|entry| entry.to);
+            assert_eq!(entry, Some(clock), "case {case}");
+        }
+    }
+    assert!(summed_up > 50, "{summed_up} of them had a summary");
 }

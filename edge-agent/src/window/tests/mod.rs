@@ -263,7 +263,7 @@ impl Agent {
     }
 
     fn load_at(&mut self, epoch: Epoch, lane: Lane, position: Position) {
-        if let Some(run) = self.buffer.run_at(epoch, lane, position.last) {
+        if let Some(run) = self.buffer.run_around(epoch, lane, position.last) {
             self.load(run);
         }
     }
