@@ -17,10 +17,15 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// An ext4 of this size in `folder`.
-    pub(crate) fn mount(folder: &Path, bytes: u64) -> Result<Device, Box<dyn Error>> {
-        let image = folder.join("flash.img");
-        let mount = folder.join("flash");
+    /// An ext4 of this size in `folder`, under a name of its own, with these options.
+    pub(crate) fn mount(
+        folder: &Path,
+        name: &str,
+        bytes: u64,
+        options: &str,
+    ) -> Result<Device, Box<dyn Error>> {
+        let image = folder.join(format!("{name}.img"));
+        let mount = folder.join(name);
         fs::File::create(&image)?.set_len(bytes)?;
         fs::create_dir_all(&mount)?;
         // All tables are written now: nothing that the kernel does later counts as the agent's.
@@ -29,7 +34,7 @@ impl Device {
             .args(["-q", "-E", tables])
             .arg(&image))?;
         run(Command::new("mount")
-            .args(["-o", "loop,noatime"])
+            .args(["-o", &format!("loop,{options}")])
             .arg(&image)
             .arg(&mount))?;
         let devices = run(Command::new("losetup")
