@@ -10,7 +10,7 @@ use aggregator::cluster::types::Member;
 use aggregator::cluster::wire::JoinRequest;
 use aggregator::cluster::{Cluster, Parts, Seat, Wishes, ask_all, begin_log};
 use aggregator::config::Timing;
-use aggregator::state::Settings;
+use aggregator::state::Wish;
 use aggregator::store::Scan;
 use journal::{SimStorage, Storage};
 use shared::batch::Values;
@@ -64,7 +64,7 @@ fn wishes(merge_bytes: u64) -> Wishes {
     Wishes {
         merge_bytes,
         merge_age: Duration::from_secs(2),
-        settings: Settings::default(),
+        settings: Wish::new(Some(400), Some(24)),
         log_keep_bytes: 8 << 10,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -113,6 +113,8 @@ pub(super) struct Receiver {
     segments: Arc<dyn Storage>,
     /// Counts offers: what came of two of them, of one sender or of two, never meets in one file.
     offers: AtomicU64,
+    /// Names did not become durable: a later sync that succeeds would not say that they have.
+    failed: AtomicBool,
     // A std mutex: one sender's requests follow each other, and there are rarely two. Held over disk
     // work, on a thread that may wait.
     receiving: Mutex<BTreeMap<String, Receiving>>,
@@ -191,6 +193,7 @@ impl Receiver {
         Receiver {
             segments,
             offers: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
             receiving: Mutex::default(),
         }
     }
@@ -287,7 +290,16 @@ impl Receiver {
         if !missing.is_empty() {
             return Err(format!("{} of its files are missing", missing.len()));
         }
-        self.segments.sync_directory().map_err(|e| e.to_string())?;
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(
+                "an earlier sync failed; restart the node, and look at its disk".to_owned(),
+            );
+        }
+        if let Err(error) = self.segments.sync_directory() {
+            self.failed.store(true, Ordering::Relaxed);
+            tracing::error!(%error, "what a snapshot brought is not durable; no other is taken");
+            return Err(error.to_string());
+        }
         // A leader that was replaced comes no more for what it began.
         self.receiving()
             .retain(|_, other| other.offer.index > offer.index);

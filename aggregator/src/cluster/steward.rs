@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Node;
 use super::apply::Progress;
 use super::types::Member;
-use crate::state::{Command, Settings, State};
+use crate::state::{Command, Settings, State, Wish};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ pub struct Wishes {
     pub merge_bytes: u64,
     pub merge_age: Duration,
     /// What the cluster is to agree on.
-    pub settings: Settings,
+    pub settings: Wish,
     pub log_keep_bytes: u64,
 }
 
@@ -159,14 +159,14 @@ fn elapsed(since: Option<Duration>, now: Duration) -> Duration {
 
 /// Says which settings the cluster goes by when that changes, once what this node's configuration
 /// says is known to all.
-fn tell_settings(state: &State, node: u64, configured: Settings, told: &mut Option<Settings>) {
+fn tell_settings(state: &State, node: u64, configured: Wish, told: &mut Option<Settings>) {
     let in_force = state.settings();
     if state.settings_of(node) != Some(configured) || *told == Some(in_force) {
         return;
     }
     *told = Some(in_force);
     let (retention_days, partition_hours) = (in_force.retention_days(), in_force.partition_hours());
-    if in_force == configured {
+    if configured.is_met_by(in_force) {
         tracing::info!(retention_days, partition_hours, "settings of the cluster");
     } else {
         tracing::warn!(
@@ -211,7 +211,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
                 Duty::Retention => Command::Retention,
                 Duty::Settings => Command::Settings {
                     node: node.id,
-                    settings: wishes.settings,
+                    wish: wishes.settings,
                 },
             };
             // What was not taken is due again, or soon.
@@ -321,7 +321,7 @@ mod tests {
         Duties::new(Wishes {
             merge_bytes: 1_000,
             merge_age: Duration::from_secs(60),
-            settings: Settings::new(30, 12),
+            settings: Wish::new(Some(30), Some(12)),
             log_keep_bytes: 0,
         })
     }
@@ -389,7 +389,7 @@ mod tests {
         assert!(asks(1, &state) && !asks(2, &state) && asks(6, &state));
         let told = |retention_days| Command::Settings {
             node: NODE,
-            settings: Settings::new(retention_days, 12),
+            wish: Wish::new(Some(retention_days), Some(12)),
         };
         state.apply(NODE + 1, &told(31));
         assert!(asks(11, &state), "of an earlier start");

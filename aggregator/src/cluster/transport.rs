@@ -475,7 +475,8 @@ mod tests {
         };
         let began = Instant::now();
         let (first, answered) = call(Duration::from_secs(1));
-        let talking = tokio::spawn(async move { talk(1, "far", near, first, &mut calls).await });
+        let mut talking = JoinSet::new();
+        talking.spawn(async move { talk(1, "far", near, first, &mut calls).await });
         let asked = read_frame(&mut far).await.unwrap();
         let frame = Frame {
             kind: Kind::Answer,
@@ -486,7 +487,7 @@ mod tests {
         // Somebody asks all the time, and only the first call is allowed to wait for long.
         let (long, first_answer) = call(Duration::from_secs(7));
         sender.send(long).await.unwrap();
-        while !talking.is_finished() {
+        while talking.try_join_next().is_none() {
             assert!(
                 began.elapsed() < Duration::from_secs(9),
                 "it is never given up"

@@ -9,7 +9,7 @@ use shared::id::AgentId;
 use shared::limits::PACKET_BYTES_MAX;
 
 use super::{Config, Limits, Listen, Peer, StoreOptions, Timing, TlsFiles};
-use crate::state::Settings;
+use crate::state::Wish;
 use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX};
 
 #[derive(Deserialize)]
@@ -73,10 +73,11 @@ struct TimingTable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct StoreTable {
-    retention_days: u64,
+    /// Absent: the cluster's, whatever it is.
+    retention_days: Option<u64>,
     merge_bytes: u64,
     merge_seconds: u64,
-    partition_hours: u64,
+    partition_hours: Option<u64>,
     log_keep_bytes: u64,
 }
 
@@ -123,10 +124,10 @@ impl Default for TimingTable {
 impl Default for StoreTable {
     fn default() -> Self {
         Self {
-            retention_days: 400,
+            retention_days: None,
             merge_bytes: 64 << 20,
             merge_seconds: 600,
-            partition_hours: 24,
+            partition_hours: None,
             log_keep_bytes: 4 << 30,
         }
     }
@@ -259,10 +260,14 @@ impl TimingTable {
 impl StoreTable {
     fn resolve(self) -> Result<StoreOptions, Located> {
         let (days_max, hours_max) = (RETENTION_DAYS_MAX.into(), PARTITION_HOURS_MAX.into());
-        let (days, hours) = (self.retention_days, self.partition_hours);
-        let days = range("store", "retention_days", days, 1, days_max)?;
-        let hours = range("store", "partition_hours", hours, 1, hours_max)?;
-        if hours > days * 24 {
+        let days = self.retention_days;
+        let days = days.map(|days| range("store", "retention_days", days, 1, days_max));
+        let hours = self.partition_hours;
+        let hours = hours.map(|hours| range("store", "partition_hours", hours, 1, hours_max));
+        let (days, hours) = (days.transpose()?, hours.transpose()?);
+        if let (Some(days), Some(hours)) = (days, hours)
+            && hours > days * 24
+        {
             let allowed = format!("at most the retention, {} hours", days * 24);
             return Err(bad("store", "partition_hours", &hours, allowed));
         }
@@ -276,9 +281,9 @@ impl StoreTable {
             1 << 44,
         )?;
         Ok(StoreOptions {
-            settings: Settings::new(
-                u32::try_from(days).unwrap_or(RETENTION_DAYS_MAX),
-                u32::try_from(hours).unwrap_or(PARTITION_HOURS_MAX),
+            settings: Wish::new(
+                days.map(|days| u32::try_from(days).unwrap_or(RETENTION_DAYS_MAX)),
+                hours.map(|hours| u32::try_from(hours).unwrap_or(PARTITION_HOURS_MAX)),
             ),
             merge_bytes: bytes,
             merge_age: Duration::from_secs(age),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use file::{ConfigFile, Located};
 
-use crate::state::Settings;
+use crate::state::Wish;
 
 /// Everything one node is told by its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Timing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreOptions {
     /// What the cluster is to agree on.
-    pub settings: Settings,
+    pub settings: Wish,
     /// Log bytes after which level 0 is merged into segments.
     pub merge_bytes: u64,
     /// Age after which it is merged even if small.
@@ -192,7 +192,7 @@ revoked = "revoked.toml"
         assert_eq!(config.tls.key, Path::new("/keys/node-a.key"));
         assert_eq!(config.users_file, Path::new("/etc/tributary/users.toml"));
         assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.store.settings, Settings::new(400, 24));
+        assert_eq!(config.store.settings, Wish::default());
         assert_eq!(config.listen.cluster_advertised, "127.0.0.1:8800");
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
 use super::bytes::{ReadFault, Reader, Writer};
-use super::settings::Settings;
+use super::settings::Wish;
 
 /// Of all kinds but settings.
 const VERSION: u8 = 1;
@@ -74,7 +74,7 @@ pub enum Command {
     /// Of older versions, which are read for ever: the retention, at once.
     RetentionDays(u32),
     /// What the configuration of one node says that all replicas must agree on.
-    Settings { node: u64, settings: Settings },
+    Settings { node: u64, wish: Wish },
 }
 
 /// Why bytes are no command. Whoever meets this in a log entry stops: it must not skip it.
@@ -124,10 +124,10 @@ impl Command {
                 out.u8(SETTINGS);
                 out.u32(*days);
             }
-            Self::Settings { node, settings } => {
+            Self::Settings { node, wish } => {
                 out.u8(SETTINGS);
                 out.u64(*node);
-                settings.encode(&mut out);
+                wish.encode(&mut out);
             }
         }
         out.out.into()
@@ -146,7 +146,7 @@ impl Command {
         let command = match kind {
             SETTINGS if version == SETTINGS_VERSION => Self::Settings {
                 node: reader.u64()?,
-                settings: Settings::decode(&mut reader)?,
+                wish: Wish::decode(&mut reader)?,
             },
             _ if version != VERSION => return Err(CommandError::Version(version)),
             SUBMISSIONS => {
@@ -269,7 +269,7 @@ mod tests {
             Command::RetentionDays(30),
             Command::Settings {
                 node: 3,
-                settings: Settings::new(30, 12),
+                wish: Wish::new(Some(30), None),
             },
         ]
     }

@@ -17,7 +17,7 @@ use super::dedup::{AgentState, EpochState, Folded, GapEntry, GapWhy, LaneState, 
 use super::dictionary::{Dictionary, LocalSeries, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
-use super::settings::{Agreement, Settings};
+use super::settings::{Agreement, Settings, Wish};
 
 const MAGIC: &[u8; 8] = b"TRIBSTAT";
 const VERSION: u16 = 2;
@@ -143,9 +143,9 @@ fn encode_settings(settings: &Agreement, out: &mut Writer) {
     let Agreement { in_force, told } = settings;
     in_force.encode(out);
     out.count(told.len());
-    for (node, settings) in told {
+    for (node, wish) in told {
         out.u64(*node);
-        settings.encode(out);
+        wish.encode(out);
     }
 }
 
@@ -153,7 +153,7 @@ fn decode_settings(from: &mut Reader<'_>) -> Result<Agreement, ReadFault> {
     let in_force = Settings::decode(from)?;
     let mut told = BTreeMap::new();
     for _ in 0..from.count(16)? {
-        told.insert(from.u64()?, Settings::decode(from)?);
+        told.insert(from.u64()?, Wish::decode(from)?);
     }
     Ok(Agreement { in_force, told })
 }

@@ -20,7 +20,7 @@ use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, dec
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
 use super::rows::{Rows, raised};
-use super::settings::{Agreement, Settings};
+use super::settings::{Agreement, Settings, Wish};
 
 pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
@@ -144,9 +144,11 @@ impl State {
                 let hours = self.settings().partition_hours();
                 self.settings.in_force = Settings::new(*days, hours);
             }
-            Command::Settings { node, settings } => {
+            Command::Settings { node, wish } => {
                 if self.is_member(*node) {
-                    self.settings.told(*node, *settings, self.members.len());
+                    let lives = |node| self.clock.voters.contains_key(&node);
+                    let members = self.members.len();
+                    self.settings.told(*node, *wish, members, lives);
                 }
             }
         }
@@ -174,7 +176,7 @@ impl State {
     }
 
     /// What a node told of its configuration.
-    pub fn settings_of(&self, node: u64) -> Option<Settings> {
+    pub fn settings_of(&self, node: u64) -> Option<Wish> {
         self.settings.told.get(&node).copied()
     }
 

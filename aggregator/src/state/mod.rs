@@ -25,4 +25,4 @@ pub use encode::StateError;
 pub use last::LastValue;
 pub use machine::{Effects, Job, Outcome, State};
 pub use rows::Rows;
-pub use settings::Settings;
+pub use settings::{Settings, Wish};

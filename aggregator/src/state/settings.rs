@@ -1,6 +1,8 @@
 //! What an operator chooses for a whole cluster. Each node tells what its own configuration says,
-//! through the log; what more than half of all members say is in force. So one file that was
-//! forgotten changes nothing, whoever leads, and the last of a majority that is edited decides.
+//! through the log; what more than half of all members say is in force, each setting for itself. So
+//! one file that was forgotten changes nothing, whoever leads, and the last of a majority that is
+//! edited decides. A file that says nothing of a setting is for none, and neither is a node that is
+//! gone: rows must not be dropped because of somebody who never said so.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +18,19 @@ pub struct Settings {
     partition_hours: u32,
 }
 
+/// What the configuration of one node says; `None`: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wish {
+    retention_days: Option<u32>,
+    partition_hours: Option<u32>,
+}
+
 /// Which settings are in force, and whose wish they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Agreement {
     pub(super) in_force: Settings,
     /// Node id -> what it told last.
-    pub(super) told: BTreeMap<u64, Settings>,
+    pub(super) told: BTreeMap<u64, Wish>,
 }
 
 impl Default for Settings {
@@ -59,14 +68,70 @@ impl Settings {
     }
 }
 
-impl Agreement {
-    /// One of `members` tells what its configuration says.
-    pub(super) fn told(&mut self, node: u64, settings: Settings, members: usize) {
-        self.told.insert(node, settings);
-        let agreeing = self.told.values().filter(|told| **told == settings).count();
-        if agreeing * 2 > members {
-            self.in_force = settings;
+impl Wish {
+    /// Of what is out of range the nearest that is not: applying never fails.
+    pub fn new(retention_days: Option<u32>, partition_hours: Option<u32>) -> Self {
+        Self {
+            retention_days: retention_days.map(|days| days.clamp(1, RETENTION_DAYS_MAX)),
+            partition_hours: partition_hours.map(|hours| hours.clamp(1, PARTITION_HOURS_MAX)),
         }
+    }
+
+    pub fn retention_days(self) -> Option<u32> {
+        self.retention_days
+    }
+
+    pub fn partition_hours(self) -> Option<u32> {
+        self.partition_hours
+    }
+
+    /// Whether all that is wished is so.
+    pub fn is_met_by(self, settings: Settings) -> bool {
+        let days = self.retention_days.unwrap_or(settings.retention_days);
+        let hours = self.partition_hours.unwrap_or(settings.partition_hours);
+        Settings::new(days, hours) == settings
+    }
+
+    /// 0 stands for nothing.
+    pub(super) fn encode(self, out: &mut Writer) {
+        out.u32(self.retention_days.unwrap_or(0));
+        out.u32(self.partition_hours.unwrap_or(0));
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let said = |value: u32| (value > 0).then_some(value);
+        Ok(Self::new(said(from.u32()?), said(from.u32()?)))
+    }
+}
+
+impl Agreement {
+    /// One of `members` tells what its configuration says. `lives`: those that were heard of lately.
+    pub(super) fn told(
+        &mut self,
+        node: u64,
+        wish: Wish,
+        members: usize,
+        lives: impl Fn(u64) -> bool,
+    ) {
+        self.told.insert(node, wish);
+        let told = self.told.iter();
+        let living: Vec<Wish> = told
+            .filter(|(other, _)| **other == node || lives(**other))
+            .map(|(_, wish)| *wish)
+            .collect();
+        let agreed = |wished: fn(Wish) -> Option<u32>| {
+            let wanted = wished(wish)?;
+            let agreeing = living.iter().filter(|one| wished(**one) == Some(wanted));
+            (agreeing.count() * 2 > members).then_some(wanted)
+        };
+        let Settings {
+            retention_days,
+            partition_hours,
+        } = self.in_force;
+        self.in_force = Settings::new(
+            agreed(Wish::retention_days).unwrap_or(retention_days),
+            agreed(Wish::partition_hours).unwrap_or(partition_hours),
+        );
     }
 }
 
@@ -77,20 +142,48 @@ mod tests {
     #[test]
     fn what_more_than_half_of_the_members_say_is_in_force() {
         let mut agreement = Agreement::default();
-        let (first, other, third) = (
-            Settings::new(30, 24),
-            Settings::new(60, 12),
-            Settings::new(90, 1),
+        let mut tell = |node, (days, hours), members| {
+            agreement.told(node, Wish::new(Some(days), Some(hours)), members, |_| true);
+            let in_force = agreement.in_force;
+            (in_force.retention_days(), in_force.partition_hours())
+        };
+        assert_eq!(tell(1, (30, 24), 1), (30, 24));
+        tell(2, (60, 12), 2);
+        assert_eq!(tell(3, (90, 1), 3), (30, 24), "each says something else");
+        assert_eq!(tell(3, (60, 1), 3), (60, 24), "of one setting");
+        assert_eq!(tell(3, (60, 12), 3), (60, 12));
+        assert_eq!(
+            tell(3, (30, 24), 4),
+            (60, 12),
+            "two of four are no majority"
         );
-        agreement.told(1, first, 1);
-        assert_eq!(agreement.in_force, first);
-        agreement.told(2, other, 2);
-        agreement.told(3, third, 3);
-        assert_eq!(agreement.in_force, first, "each says something else");
-        agreement.told(3, other, 3);
-        assert_eq!(agreement.in_force, other);
-        agreement.told(3, first, 4);
-        assert_eq!(agreement.in_force, other, "two of four are no majority");
+    }
+
+    /// Two nodes that joined without a line on it once had a third's ten years dropped.
+    #[test]
+    fn who_says_nothing_is_for_nothing() {
+        let mut agreement = Agreement::default();
+        agreement.told(1, Wish::new(Some(3_650), None), 1, |_| true);
+        agreement.told(2, Wish::default(), 2, |_| true);
+        agreement.told(3, Wish::default(), 3, |_| true);
+        assert_eq!(agreement.in_force, Settings::new(3_650, 24));
+    }
+
+    /// What they told before they were replaced once was for ever on the side of a stale file.
+    #[test]
+    fn who_is_gone_is_for_nothing() {
+        let mut agreement = Agreement::default();
+        let wish = |days| Wish::new(Some(days), None);
+        for node in 1..=3 {
+            agreement.told(node, wish(30), 3, |_| true);
+        }
+        let lives = |node| node != 2 && node != 3;
+        for node in [1, 4, 5] {
+            agreement.told(node, wish(400), 5, lives);
+        }
+        assert_eq!(agreement.in_force.retention_days(), 400);
+        agreement.told(5, wish(30), 5, lives);
+        assert_eq!(agreement.in_force.retention_days(), 400);
     }
 
     #[test]
@@ -98,5 +191,7 @@ mod tests {
         assert_eq!(Settings::new(0, 0), Settings::new(1, 1));
         let most = Settings::new(u32::MAX, u32::MAX);
         assert_eq!(most, Settings::new(RETENTION_DAYS_MAX, PARTITION_HOURS_MAX));
+        let wish = Wish::new(Some(0), Some(u32::MAX));
+        assert_eq!(wish, Wish::new(Some(1), Some(PARTITION_HOURS_MAX)));
     }
 }

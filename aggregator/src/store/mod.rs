@@ -20,7 +20,7 @@ pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use journal::Storage;
@@ -46,6 +46,8 @@ pub struct Store {
     manifest: Arc<Manifest>,
     level0: Level0,
     segments: Arc<Vec<Arc<SegmentHandle>>>,
+    /// Dropped ones that a view may still read: a snapshot may name their files again.
+    doomed: Vec<Weak<SegmentHandle>>,
     /// Index, raft and state of the last transaction; its files are `segments`.
     durable: Durable,
     /// The last merge that began.
@@ -101,6 +103,7 @@ impl Store {
             manifest: Arc::new(manifest),
             level0: Level0::new(),
             segments,
+            doomed: Vec::new(),
             durable,
             begun: index,
             drops: Vec::new(),
@@ -261,7 +264,9 @@ impl Store {
         // First: verifying takes long.
         let room = room::seek(&*self.files, INSTALL_ROOM_FILE, bytes.len());
         room.map_err(StoreError::or_full)?;
-        let segments = open_segments(&self.files, &files, &state, &self.segments)?;
+        let mut here = self.segments.to_vec();
+        here.extend(self.doomed.iter().filter_map(Weak::upgrade));
+        let segments = open_segments(&self.files, &files, &state, &here)?;
         for segment in &segments {
             if !self
                 .segments
@@ -282,11 +287,10 @@ impl Store {
             files,
         };
         self.manifest.replace(&durable)?;
-        for known in self.segments.iter() {
-            if !segments.iter().any(|segment| Arc::ptr_eq(known, segment)) {
-                known.doom();
-            }
-        }
+        segments.iter().for_each(|segment| segment.revive());
+        let mut gone = self.segments.to_vec();
+        gone.retain(|known| !segments.iter().any(|segment| Arc::ptr_eq(known, segment)));
+        self.doom(&gone);
         self.segments = Arc::new(segments);
         self.level0 = Level0::new();
         self.drops.clear();
@@ -316,6 +320,14 @@ impl Store {
         known.verify()
     }
 
+    fn doom(&mut self, segments: &[Arc<SegmentHandle>]) {
+        self.doomed.retain(|segment| segment.strong_count() > 0);
+        for segment in segments {
+            segment.doom();
+            self.doomed.push(Arc::downgrade(segment));
+        }
+    }
+
     fn drop_due(&mut self) -> Result<(), StoreError> {
         let due =
             |segment: &&Arc<SegmentHandle>| self.drops.iter().any(|drop| drop.takes(&segment.head));
@@ -329,7 +341,7 @@ impl Store {
             }
             let segments = Arc::make_mut(&mut self.segments);
             segments.retain(|segment| !names.contains(&segment.file.name));
-            doomed.iter().for_each(|segment| segment.doom());
+            self.doom(&doomed);
         }
         let oldest = self.level0.frozen.front().map(|(index, _)| *index);
         self.drops

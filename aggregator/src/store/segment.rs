@@ -370,6 +370,11 @@ impl SegmentHandle {
         self.doomed.store(true, Ordering::Release);
     }
 
+    /// It counts again.
+    pub(super) fn revive(&self) {
+        self.doomed.store(false, Ordering::Release);
+    }
+
     /// Which blocks one series has.
     pub(super) fn block_range(&self, series: SeriesId) -> Range<usize> {
         let from = self.blocks.partition_point(|block| block.series < series);

@@ -88,9 +88,13 @@ fn command_text(command: &Command) -> String {
             joining,
         } => format!("admit {name} at {address}, joining {joining:016x}"),
         Command::RetentionDays(days) => format!("retention {days} days"),
-        Command::Settings { node, settings } => {
-            let (days, hours) = (settings.retention_days(), settings.partition_hours());
-            format!("settings of node {node}: retention {days} days, partitions of {hours} hours")
+        Command::Settings { node, wish } => {
+            let said = |value: Option<u32>| value.map_or("unsaid".to_owned(), |it| it.to_string());
+            let (days, hours) = (wish.retention_days(), wish.partition_hours());
+            let (days, hours) = (said(days), said(hours));
+            format!(
+                "settings of node {node}: retention in days {days}, partitions in hours {hours}"
+            )
         }
     }
 }

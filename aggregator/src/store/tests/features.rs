@@ -12,8 +12,8 @@ use shared::reading::{FieldType, Value};
 
 use super::agent::{Agent, Link};
 use super::{Node, all_rows, table_rows};
-use crate::state::{Command, Origin, Outcome, Payload, Settings, State, Submission};
-use crate::store::{Scan, Store, StoreError};
+use crate::state::{Command, Origin, Outcome, Payload, State, Submission, Wish};
+use crate::store::{Scan, SnapshotFiles, Store, StoreError};
 
 pub(super) const DAY: i64 = 86_400_000_000_000;
 pub(super) const HOUR: i64 = DAY / 24;
@@ -331,8 +331,8 @@ fn a_new_width_of_partitions_leaves_older_segments_as_they_are() {
     let (node, now) = (bench.index, 1000 * DAY);
     let times = [now - DAY, now - DAY + HOUR];
     for (partition_hours, files) in [(24, 1), (1, 3)] {
-        let settings = Settings::new(2, partition_hours);
-        bench.apply(&Command::Settings { node, settings });
+        let wish = Wish::new(Some(2), Some(partition_hours));
+        bench.apply(&Command::Settings { node, wish });
         bench.data(&times, Values::Float(vec![1.0, 2.0]));
         bench.merge();
         assert_eq!(bench.files().len(), files);
@@ -381,6 +381,36 @@ fn what_the_manifest_does_not_name_is_removed_at_open_and_nothing_else() {
     assert_eq!(store.view().row_count("truck"), Some(1));
     drop(store);
     assert_eq!(Store::open(&*storage).unwrap().1.removed, 0);
+}
+
+/// The end of the view once took the file away that the snapshot had named again.
+#[test]
+fn a_snapshot_names_a_file_again_that_a_view_still_reads() {
+    let mut bench = Bench::new();
+    let now = 1000 * DAY;
+    bench.apply(&Command::RetentionDays(1));
+    bench.data(&[now], Values::Float(vec![1.0]));
+    bench.merge();
+    let SnapshotFiles {
+        index,
+        raft,
+        state,
+        files,
+        ..
+    } = bench.node.store.snapshot().unwrap();
+    let view = bench.node.store.view();
+    for hour in 1..60 {
+        let now = TimeNs(now + hour * HOUR);
+        bench.apply(&Command::Clock { node: 1, now });
+    }
+    bench.apply(&Command::Retention);
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(0));
+    let snapshot = SnapshotFiles::new(index, raft, state, files);
+    let name = snapshot.files[0].name.clone();
+    bench.node.store.install(snapshot).unwrap();
+    drop(view);
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(1));
+    bench.node.store.verify(&name).unwrap();
 }
 
 /// A new manifest was made in its place, and every segment was taken for one that nobody names.

@@ -13,7 +13,7 @@ use shared::reading::FieldType;
 
 use super::agent::Agent;
 use super::features::{DAY, submission};
-use crate::state::{Command, Outcome, Payload, Settings, State};
+use crate::state::{Command, Outcome, Payload, Settings, State, Wish};
 
 fn folder(format: &str) -> PathBuf {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
@@ -129,7 +129,7 @@ fn samples() -> Vec<(&'static str, Command)> {
 fn settings() -> Command {
     Command::Settings {
         node: 1,
-        settings: Settings::new(90, 12),
+        wish: Wish::new(Some(90), Some(12)),
     }
 }
 
@@ -182,7 +182,7 @@ fn a_golden_state_is_what_its_commands_come_to() {
     let bytes = read("state/v2", "state.bin");
     let state = State::decode(&bytes).unwrap();
     assert_eq!(state.settings(), Settings::new(90, 12));
-    assert_eq!(state.settings_of(1), Some(Settings::new(90, 12)));
+    assert_eq!(state.settings_of(1), Some(Wish::new(Some(90), Some(12))));
     assert!(state.encode() == bytes && applied_with_settings().encode() == bytes);
 }
 
