@@ -3,7 +3,7 @@
 //! `cargo run --release -p benches --bin agent [-- [--agent FILE] [--seconds N] [PART ..]]` runs one
 //! agent process against three nodes on this machine and prints figures with their conditions. The
 //! parts are steady, disk, start and drain; all of them if none is named. `--agent` measures another
-//! build of the program, such as one of the `dist` profile. `disk` makes a file system of its own
+//! build of the program, such as one of the `gateway` profile. `disk` makes a file system of its own
 //! on a loop device, which needs root.
 #![expect(
     clippy::print_stdout,

@@ -10,7 +10,9 @@ use std::time::Duration;
 use edge_agent::clock::Stamper;
 use edge_agent::config::Config;
 use edge_agent::{agent, inspect, tls};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use args::Command;
 
@@ -57,18 +59,26 @@ fn check(file: &Path) -> ExitCode {
     }
 }
 
+/// `RUST_LOG` says what: levels, and targets with levels of their own.
+fn log_to_stderr() {
+    let wanted = std::env::var("RUST_LOG").ok();
+    let filter: Option<Targets> = wanted.and_then(|text| text.parse().ok());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        // Standard output is for answers to standard input.
+        .with_writer(io::stderr);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)))
+        .init();
+}
+
 fn run(file: &Path) -> ExitCode {
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(error) => return fail(WRONG_USAGE, &error),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        // Standard output is for answers to standard input.
-        .with_writer(io::stderr)
-        .init();
+    log_to_stderr();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
