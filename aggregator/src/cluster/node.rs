@@ -24,12 +24,12 @@ use super::listener::Listener;
 use super::log::{LogError, LogReader, LogStore};
 use super::network::Network;
 use super::outbox::{Leadership, Sent};
-use super::peer::{Peer, run_proposals};
+use super::peer::{Peer, give, run_proposals, sent};
 use super::propose::{Propose, Proposer, Ticket};
 use super::steward::{self, Wishes};
 use super::tasks::Tasks;
 use super::transport::Transport;
-use super::types::{CommandBytes, Member, Raft};
+use super::types::{Member, Raft};
 use super::wire::{self, Kind, Proposed};
 use super::{LOG_FOLDER, STORE_FOLDER, join, log_options};
 use crate::config::{Config, Timing};
@@ -485,8 +485,8 @@ impl Propose for Node {
             }
             let raft = self.raft.clone();
             return Box::pin(async move {
-                match raft.client_write_ff(CommandBytes(command), None).await {
-                    Ok(()) => Sent::Taken,
+                match give(&raft, command).await {
+                    Ok(outcome) => sent(outcome).await,
                     Err(_) => Sent::Lost,
                 }
             });

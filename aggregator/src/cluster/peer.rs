@@ -1,29 +1,37 @@
 //! What this node answers to other nodes: openraft's requests, proposals, read indexes, joins.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use openraft::raft::ReadPolicy;
-use tokio::sync::{mpsc, watch};
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::impls::ProgressResponder;
+use openraft::raft::{ClientWriteResult, ReadPolicy};
+use openraft::type_config::alias::OneshotReceiverOf;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::gate::{Gate, Incoming};
 use super::join::Admission;
 use super::link::Answerer;
+use super::outbox::Sent;
 use super::snapshot::Receiver;
-use super::types::{CommandBytes, Raft};
+use super::types::{CommandBytes, Raft, TypeConfig};
 use super::wire::{self, Kind, Proposed};
 use crate::state::Command;
 
 /// Commands of other nodes that wait for openraft to take them.
 pub(super) const PROPOSALS_MAX: usize = 64;
+/// What openraft has not refused by then it has in its log: a proposer that still waits is told so.
+const OUTCOME_LIMIT: Duration = Duration::from_secs(1);
 
 /// Answers on behalf of one running node.
 pub(super) struct Peer {
     incarnation: u64,
     raft: Raft,
     receiver: Arc<Receiver>,
-    proposals: mpsc::Sender<Bytes>,
+    proposals: mpsc::Sender<Given>,
     admission: Arc<Admission>,
     gate: Arc<Gate>,
     incoming: Arc<Incoming>,
@@ -38,7 +46,7 @@ impl Peer {
         admission: Arc<Admission>,
         gate: Arc<Gate>,
         incoming: Arc<Incoming>,
-    ) -> (Peer, mpsc::Receiver<Bytes>) {
+    ) -> (Peer, mpsc::Receiver<Given>) {
         let (proposals, taken) = mpsc::channel(PROPOSALS_MAX);
         let peer = Peer {
             incarnation,
@@ -52,19 +60,67 @@ impl Peer {
         (peer, taken)
     }
 
-    /// A proposal is taken in the order of arrival, or not at all.
-    fn propose(&self, command: Bytes) -> Result<Bytes, String> {
+    /// A proposal is taken in the order of arrival, or not at all. `None`: there is no room for it.
+    fn propose(&self, command: Bytes) -> Result<Option<oneshot::Receiver<Outcome>>, String> {
         if !self.raft.is_leader() {
             return Err("this node does not lead".to_owned());
         }
         check(&command)?;
         if !self.gate.admits(&command) {
-            return Ok(Proposed::Full.encode());
+            return Ok(None);
         }
-        match self.proposals.try_send(command) {
-            Ok(()) => Ok(Proposed::Taken.encode()),
+        let (given, outcome) = oneshot::channel();
+        let given = Given { command, given };
+        match self.proposals.try_send(given) {
+            Ok(()) => Ok(Some(outcome)),
             Err(_) => Err(format!("{PROPOSALS_MAX} proposals wait already")),
         }
+    }
+}
+
+/// A command of another node, on its way to openraft.
+pub(super) struct Given {
+    command: Bytes,
+    given: oneshot::Sender<Outcome>,
+}
+
+/// Becomes what openraft made of one command.
+pub(super) type Outcome = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
+
+/// Gives one command to openraft, behind those that were given before.
+pub(super) async fn give(raft: &Raft, command: Bytes) -> Result<Outcome, Fatal<TypeConfig>> {
+    let (responder, outcome) = ProgressResponder::complete_only();
+    raft.client_write_ff(CommandBytes(command), Some(responder))
+        .await?;
+    Ok(outcome)
+}
+
+/// What became of a command, as its proposer has to know it. A leader that no quorum has answered
+/// lately refuses commands: whoever takes such a one for taken waits for nothing.
+pub(super) async fn sent<Closed>(
+    outcome: impl Future<Output = Result<ClientWriteResult<TypeConfig>, Closed>>,
+) -> Sent {
+    match tokio::time::timeout(OUTCOME_LIMIT, outcome).await {
+        Err(_) | Ok(Ok(Ok(_))) => Sent::Taken,
+        // "Rejected before its entry was appended", says openraft.
+        Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Sent::Refused,
+        Ok(Ok(Err(_)) | Err(_)) => Sent::Lost,
+    }
+}
+
+/// As [`sent`], of a command of another node.
+async fn proposed(taken: Option<oneshot::Receiver<Outcome>>) -> Result<Bytes, String> {
+    let Some(given) = taken else {
+        return Ok(Proposed::Full.encode());
+    };
+    let sent = match given.await {
+        Ok(outcome) => sent(outcome).await,
+        Err(_) => Sent::Lost,
+    };
+    match sent {
+        Sent::Refused => Err("no quorum has answered this leader lately".to_owned()),
+        // What is lost may be in a log: its proposer waits for apply, as for what was taken.
+        _ => Ok(Proposed::Taken.encode()),
     }
 }
 
@@ -79,24 +135,23 @@ fn check(command: &Bytes) -> Result<(), String> {
 /// Gives proposals to openraft, in order.
 pub(super) async fn run_proposals(
     raft: Raft,
-    mut taken: mpsc::Receiver<Bytes>,
+    mut taken: mpsc::Receiver<Given>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
-        let command = tokio::select! {
+        let next = tokio::select! {
             biased;
-            command = taken.recv() => command,
+            next = taken.recv() => next,
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        let Some(command) = command else { return };
-        // Whether it is applied tells apply; whoever proposed it proposes again if it is not.
-        if raft
-            .client_write_ff(CommandBytes(command), None)
-            .await
-            .is_err()
-        {
+        let Some(Given { command, given }) = next else {
             return;
-        }
+        };
+        let Ok(outcome) = give(&raft, command).await else {
+            return;
+        };
+        // Whoever asked may have gone; apply tells it whether it is applied.
+        let _ = given.send(outcome);
     }
 }
 
@@ -143,7 +198,7 @@ impl Answerer for Peer {
             }),
             Kind::Propose => {
                 let taken = self.propose(payload);
-                Box::pin(async move { taken })
+                Box::pin(async move { proposed(taken?).await })
             }
             Kind::ReadIndex => Box::pin(async move {
                 let read = raft
@@ -196,7 +251,32 @@ fn on_disk<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use openraft::errors::ForwardToLeader;
+
     use super::*;
+
+    /// It was told as taken once, and its proposer waited for eight seconds.
+    #[tokio::test(start_paused = true)]
+    async fn what_openraft_refuses_is_given_again_and_nothing_else_is() {
+        let nowhere = ForwardToLeader::empty;
+        let told = |outcome: ClientWriteResult<TypeConfig>| async {
+            let (tell, outcome_of) = oneshot::channel();
+            assert!(tell.send(outcome).is_ok());
+            sent(outcome_of).await
+        };
+        let refused = Err(ClientWriteError::ForwardToLeader(nowhere()));
+        assert_eq!(told(refused).await, Sent::Refused);
+        let discarded = Err(ClientWriteError::LogEntryDiscarded(nowhere()));
+        assert_eq!(told(discarded).await, Sent::Lost);
+        let waits = std::future::pending::<Result<_, ()>>();
+        assert_eq!(sent(waits).await, Sent::Taken);
+        assert_eq!(sent(std::future::ready(Err(()))).await, Sent::Lost);
+
+        let (given, outcome) = oneshot::channel();
+        drop(given);
+        let told = proposed(Some(outcome)).await;
+        assert_eq!(told, Ok(Proposed::Taken.encode()), "it may be in a log");
+    }
 
     /// Each of them was once committed, and no replica could apply it.
     #[test]
