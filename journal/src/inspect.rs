@@ -5,7 +5,7 @@ use std::io;
 
 use crate::error::JournalError;
 use crate::files::{Position, file_name, parse_name};
-use crate::record::{KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, RecordHead};
+use crate::record::{KIND_FILE, KIND_FILLER, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, RecordHead};
 use crate::recover::{self, Skipped};
 use crate::storage::{OpenMode, Storage};
 
@@ -147,6 +147,7 @@ impl fmt::Display for RecordInfo {
             KIND_FILE => "file".to_owned(),
             KIND_OPEN => "open".to_owned(),
             KIND_SEAL => "seal".to_owned(),
+            KIND_FILLER => "filler".to_owned(),
             kind => format!("kind {kind}"),
         };
         let RecordHead { group, number, .. } = head;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::current::{Current, SEAL_BYTES};
 use crate::error::JournalError;
 use crate::files::{FileInfo, Files, LiveFile, Position, Reader, file_name, parse_name};
 use crate::record::{
@@ -27,13 +28,8 @@ pub(crate) const FILE_BYTES_MIN: u64 = 1 << 10;
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Above this the buffer goes to the file before the next sync asks for it.
 const BUFFER_BYTES_MAX: usize = 8 << 20;
-/// A buffer that grew beyond this is given back after a sync.
-const BUFFER_BYTES_KEPT: usize = 1 << 20;
-/// Bytes of a tail that are written again at a time.
-const CHUNK_BYTES: usize = 1 << 18;
 const FIRST_BYTES: usize = HEADER_BYTES + 16;
 const OPEN_BYTES: usize = HEADER_BYTES + 8;
-const SEAL_BYTES: usize = HEADER_BYTES;
 
 /// The bounds of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,118 +51,12 @@ pub struct Journal {
     ahead: usize,
     /// All files that there may be are to be there.
     reserving: bool,
+    /// A sync of little is to touch one block.
+    sparing: bool,
     current: Option<Current>,
     opens: u64,
     opens_durable: bool,
     latched: bool,
-}
-
-/// The newest file.
-struct Current {
-    generation: u64,
-    live: Arc<LiveFile>,
-    /// Records not handed to the file yet; they begin at `written`.
-    buffer: Vec<u8>,
-    written: u32,
-    synced: u32,
-    chain: u32,
-    sealed: bool,
-}
-
-impl Current {
-    fn end(&self) -> u32 {
-        self.written + u32::try_from(self.buffer.len()).expect("a file is below 4 GiB")
-    }
-
-    /// Whether a record fits, with the seal behind it.
-    fn fits(&self, record_bytes: usize) -> bool {
-        let needed = u64::from(self.end()) + (record_bytes + SEAL_BYTES) as u64;
-        !self.sealed && needed <= self.live.file_bytes
-    }
-
-    fn put(&mut self, head: RecordHead, payload: &[u8]) -> Position {
-        let offset = self.end();
-        let generation = self.generation;
-        self.chain = record::encode(
-            &mut self.buffer,
-            generation,
-            head,
-            self.synced,
-            self.chain,
-            payload,
-        );
-        let length = u32::try_from(payload.len()).expect("below PAYLOAD_BYTES_MAX");
-        Position {
-            generation,
-            offset,
-            length,
-        }
-    }
-
-    fn put_own(&mut self, kind: u8, payload: &[u64]) {
-        let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.put(
-            RecordHead {
-                group: 0,
-                kind,
-                number: 0,
-            },
-            &bytes,
-        );
-    }
-
-    fn flush(&mut self) -> Result<(), JournalError> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let written = self
-            .live
-            .file
-            .write_at(u64::from(self.written), &self.buffer);
-        written.map_err(JournalError::io("write to a file"))?;
-        self.written = self.end();
-        self.live
-            .written
-            .store(u64::from(self.written), Ordering::Release);
-        self.buffer.clear();
-        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
-            self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        }
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), JournalError> {
-        self.flush()?;
-        if self.synced < self.written {
-            self.live
-                .file
-                .sync()
-                .map_err(JournalError::io("sync a file"))?;
-            self.synced = self.written;
-        }
-        Ok(())
-    }
-
-    /// Hands the bytes from `synced` on to the file once more: they may be readable and yet never
-    /// have reached the disk.
-    fn write_again(&mut self) -> Result<(), JournalError> {
-        let mut at = u64::from(self.synced);
-        let mut bytes = vec![0; CHUNK_BYTES];
-        while at < u64::from(self.written) {
-            let left = usize::try_from(u64::from(self.written) - at).unwrap_or(usize::MAX);
-            let chunk = &mut bytes[..left.min(CHUNK_BYTES)];
-            self.live
-                .file
-                .read_at(at, chunk)
-                .map_err(JournalError::io("read the tail"))?;
-            self.live
-                .file
-                .write_at(at, chunk)
-                .map_err(JournalError::io("rewrite the tail"))?;
-            at += chunk.len() as u64;
-        }
-        Ok(())
-    }
 }
 
 impl Journal {
@@ -222,6 +112,7 @@ impl Journal {
             spares: Spares::new(Arc::clone(&storage), options.file_bytes),
             ahead: 0,
             reserving: false,
+            sparing: false,
             storage,
             options,
             files,
@@ -369,6 +260,11 @@ impl Journal {
             self.latch(rotated)?;
         }
         let current = self.current.as_mut().expect("rotate made one");
+        if self.sparing
+            && let Some(left) = current.spared(bytes)
+        {
+            current.put_filler(left);
+        }
         let position = current.put(head, payload);
         if current.buffer.len() >= BUFFER_BYTES_MAX {
             let flushed = current.flush();
@@ -385,6 +281,12 @@ impl Journal {
         self.usable()?;
         let synced = self.current.as_mut().map_or(Ok(()), Current::sync);
         self.latch(synced)
+    }
+
+    /// From here on a sync that covers one record of less than a block touches one block, not two, for
+    /// a few bytes of filler: flash wears by blocks.
+    pub fn spare_blocks(&mut self) {
+        self.sparing = true;
     }
 
     /// From here on so many files are ready before they are needed, as far as the bounds allow: a

@@ -2,8 +2,8 @@
 //!
 //! `storage` is the seam to the disk (`sim` its cruel double), `record` the bytes of one record,
 //! `spare` the files that wait to be needed, `scan` which files are read at the start and `recover`
-//! what one of them holds, `span` several records read back at once, `journal` the files, `writer`
-//! the one thread that owns a journal, `inspect` the description of a file for people. The layout is
+//! what one of them holds, `span` several records read back at once, `current` the file that is written to, `journal` all
+//! files, `writer` the one thread that owns a journal, `inspect` the description of a file for people. The layout is
 //! in docs/formats.md.
 
 pub mod storage;
@@ -15,6 +15,7 @@ mod spare;
 mod recover;
 mod scan;
 mod span;
+mod current;
 mod journal;
 pub mod writer;
 pub mod inspect;

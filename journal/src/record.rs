@@ -25,6 +25,8 @@ pub(crate) const KIND_FILE: u8 = 0xf0;
 pub(crate) const KIND_OPEN: u8 = 0xf1;
 /// Last record of a file that has a successor.
 pub(crate) const KIND_SEAL: u8 = 0xf2;
+/// Zeros up to the next block, between two records.
+pub(crate) const KIND_FILLER: u8 = 0xf3;
 
 /// What its owner says of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -190,10 +190,11 @@ fn open_journal(
     let mut visit = |position, head, payload: &[u8]| recovery.visit(position, head, payload);
     let bounds = journal_options(options.bytes_max);
     let opened = Journal::open_skipping(storage, bounds, sums_up, &mut visit);
-    let (journal, mut skipped) = opened.map_err(|error| KeeperError::Buffer {
+    let (mut journal, mut skipped) = opened.map_err(|error| KeeperError::Buffer {
         path: path.clone(),
         error,
     })?;
+    journal.spare_blocks();
     skipped.append(&mut recovery.settle(&journal.reader()));
     Ok((journal, skipped))
 }
