@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+/// How the names begin of what cargo tells a program of its package (The Cargo Book, "Environment
+/// variables").
+const TOLD_BY_CARGO: [&str; 2] = ["CARGO_MANIFEST_", "CARGO_PKG_"];
+
 /// Where the three programs lie.
 #[derive(Debug, Clone)]
 pub struct Binaries {
@@ -49,6 +53,16 @@ fn build_all(packages: &[&str], names: &[&str]) -> Result<Vec<PathBuf>, String> 
         .args(profile()?);
     for package in packages {
         command.args(["-p", package]);
+    }
+    // What cargo tells the program that it runs is not for the cargo that it runs: crates that look
+    // at it would be built anew, and all that stands on them.
+    for (name, _) in env::vars_os() {
+        if TOLD_BY_CARGO
+            .iter()
+            .any(|start| name.to_string_lossy().starts_with(start))
+        {
+            command.env_remove(name);
+        }
     }
     // With this package, whose features are then theirs: nothing is compiled twice.
     command.args(["-p", env!("CARGO_PKG_NAME")]);
