@@ -34,6 +34,9 @@ const WASTE_PARTS: u64 = 8;
 const SUMMARY_PARTS: u64 = 1_024;
 const SUMMARY_BYTES_LEAST: usize = 4 << 10;
 const SUMMARY_BYTES_MAX: usize = 512 << 10;
+/// This part of the bound is kept free of new batches: without the gap records that stand for what
+/// was dropped no file can go, so these must always find room.
+const RESERVE_PARTS: u64 = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
@@ -51,6 +54,10 @@ pub(super) struct DiskState {
     pub(super) failed: bool,
     /// Nothing was free: tried again once something was let go.
     pub(super) full: bool,
+    /// Bytes that the journal has free, less what it was given since that was seen.
+    room: Option<u64>,
+    /// Of the submission on its way, about.
+    queued_bytes: u64,
     /// While the disk is full: bytes of the journal's files that stand on it.
     pub(super) bytes_there: Option<u64>,
     /// The file of the latest record.
@@ -146,18 +153,32 @@ impl Buffer {
     /// What to sync now; `None` if there is nothing or a submission is on its way. `all`: also what
     /// could wait.
     pub fn next_sync(&mut self, now: Duration, all: bool) -> Option<DiskWork> {
-        if self.disk.queued.is_some() || self.disk.failed || self.disk.full {
+        if self.disk.queued.is_some() || self.disk.failed {
             return None;
         }
+        let (mut queued, mut records) = (Vec::new(), Vec::new());
+        let mut room = self.room_for_batches();
+        if room < SUBMISSION_BYTES_MAX {
+            self.take_gaps(&mut queued, &mut records);
+        }
+        if !self.disk.full {
+            self.take_due(now, all, (&mut queued, &mut records, &mut room));
+        }
+        if records.is_empty() {
+            return None;
+        }
+        self.queue(queued, &records);
+        Some(DiskWork::Append(records))
+    }
+
+    /// What is due, batches only as far as there is room for them.
+    fn take_due(&mut self, now: Duration, all: bool, (queued, records, room): Out<'_>) {
         let over = all || self.held.ram_bytes > self.options.ram_bytes_max;
         let max_unsafe = self.options.max_unsafe;
-        let mut queued = Vec::new();
-        let mut records = Vec::new();
-        self.put_summary(&mut queued, &mut records);
+        self.put_summary(queued, records);
         if self.disk.told < self.disk.to_tell {
-            self.put_epochs(false, &mut queued, &mut records);
+            self.put_epochs(false, queued, records);
         }
-        let mut room = SUBMISSION_BYTES_MAX;
         for shelf in &mut self.epochs {
             let epoch = shelf.epoch;
             let [names, data @ ..] = &mut shelf.lanes;
@@ -179,7 +200,7 @@ impl Buffer {
             });
             let needed = needed.max().unwrap_or(BatchNumber::NONE);
             let names_end = is_due(names).max(names.index_of(needed.next()));
-            let mut out = (&mut queued, &mut records, &mut room);
+            let mut out = (&mut *queued, &mut *records, &mut *room);
             let all_names = take_lane(epoch, Lane::Names, names, names_end, &mut out);
             for ((lane, held), end) in [Lane::Live, Lane::Backlog].into_iter().zip(data).zip(ends) {
                 if all_names {
@@ -187,11 +208,57 @@ impl Buffer {
                 }
             }
         }
-        if records.is_empty() {
-            return None;
+    }
+
+    /// Bytes of batches that the next submission may have.
+    fn room_for_batches(&self) -> usize {
+        let Some(room) = self.disk.room else {
+            return SUBMISSION_BYTES_MAX;
+        };
+        let room = room.saturating_sub(self.options.bytes_max / RESERVE_PARTS);
+        usize::try_from(room).map_or(SUBMISSION_BYTES_MAX, |room| room.min(SUBMISSION_BYTES_MAX))
+    }
+
+    /// Whether files should go as soon as they can: new batches wait for that.
+    pub fn is_short_of_room(&self) -> bool {
+        self.disk.full || self.room_for_batches() < SUBMISSION_BYTES_MAX
+    }
+
+    /// Whether more is in RAM than the disk takes at once, so that whoever hands over should wait
+    /// until it has.
+    pub fn is_behind(&self) -> bool {
+        let most = self.options.ram_bytes_max + SUBMISSION_BYTES_MAX;
+        self.disk.queued.is_some() && self.held.ram_bytes > most
+    }
+
+    /// The gap records that files wait for: a lane is written in order, so those before the first
+    /// batch that is not on disk. What comes to disk comes in order too, so no other stands for any
+    /// of it.
+    fn take_gaps(&mut self, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
+        let room = self.disk.room.unwrap_or(u64::MAX);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let mut room = room.min(SUBMISSION_BYTES_MAX);
+        for shelf in &mut self.epochs {
+            for (lane, held) in Lane::ALL.into_iter().zip(&mut shelf.lanes) {
+                let is_first = |entry: &Entry| entry.disk == OnDisk::No && entry.gap.is_none();
+                let end = held.entries.iter().position(is_first);
+                let end = end.unwrap_or(held.entries.len());
+                let mut out = (&mut *queued, &mut *records, &mut room);
+                take_lane(shelf.epoch, lane, held, end, &mut out);
+            }
         }
+    }
+
+    fn queue(&mut self, queued: Vec<Queued>, records: &[Append]) {
+        let bytes = records
+            .iter()
+            .map(|one| one.payload.len() as u64 + RECORD_HEAD_BYTES);
+        self.disk.queued_bytes = bytes.sum();
+        self.disk.room = self
+            .disk
+            .room
+            .map(|room| room.saturating_sub(self.disk.queued_bytes));
         self.disk.queued = Some(queued);
-        Some(DiskWork::Append(records))
     }
 
     /// When something held has to be on disk.
@@ -235,6 +302,13 @@ impl Buffer {
         let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
         let mut unwritten = lanes.flat_map(LaneShelf::unwritten);
         unwritten.any(|(_, entry)| entry.gap.is_some())
+    }
+
+    /// Whether one of them stands for something on disk.
+    fn has_urgent_gaps(&self) -> bool {
+        let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
+        let mut unwritten = lanes.flat_map(LaneShelf::unwritten);
+        unwritten.any(|(_, entry)| entry.gap.is_some() && entry.urgent)
     }
 
     /// The last record of the current epoch: it ended, and nothing of it is only in RAM.
@@ -290,6 +364,8 @@ impl Buffer {
             Err(error) => {
                 let full = matches!(error, JournalError::Full | JournalError::Queue { .. });
                 self.disk.full |= full;
+                // Until it is seen anew.
+                self.disk.room = full.then_some(0);
                 self.disk.failed |= !full;
                 for one in queued {
                     if let Queued::Summary = one {
@@ -354,7 +430,7 @@ impl Buffer {
             return None;
         }
         let told_at = self.disk.told_at?;
-        if self.has_unwritten_gaps() {
+        if self.has_urgent_gaps() {
             return None;
         }
         let first = self.on_disk().map(|held| held.position).min();
@@ -492,6 +568,16 @@ impl Buffer {
     pub fn see_space(&mut self, usage: Usage) -> bool {
         let was_short = self.disk.bytes_there.is_some();
         self.disk.bytes_there = usage.disk_full.then_some(usage.bytes_reserved);
+        let on_its_way = self
+            .disk
+            .queued
+            .as_ref()
+            .map_or(0, |_| self.disk.queued_bytes);
+        self.disk.room = Some(usage.bytes_free.saturating_sub(on_its_way));
+        if self.room_for_batches() > 0 {
+            // Somebody made room that is not ours to make.
+            self.disk.full = false;
+        }
         usage.disk_full && !was_short
     }
 

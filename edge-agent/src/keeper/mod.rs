@@ -210,7 +210,8 @@ impl Keeper {
             {
                 break;
             }
-            match self.next_event(&mut stop, open, stopping).await {
+            let taking = open && !self.buffer.is_behind();
+            match self.next_event(&mut stop, taking, stopping).await {
                 Event::Stop => {
                     self.handovers.close();
                     while let Some(handed) = self.handovers.try_receive() {
@@ -432,8 +433,12 @@ impl Keeper {
         if let Err(error) = &result {
             self.account.trouble(format!("the buffer's disk: {error}"));
         }
+        let is_synced = result.is_ok();
         let settled = self.buffer.synced(result);
         self.settle(&settled);
+        if is_synced && self.buffer.is_short_of_room() {
+            self.let_go();
+        }
         if self.buffer.disk_failed() {
             let wall = self.wall();
             let settled = self.buffer.make_room(wall);

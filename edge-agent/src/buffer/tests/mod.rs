@@ -286,6 +286,7 @@ impl Agent {
     }
 
     fn sync(&mut self) {
+        self.buffer.see_space(self.handle.usage());
         let gaps_wait = self.buffer.has_unwritten_gaps();
         if let Some(work) = self.buffer.next_sync(self.now, false) {
             if sums_up_any(&work) {
@@ -458,6 +459,34 @@ fn run(agent: &mut Agent, minutes: u64, class_count: u64, dice: &mut Dice) {
         agent.thin();
     }
     panic!("a thinning does not end");
+}
+
+/// More was dropped between two syncs than the journal had room for, so that the gap record found
+/// none; without it no file could go, and nothing came to disk any more.
+#[test]
+fn after_a_flood_everything_comes_to_disk_again() {
+    let disk = SimStorage::new(5);
+    let tight = Options {
+        file_bytes: 32 << 10,
+        files_max: 16,
+    };
+    let mut agent = Agent::start_with(&disk, tight, 1, &[Overflow::DropOldest]);
+    let mut dice = Dice(5);
+    for _ in 0..12 {
+        agent.now += Duration::from_secs(60);
+        for _ in 0..40 {
+            agent.take(0, 1_000, &mut dice);
+        }
+        agent.sync();
+    }
+    assert!(agent.settled.readings_lost > 0);
+    for _ in 0..40 {
+        agent.now += Duration::from_secs(1);
+        agent.sync();
+    }
+    assert_eq!(agent.buffer.readings_unsafe(), 0);
+    assert!(!agent.buffer.is_full() && !agent.buffer.is_short_of_room());
+    agent.check(0);
 }
 
 /// Every second a batch, acknowledged five seconds later: after the start nothing comes to disk.
