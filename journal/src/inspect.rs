@@ -6,7 +6,7 @@ use std::io;
 use crate::error::JournalError;
 use crate::files::{Position, file_name, parse_name};
 use crate::record::{KIND_FILE, KIND_FILLER, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, RecordHead};
-use crate::recover::{self, Skipped};
+use crate::recover::{self, Beside, Skipped};
 use crate::storage::{OpenMode, Storage};
 
 /// One record in a file.
@@ -81,8 +81,8 @@ pub fn describe(
         .map_err(JournalError::io("open a file"))?;
     let mut records = 0;
     let mut skipped = Vec::new();
-    let passed_over = Some(&mut skipped);
-    let scanned = recover::scan(file.as_ref(), generation, None, passed_over, &mut |seen| {
+    let (beside, told) = (Beside::default(), Some(&mut skipped));
+    let scanned = recover::scan(file.as_ref(), generation, beside, told, &mut |seen| {
         records += 1;
         let info = RecordInfo {
             offset: seen.offset,

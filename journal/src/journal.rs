@@ -15,8 +15,8 @@ use crate::current::{Current, SEAL_BYTES};
 use crate::error::JournalError;
 use crate::files::{FileInfo, Files, LiveFile, Position, Reader, file_name, parse_name};
 use crate::record::{
-    self, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL, PAYLOAD_BYTES_MAX,
-    RecordHead,
+    self, FIRST_BYTES, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL,
+    PAYLOAD_BYTES_MAX, RecordHead,
 };
 use crate::recover::{Scanned, Skipped};
 use crate::scan::{self, Skipping, Visit, rot};
@@ -28,7 +28,6 @@ pub(crate) const FILE_BYTES_MIN: u64 = 1 << 10;
 const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Above this the buffer goes to the file before the next sync asks for it.
 const BUFFER_BYTES_MAX: usize = 8 << 20;
-const FIRST_BYTES: usize = HEADER_BYTES + 16;
 const OPEN_BYTES: usize = HEADER_BYTES + 8;
 
 /// The bounds of a journal.
@@ -78,12 +77,12 @@ impl Journal {
     }
 
     /// As [`Journal::open`], for records that stand for themselves: damaged ones are passed over,
-    /// and told. `sums_up` knows the records that tell all that matters of those before them: the
-    /// files before the newest undamaged one that holds such a record are not read, and count as
-    /// full.
+    /// and told; of a file whose end is damaged all from there on. `sums_up` knows the records that
+    /// tell all that matters of those before them: the files before the newest undamaged one that
+    /// holds such a record are not read, and count as full.
     ///
     /// # Errors
-    /// `Rot` if whole files or too many records are damaged or missing; whatever `visit` returns.
+    /// `Rot` if files are missing or too many places are damaged; whatever `visit` returns.
     pub fn open_skipping(
         storage: Arc<dyn Storage>,
         options: Options,

@@ -21,6 +21,7 @@ const MAGIC: [u8; 2] = *b"TJ";
 pub(crate) const KIND_OWN_MIN: u8 = 0xf0;
 /// First record of a file: generation u64, opens u64.
 pub(crate) const KIND_FILE: u8 = 0xf0;
+pub(crate) const FIRST_BYTES: usize = HEADER_BYTES + 16;
 /// Written at every opening: opens u64. Makes the chain of checksums differ from every earlier one.
 pub(crate) const KIND_OPEN: u8 = 0xf1;
 /// Last record of a file that has a successor.

@@ -3,13 +3,15 @@
 //!
 //! Rot can be passed over where records stand for themselves. What lies between a bad record and
 //! one that was written after a sync of it was all written by one run, in one piece: no record of
-//! an earlier run is there, so the next good one is the next that was appended.
+//! an earlier run is there, so the next good one is the next that was appended. So it is with what
+//! lies before the seal that the next file continues. Where a file has a successor and its seal is
+//! bad as well, nobody knows where its records ended: nothing behind the bad one counts.
 
 use std::io;
 
 use crate::error::JournalError;
 use crate::files::file_name;
-use crate::record::{self, HEADER_BYTES, Header, KIND_FILE, KIND_OPEN, KIND_SEAL};
+use crate::record::{self, FIRST_BYTES, HEADER_BYTES, Header, KIND_FILE, KIND_OPEN, KIND_SEAL};
 use crate::storage::StorageFile;
 
 const WINDOW_BYTES: usize = 1 << 20;
@@ -64,6 +66,22 @@ struct Window<'a> {
 }
 
 impl Window<'_> {
+    fn new(file: &dyn StorageFile, generation: u64) -> Result<Window<'_>, JournalError> {
+        let file_bytes = file
+            .len()
+            .map_err(JournalError::io("read a file's length"))?;
+        if file_bytes > u64::from(u32::MAX) {
+            return Err(rot(generation, 0, "longer than a journal's file can be"));
+        }
+        Ok(Window {
+            file,
+            file_bytes,
+            generation,
+            start: 0,
+            bytes: Vec::new(),
+        })
+    }
+
     /// `length` bytes at `offset`, which the caller checked to lie in the file.
     fn get(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let loaded = self.start..self.start + self.bytes.len() as u64;
@@ -117,16 +135,18 @@ impl Window<'_> {
     }
 
     /// Whether a good record stands behind the bad one at `bad` that was written when the bad one
-    /// had already been synced.
-    fn later_sync_behind(&mut self, bad: u64) -> Result<bool, JournalError> {
+    /// had already been synced, or the file's seal, which is known by its checksum.
+    fn was_synced(&mut self, bad: u64, seal: Option<u32>) -> Result<bool, JournalError> {
         let mut offset = bad + record::ALIGNMENT_BYTES as u64;
         while offset + HEADER_BYTES as u64 <= self.file_bytes {
             let header = self
                 .header(offset)
                 .map_err(JournalError::io("read a file"))?;
-            if header.is_some_and(|header| u64::from(header.synced) > bad)
-                && self.record(offset)?.is_some()
-            {
+            let tells = header.is_some_and(|header| {
+                let is_seal = header.head.kind == KIND_SEAL && Some(header.crc) == seal;
+                is_seal || u64::from(header.synced) > bad
+            });
+            if tells && self.record(offset)?.is_some() {
                 return Ok(true);
             }
             offset += record::ALIGNMENT_BYTES as u64;
@@ -176,32 +196,60 @@ fn u64_in(payload: &[u8], nth: usize) -> Option<u64> {
     ))
 }
 
-/// Scans a file. `before` is the checksum of the last record of the file before, where there is
-/// one. `visit` gets every good record, the journal's own too, in order. With `skipped`, what is
-/// bad where it was synced is passed over and told there.
+/// What the files beside one say of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Beside {
+    /// The checksum of the last record of the file before.
+    pub(crate) before: Option<u32>,
+    /// That of its seal, as the first record of the file behind has it.
+    pub(crate) seal: Option<u32>,
+}
+
+/// The checksum that the first record of a file continues; `None` if that record is damaged.
+pub(crate) fn continued_by(file: &dyn StorageFile, generation: u64) -> Option<u32> {
+    let mut bytes = [0; FIRST_BYTES];
+    file.read_at(0, &mut bytes).ok()?;
+    let (raw, payload) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    let header = record::decode(raw)?;
+    let is_first = header.head.kind == KIND_FILE && header.length as usize == payload.len();
+    let good = is_first && header.crc == record::checksum(generation, raw, payload);
+    good.then_some(header.previous)
+}
+
+/// Tells that all from `end` on is damaged. How far it was written nobody knows: to the end of the
+/// file, but for less than the first record of the next file.
+pub(crate) fn pass_over_rest(
+    file: &dyn StorageFile,
+    generation: u64,
+    end: u32,
+    skipped: &mut Vec<Skipped>,
+) -> Result<(), JournalError> {
+    let end = u64::from(end);
+    if skipped.len() >= SKIPPED_MAX {
+        return Err(rot(generation, end, "bad here, as in too many places"));
+    }
+    let mut window = Window::new(file, generation)?;
+    let file_bytes = window.file_bytes;
+    if end < file_bytes {
+        skipped.push(window.skipped(end, file_bytes)?);
+    }
+    Ok(())
+}
+
+/// Scans a file. `visit` gets every good record, the journal's own too, in order. With `skipped`,
+/// what is bad where it was synced is passed over and told there.
 ///
 /// # Errors
 /// `Rot` where something that had been synced is bad; `Version`; `Io`; whatever `visit` returns.
 pub(crate) fn scan(
     file: &dyn StorageFile,
     generation: u64,
-    before: Option<u32>,
+    beside: Beside,
     mut skipped: Option<&mut Vec<Skipped>>,
     visit: &mut dyn FnMut(Seen<'_>) -> Result<(), JournalError>,
 ) -> Result<Scanned, JournalError> {
-    let file_bytes = file
-        .len()
-        .map_err(JournalError::io("read a file's length"))?;
-    if file_bytes > u64::from(u32::MAX) {
-        return Err(rot(generation, 0, "longer than a journal's file can be"));
-    }
-    let mut window = Window {
-        file,
-        file_bytes,
-        generation,
-        start: 0,
-        bytes: Vec::new(),
-    };
+    let mut window = Window::new(file, generation)?;
+    let Beside { before, seal } = beside;
     let mut scanned = Scanned {
         chain: before.unwrap_or(0),
         ..Scanned::default()
@@ -209,7 +257,7 @@ pub(crate) fn scan(
     loop {
         scan_run(&mut window, &mut scanned, before, visit)?;
         let bad = u64::from(scanned.end);
-        if scanned.sealed || !window.later_sync_behind(bad)? {
+        if scanned.sealed || !window.was_synced(bad, seal)? {
             return Ok(scanned);
         }
         let detail = "bad here, but good where it was synced later";

@@ -8,7 +8,7 @@ use crate::error::JournalError;
 use crate::files::{LiveFile, Position, file_name};
 use crate::journal::FILE_BYTES_MIN;
 use crate::record::{KIND_OWN_MIN, RecordHead};
-use crate::recover::{self, Scanned, Seen, Skipped};
+use crate::recover::{self, Beside, Scanned, Seen, Skipped};
 use crate::storage::{OpenMode, Storage, StorageFile};
 
 /// Gets every record of the owner, in order.
@@ -39,45 +39,90 @@ pub(crate) fn files(
     };
     let mut files = Vec::with_capacity(generations.len());
     for (nth, generation) in generations[..unread].iter().copied().enumerate() {
-        if generations[nth + 1] != generation + 1 {
-            return Err(rot(generation + 1, "the file is missing"));
-        }
+        check_next(generation, generations[nth + 1])?;
         files.push((
             generation,
             live(open(storage, generation)?, generation, None)?,
         ));
     }
-    let mut newest = None;
+    let mut newest: Option<(u64, Scanned)> = None;
     for (nth, generation) in generations.iter().copied().enumerate().skip(unread) {
-        let before: Option<(u64, Scanned)> = newest;
-        if let Some((before, scanned)) = before {
-            check_continued(before, scanned, generation)?;
-        }
-        let file = open(storage, generation)?;
-        let chain = before.map(|(_, scanned)| scanned.chain);
-        let skipped = skipping.as_mut().map(|skipping| &mut *skipping.skipped);
-        let mut scanned = recover::scan(file.as_ref(), generation, chain, skipped, &mut |seen| {
-            let position = Position {
-                generation,
-                offset: seen.offset,
-                length: seen.header.length,
-            };
-            if seen.header.head.kind >= KIND_OWN_MIN {
-                return Ok(());
+        if let Some((before, scanned)) = newest {
+            check_next(before, generation)?;
+            if skipping.is_none() {
+                check_sealed(before, scanned)?;
             }
-            visit(position, seen.header.head, seen.payload)
-        })?;
-        let last = nth + 1 == generations.len();
-        if !scanned.begun && !(last && (before.is_some() || generation == 1)) {
-            return Err(rot(generation, "its first record is missing"));
         }
+        let place = Place {
+            generation,
+            before: newest.map(|(_, scanned)| scanned),
+            next: generations.get(nth + 1).copied(),
+        };
+        let file = open(storage, generation)?;
+        let (mut scanned, end) = read(storage, file.as_ref(), place, skipping.as_mut(), visit)?;
         scanned.opens = scanned
             .opens
-            .max(before.map_or(0, |(_, scanned)| scanned.opens));
-        files.push((generation, live(file, generation, Some(scanned.end))?));
+            .max(newest.map_or(0, |(_, scanned)| scanned.opens));
+        files.push((generation, live(file, generation, end)?));
         newest = Some((generation, scanned));
     }
     Ok((files, newest))
+}
+
+/// A file among those that are read.
+#[derive(Clone, Copy)]
+struct Place {
+    generation: u64,
+    /// What the file before it holds.
+    before: Option<Scanned>,
+    /// The file behind it.
+    next: Option<u64>,
+}
+
+/// Shows `visit` what a file holds. Also says where its records end, if that is known.
+fn read(
+    storage: &dyn Storage,
+    file: &dyn StorageFile,
+    place: Place,
+    mut skipping: Option<&mut Skipping<'_>>,
+    visit: Visit<'_>,
+) -> Result<(Scanned, Option<u32>), JournalError> {
+    let Place {
+        generation,
+        before,
+        next,
+    } = place;
+    let beside = Beside {
+        before: before.and_then(|before| before.sealed.then_some(before.chain)),
+        seal: match next.filter(|_| skipping.is_some()) {
+            Some(next) => recover::continued_by(open(storage, next)?.as_ref(), next),
+            None => None,
+        },
+    };
+    let skipped = skipping.as_mut().map(|skipping| &mut *skipping.skipped);
+    let scanned = recover::scan(file, generation, beside, skipped, &mut |seen| {
+        let position = Position {
+            generation,
+            offset: seen.offset,
+            length: seen.header.length,
+        };
+        if seen.header.head.kind >= KIND_OWN_MIN {
+            return Ok(());
+        }
+        visit(position, seen.header.head, seen.payload)
+    })?;
+    if let Some(skipping) = skipping
+        && next.is_some()
+        && !scanned.sealed
+    {
+        recover::pass_over_rest(file, generation, scanned.end, skipping.skipped)?;
+        return Ok((scanned, None));
+    }
+    let may_be_unbegun = next.is_none() && (before.is_some() || generation == 1);
+    if !scanned.begun && !may_be_unbegun {
+        return Err(rot(generation, "its first record is missing"));
+    }
+    Ok((scanned, Some(scanned.end)))
 }
 
 /// How many of the files stand before the newest undamaged one with a record that sums up.
@@ -94,8 +139,13 @@ fn count_unread(
             found |= sums_up(seen.header.head);
             Ok(())
         };
-        match recover::scan(file.as_ref(), generation, None, Some(&mut skipped), look) {
-            Ok(_) if found && skipped.is_empty() => return Ok(nth),
+        let beside = Beside::default();
+        let scanned = recover::scan(file.as_ref(), generation, beside, Some(&mut skipped), look);
+        let is_last = nth + 1 == generations.len();
+        match scanned {
+            Ok(scanned) if found && skipped.is_empty() && (scanned.sealed || is_last) => {
+                return Ok(nth);
+            }
             Err(error @ JournalError::Io { .. }) => return Err(error),
             // Of what is wrong with it the reading that follows tells.
             Ok(_) | Err(_) => {}
@@ -110,7 +160,8 @@ fn open(storage: &dyn Storage, generation: u64) -> Result<Arc<dyn StorageFile>, 
         .map_err(JournalError::io("open a file"))
 }
 
-/// A file with records up to `end`; one that was not read has a successor and takes no more.
+/// A file with records up to `end`. Of one that was not read, or whose end is damaged, that is not
+/// known: it has a successor and takes no more.
 fn live(
     file: Arc<dyn StorageFile>,
     generation: u64,
@@ -129,18 +180,23 @@ fn live(
     })
 }
 
-fn check_continued(before: u64, scanned: Scanned, next: u64) -> Result<(), JournalError> {
-    if next != before + 1 {
-        return Err(rot(before + 1, "the file is missing"));
+fn check_next(before: u64, next: u64) -> Result<(), JournalError> {
+    if next == before + 1 {
+        Ok(())
+    } else {
+        Err(rot(before + 1, "the file is missing"))
     }
-    if !scanned.sealed {
-        return Err(JournalError::Rot {
-            file: file_name(before),
-            offset: u64::from(scanned.end),
-            detail: "it has a successor and no seal",
-        });
+}
+
+fn check_sealed(generation: u64, scanned: Scanned) -> Result<(), JournalError> {
+    if scanned.sealed {
+        return Ok(());
     }
-    Ok(())
+    Err(JournalError::Rot {
+        file: file_name(generation),
+        offset: u64::from(scanned.end),
+        detail: "it has a successor and no seal",
+    })
 }
 
 pub(crate) fn rot(generation: u64, detail: &'static str) -> JournalError {

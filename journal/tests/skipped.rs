@@ -1,6 +1,8 @@
 //! What is damaged is passed over where whoever opens the journal asks for it, and nowhere else.
 
-use journal::{Journal, JournalError, Options, Position, RecordHead, SimStorage, Skipped};
+use journal::{
+    Journal, JournalError, OpenMode, Options, Position, RecordHead, SimStorage, Skipped,
+};
 
 const OPTIONS: Options = Options {
     file_bytes: 16 << 10,
@@ -47,8 +49,8 @@ fn open(disk: &SimStorage) -> (Vec<u64>, Vec<Skipped>) {
 }
 
 fn damage(disk: &SimStorage, position: Position) {
-    let name = format!("{:016x}.journal", position.file());
-    assert!(disk.flip_bit(&name, (u64::from(position.offset()) + 40) * 8));
+    let offset = u64::from(position.offset());
+    assert!(disk.flip_bit(&name(position.file()), (offset + 40) * 8));
 }
 
 #[test]
@@ -76,8 +78,7 @@ fn damaged_records_are_passed_over_and_told_each_time() {
 fn the_first_record_of_a_file_may_be_damaged_and_a_file_must_not_be_missing() {
     let disk = SimStorage::new(2);
     let positions = fill(&disk, 300);
-    let name = format!("{:016x}.journal", positions[299].file());
-    assert!(disk.flip_bit(&name, 0));
+    assert!(disk.flip_bit(&name(positions[299].file()), 0));
     let (numbers, skipped) = open(&disk);
     assert_eq!((numbers.len(), skipped.len()), (300, 1));
     let storage = disk.as_storage();
@@ -127,6 +128,115 @@ fn what_is_summed_up_is_not_read_and_can_be_read_back() {
             .into_iter()
             .eq((start..500).filter(|number| *number != 310))
     );
+    assert_eq!(skipped.len(), 1);
+}
+
+fn name(file: u64) -> String {
+    format!("{file:016x}.journal")
+}
+
+/// The last of the records in a file.
+fn last_in(positions: &[Position], file: u64) -> usize {
+    let in_file = |position: &Position| position.file() == file;
+    positions
+        .iter()
+        .rposition(in_file)
+        .expect("it is not empty")
+}
+
+/// Damages the seal of a file, behind the last record in it.
+fn break_seal(disk: &SimStorage, last: Position) {
+    assert!(disk.flip_bit(&name(last.file()), (u64::from(last.end()) + 4) * 8));
+}
+
+#[test]
+fn the_end_of_a_file_that_has_a_successor_may_be_damaged() {
+    for lost in [0, 1, 3] {
+        let disk = SimStorage::new(5);
+        let positions = fill(&disk, 400);
+        let last = last_in(&positions, 2);
+        break_seal(&disk, positions[last]);
+        for position in &positions[last + 1 - lost..=last] {
+            damage(&disk, *position);
+        }
+        let strict = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(()));
+        assert!(matches!(strict, Err(JournalError::Rot { .. })));
+        for _ in 0..2 {
+            let (numbers, skipped) = open(&disk);
+            let bad = (last + 1 - lost) as u64..=last as u64;
+            let good = (0..400).filter(|number| !bad.contains(number));
+            assert!(numbers.into_iter().eq(good), "{lost} are lost");
+            let [rest] = &skipped[..] else {
+                panic!("one place, and not {}", skipped.len());
+            };
+            let offset = u64::from(positions[last].end()) - lost as u64 * RECORD_BYTES;
+            assert_eq!((&rest.file, rest.offset), (&name(2), offset));
+            assert_eq!(rest.offset + rest.length, OPTIONS.file_bytes);
+            assert_eq!(rest.bytes.len() as u64, rest.length);
+        }
+    }
+}
+
+#[test]
+fn what_stands_before_a_good_seal_counts_if_no_sync_came_between() {
+    let disk = SimStorage::new(6);
+    let opened = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(()));
+    let mut journal = opened.unwrap();
+    let append = |number| {
+        let head = RecordHead {
+            group: 0,
+            kind: 1,
+            number,
+        };
+        journal.append(head, &[7; 100]).unwrap()
+    };
+    let positions: Vec<Position> = (0..400).map(append).collect();
+    journal.sync().unwrap();
+    drop(journal);
+    let (file, bad) = (positions[200].file(), 200);
+    assert!(file > 1 && file < positions[399].file());
+    damage(&disk, positions[bad]);
+    let strict = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(()));
+    assert!(matches!(strict, Err(JournalError::Rot { .. })));
+    let (numbers, skipped) = open(&disk);
+    let good = (0..400).filter(|number| *number != bad as u64);
+    assert!(numbers.into_iter().eq(good));
+    assert_eq!((skipped.len(), skipped[0].length), (1, RECORD_BYTES));
+}
+
+#[test]
+fn a_file_without_a_good_record_is_passed_over() {
+    let disk = SimStorage::new(7);
+    let positions = fill(&disk, 400);
+    let file = disk.as_storage().open(&name(2), OpenMode::Existing);
+    let file = file.unwrap();
+    let zeros = vec![0; usize::try_from(OPTIONS.file_bytes).unwrap()];
+    file.write_at(0, &zeros).unwrap();
+    file.sync().unwrap();
+    for _ in 0..2 {
+        let (numbers, skipped) = open(&disk);
+        let elsewhere = |number: &u64| positions[usize::try_from(*number).unwrap()].file() != 2;
+        assert!(numbers.into_iter().eq((0..400).filter(elsewhere)));
+        assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
+        assert_eq!(skipped[0].length, OPTIONS.file_bytes);
+    }
+}
+
+#[test]
+fn a_file_whose_end_is_damaged_is_not_where_reading_begins() {
+    let disk = SimStorage::new(8);
+    let positions = fill_summed(&disk, 500, &[130, 300]);
+    let file = positions[300].file();
+    assert!(positions[130].file() < file && file < positions[499].file());
+    let last = last_in(&positions, file);
+    break_seal(&disk, positions[last]);
+    damage(&disk, positions[last]);
+    let first = positions[130].file();
+    let start = positions.iter().position(|one| one.file() == first);
+    let start = start.unwrap() as u64;
+    let (numbers, skipped) = open(&disk);
+    let good = (start..500).filter(|number| *number != last as u64);
+    assert!(numbers.into_iter().eq(good));
     assert_eq!(skipped.len(), 1);
 }
 

@@ -49,13 +49,14 @@ fn describe_journal(path: &Path, may_be_empty: bool) -> Result<Description, Insp
     let mut seen = Seen::default();
     let mut text = format!("journal: {} files in {}\n", files.len(), path.display());
     let mut next = None;
-    for (generation, name) in &files {
+    for (nth, (generation, name)) in files.iter().enumerate() {
         if next.is_some_and(|next| next != *generation) {
             seen.damaged = true;
             writeln!(text, "  a file before {name} is missing").expect(CANNOT_FAIL);
         }
         next = generation.checked_add(1);
-        let line = seen.file(storage.as_ref(), name, *generation);
+        let successor = files.get(nth + 1).map(|(_, name)| name.as_str());
+        let line = seen.file(storage.as_ref(), name, *generation, successor);
         let line = line.map_err(|source| InspectError::Journal {
             path: path.join(name),
             source,
@@ -86,6 +87,7 @@ impl Seen {
         storage: &dyn Storage,
         name: &str,
         generation: u64,
+        successor: Option<&str>,
     ) -> Result<String, JournalError> {
         let inventory = &mut self.inventory;
         let mut refused = None;
@@ -109,10 +111,16 @@ impl Seen {
             Err(error) if is_gone(&error) => Ok(format!("{name}: let go of before it was read")),
             Ok(described) => {
                 self.damaged |= described.damage.is_some() || refused.is_some();
-                Ok(match refused {
-                    Some(error) => format!("{described}; {error}"),
-                    None => described.to_string(),
-                })
+                let mut line = described.to_string();
+                if let Some(error) = refused {
+                    write!(line, "; {error}").expect(CANNOT_FAIL);
+                }
+                if let Some(successor) = successor.filter(|_| !described.sealed) {
+                    self.damaged = true;
+                    write!(line, "; damaged at its end, for {successor} follows")
+                        .expect(CANNOT_FAIL);
+                }
+                Ok(line)
             }
             Err(error) => Err(error),
         }

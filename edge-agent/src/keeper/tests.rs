@@ -240,6 +240,71 @@ async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
     assert_eq!(put_aside, [1, 1], "once");
 }
 
+/// Damages the end of the first file of several, its last batch and the seal behind it, and what
+/// would spare a start to read that file. Returns the number of the batch and the count of places.
+fn damage_end(folder: &Path) -> (BatchNumber, usize) {
+    let journal = folder.join(folder::JOURNAL);
+    let storage = journal::DiskStorage::open(&journal).unwrap();
+    let files = journal::inspect::files(storage.as_ref()).unwrap();
+    let (mut number, mut places) = (BatchNumber::NONE, 1);
+    for (generation, name) in files {
+        let (mut last, mut summaries) = (None, Vec::new());
+        let visit = &mut |record: journal::inspect::RecordInfo, _: &[u8]| {
+            if crate::buffer::sums_up(record.head) {
+                summaries.push(record.offset + 40);
+            } else if !record.is_own() {
+                last = Some((record.offset + 40, BatchNumber(record.head.number)));
+            }
+        };
+        let described = journal::inspect::describe(storage.as_ref(), &name, visit).unwrap();
+        places += summaries.len();
+        if let Some((offset, last)) = last.filter(|_| generation == 1) {
+            assert!(described.sealed);
+            number = last;
+            summaries.extend([offset, described.end - 1]);
+        }
+        let mut bytes = std::fs::read(journal.join(&name)).unwrap();
+        for at in summaries {
+            bytes[usize::try_from(at).unwrap()] ^= 1;
+        }
+        std::fs::write(journal.join(&name), bytes).unwrap();
+    }
+    (number, places)
+}
+
+#[tokio::test]
+async fn damage_at_the_end_of_a_file_costs_what_it_hit() {
+    let folder = Scratch::new();
+    let running = start(&folder.0, 64 << 20);
+    for _ in 0..6 {
+        assert_eq!(running.hand_over(16_000).await, Ok(()));
+    }
+    let status = running.stop().await;
+    let (last, batches) = (Epoch(status.epoch), status.batches_sealed_total);
+    let (number, places) = damage_end(&folder.0);
+    assert!(places > 1, "what sums up was there");
+    let (_intakes, handovers) = channel();
+    let keeper = Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap();
+    let trouble = keeper.account.last_error();
+    let told = format!("damaged in {places} places");
+    assert!(trouble.contains(&told), "{trouble}");
+    let files = std::fs::read_dir(folder.0.join("damaged")).unwrap();
+    assert_eq!(files.count(), places);
+    let pending = keeper.buffer.readings_pending();
+    assert!(
+        (200..300).contains(&pending),
+        "{pending} in {batches} batches"
+    );
+    let held = [Lane::Live, Lane::Backlog]
+        .into_iter()
+        .find_map(|lane| keeper.buffer.sendable(last, lane, number));
+    let held = held.unwrap();
+    assert_eq!(held.place.from, number);
+    let batch = decode(&keeper.read(held.place).unwrap()).unwrap();
+    assert!(matches!(batch.body, Body::Gap(_)));
+    Box::pin(end(keeper)).await;
+}
+
 #[tokio::test]
 async fn a_buffer_beyond_use_is_moved_aside_and_the_cluster_is_told() {
     let folder = Scratch::new();
