@@ -12,6 +12,7 @@ use std::io;
 use crate::error::JournalError;
 use crate::files::file_name;
 use crate::record::{self, FIRST_BYTES, HEADER_BYTES, Header, KIND_FILE, KIND_OPEN, KIND_SEAL};
+use crate::span::read_what_can_be;
 use crate::storage::StorageFile;
 
 const WINDOW_BYTES: usize = 1 << 20;
@@ -54,6 +55,16 @@ pub(crate) struct Scanned {
     pub(crate) synced: u32,
     /// The last opening that the file tells of.
     pub(crate) opens: u64,
+    /// The disk does not give what stands at `end`: that is damage, and no torn tail.
+    pub(crate) unreadable: bool,
+}
+
+/// What is done where the disk does not give the bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unreadable {
+    Fails,
+    /// They are damage, unless it gives none of the whole file: then it may be the disk that is gone.
+    IsDamage,
 }
 
 /// Buffered reads of a file, forward.
@@ -61,12 +72,21 @@ struct Window<'a> {
     file: &'a dyn StorageFile,
     file_bytes: u64,
     generation: u64,
+    unreadable: Unreadable,
+    /// Some of the bytes could be read.
+    given: bool,
+    /// Why others could not.
+    refused: Option<io::Error>,
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl Window<'_> {
-    fn new(file: &dyn StorageFile, generation: u64) -> Result<Window<'_>, JournalError> {
+    fn new(
+        file: &dyn StorageFile,
+        generation: u64,
+        unreadable: Unreadable,
+    ) -> Result<Window<'_>, JournalError> {
         let file_bytes = file
             .len()
             .map_err(JournalError::io("read a file's length"))?;
@@ -77,6 +97,9 @@ impl Window<'_> {
             file,
             file_bytes,
             generation,
+            unreadable,
+            given: false,
+            refused: None,
             start: 0,
             bytes: Vec::new(),
         })
@@ -89,10 +112,47 @@ impl Window<'_> {
             let rest = usize::try_from(self.file_bytes - offset).unwrap_or(usize::MAX);
             self.bytes.resize(rest.min(length.max(WINDOW_BYTES)), 0);
             self.start = offset;
-            self.file.read_at(offset, &mut self.bytes)?;
+            self.load()?;
         }
         let at = usize::try_from(offset - self.start).expect("within the window");
         Ok(&self.bytes[at..at + length])
+    }
+
+    fn load(&mut self) -> io::Result<()> {
+        if self.unreadable == Unreadable::Fails {
+            return self.file.read_at(self.start, &mut self.bytes);
+        }
+        match read_what_can_be(self.file, self.start, &mut self.bytes) {
+            Ok(()) => self.given = true,
+            Err(error) => self.refused = Some(error),
+        }
+        Ok(())
+    }
+
+    /// Fails if nothing at all could be read.
+    fn check_given(&mut self) -> Result<(), JournalError> {
+        match self.refused.take() {
+            Some(error) if !self.given => Err(JournalError::io("read a file")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the disk does not give all of the record that is to stand at `offset` and continue
+    /// this checksum. What an earlier use of the file left there is no matter.
+    fn is_unreadable(&mut self, offset: u64, chain: u32) -> Result<bool, JournalError> {
+        if offset + HEADER_BYTES as u64 > self.file_bytes {
+            return Ok(false);
+        }
+        if self.file.read_at(offset, &mut [0; HEADER_BYTES]).is_err() {
+            return Ok(true);
+        }
+        let header = self.header(offset);
+        let header = header.map_err(JournalError::io("read a file"))?;
+        let Some(header) = header.filter(|header| header.previous == chain) else {
+            return Ok(false);
+        };
+        let mut bytes = vec![0; HEADER_BYTES + header.length as usize];
+        Ok(self.file.read_at(offset, &mut bytes).is_err())
     }
 
     /// The header at `offset` if the record it announces lies in the file.
@@ -228,7 +288,7 @@ pub(crate) fn pass_over_rest(
     if skipped.len() >= SKIPPED_MAX {
         return Err(rot(generation, end, "bad here, as in too many places"));
     }
-    let mut window = Window::new(file, generation)?;
+    let mut window = Window::new(file, generation, Unreadable::IsDamage)?;
     let file_bytes = window.file_bytes;
     if end < file_bytes {
         skipped.push(window.skipped(end, file_bytes)?);
@@ -237,7 +297,7 @@ pub(crate) fn pass_over_rest(
 }
 
 /// Scans a file. `visit` gets every good record, the journal's own too, in order. With `skipped`,
-/// what is bad where it was synced is passed over and told there.
+/// what is bad where it was synced, or cannot be read, is passed over and told there.
 ///
 /// # Errors
 /// `Rot` where something that had been synced is bad; `Version`; `Io`; whatever `visit` returns.
@@ -248,7 +308,11 @@ pub(crate) fn scan(
     mut skipped: Option<&mut Vec<Skipped>>,
     visit: &mut dyn FnMut(Seen<'_>) -> Result<(), JournalError>,
 ) -> Result<Scanned, JournalError> {
-    let mut window = Window::new(file, generation)?;
+    let unreadable = match skipped {
+        Some(_) => Unreadable::IsDamage,
+        None => Unreadable::Fails,
+    };
+    let mut window = Window::new(file, generation, unreadable)?;
     let Beside { before, seal } = beside;
     let mut scanned = Scanned {
         chain: before.unwrap_or(0),
@@ -258,6 +322,9 @@ pub(crate) fn scan(
         scan_run(&mut window, &mut scanned, before, visit)?;
         let bad = u64::from(scanned.end);
         if scanned.sealed || !window.was_synced(bad, seal)? {
+            window.check_given()?;
+            let looks_torn = skipped.is_some() && !scanned.sealed;
+            scanned.unreadable = looks_torn && window.is_unreadable(bad, scanned.chain)?;
             return Ok(scanned);
         }
         let detail = "bad here, but good where it was synced later";

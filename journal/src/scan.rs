@@ -111,12 +111,14 @@ fn read(
         }
         visit(position, seen.header.head, seen.payload)
     })?;
+    let ends_badly = next.is_some() && !scanned.sealed;
     if let Some(skipping) = skipping
-        && next.is_some()
-        && !scanned.sealed
+        && (ends_badly || scanned.unreadable)
     {
         recover::pass_over_rest(file, generation, scanned.end, skipping.skipped)?;
-        return Ok((scanned, None));
+        if ends_badly {
+            return Ok((scanned, None));
+        }
     }
     let may_be_unbegun = next.is_none() && (before.is_some() || generation == 1);
     if !scanned.begun && !may_be_unbegun {

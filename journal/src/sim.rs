@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::storage::{OpenMode, Storage, StorageFile};
@@ -56,6 +57,17 @@ struct Inode {
     current: Vec<u8>,
     durable: Vec<u8>,
     dirty: Vec<Dirty>,
+    unreadable: Vec<Range<u64>>,
+}
+
+impl Inode {
+    fn is_unreadable(&self, read: &Range<u64>) -> bool {
+        self.unreadable.iter().any(|range| overlap(range, read))
+    }
+}
+
+fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 enum Dirty {
@@ -325,6 +337,19 @@ impl SimStorage {
         at < inode.current.len()
     }
 
+    /// From now on these bytes of a file cannot be read, until some of them are written over. False if
+    /// there is no such file.
+    pub fn fail_reads(&self, name: &str, bytes: Range<u64>) -> bool {
+        let disk = &mut *self.disk();
+        let name = format!("{}{name}", self.prefix);
+        let inode = disk.names.get(&name).copied();
+        let Some(inode) = inode.and_then(|inode| disk.inodes.get_mut(&inode)) else {
+            return false;
+        };
+        inode.unreadable.push(bytes);
+        true
+    }
+
     fn full_name(&self, name: &str) -> io::Result<String> {
         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
             return Err(io::Error::new(
@@ -462,7 +487,11 @@ impl StorageFile for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let disk = &mut *self.disk();
         disk.bytes_read += buf.len() as u64;
-        let bytes = &disk.inode(self)?.current;
+        let inode = disk.inode(self)?;
+        if inode.is_unreadable(&(offset..offset + buf.len() as u64)) {
+            return Err(io::Error::other("these bytes cannot be read"));
+        }
+        let bytes = &inode.current;
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let range = bytes.get(from..from.saturating_add(buf.len()));
         buf.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -485,6 +514,8 @@ impl StorageFile for SimFile {
         let part = &data[..usize::try_from(written).expect("at most the data")];
         let inode = disk.inodes.get_mut(&self.inode).expect("checked above");
         put(&mut inode.current, offset, part);
+        let over = offset..offset + part.len() as u64;
+        inode.unreadable.retain(|range| !overlap(range, &over));
         inode.dirty.push(Dirty::Write {
             offset,
             data: part.to_vec(),

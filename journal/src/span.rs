@@ -1,5 +1,6 @@
 //! Several neighbouring records read back at once, and what of them is damaged.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
@@ -34,7 +35,8 @@ impl Reader {
         let end = u64::from(end).min(written);
         let length = end.saturating_sub(u64::from(first.offset));
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        read_what_can_be(file.file.as_ref(), u64::from(first.offset), &mut bytes);
+        // If it gives none of them, all is damaged.
+        let _ = read_what_can_be(file.file.as_ref(), u64::from(first.offset), &mut bytes);
         let span = parse(first, &Bytes::from(bytes));
         // A file that was released and reused under our feet is no damage.
         if self.file(first.generation).is_none() {
@@ -45,17 +47,31 @@ impl Reader {
 }
 
 /// Where the disk does not give the bytes there are zeros, which are no record.
-fn read_what_can_be(file: &dyn StorageFile, offset: u64, bytes: &mut [u8]) {
-    if file.read_at(offset, bytes).is_ok() {
-        return;
-    }
-    let mut at = offset;
-    for sector in bytes.chunks_mut(SECTOR_BYTES) {
-        if file.read_at(at, sector).is_err() {
+///
+/// # Errors
+/// It gives none of them.
+pub(crate) fn read_what_can_be(
+    file: &dyn StorageFile,
+    offset: u64,
+    bytes: &mut [u8],
+) -> io::Result<()> {
+    let Err(error) = file.read_at(offset, bytes) else {
+        return Ok(());
+    };
+    let (mut at, mut rest, mut any) = (offset, bytes, false);
+    while !rest.is_empty() {
+        // Up to where the next one begins on the disk.
+        let left = SECTOR_BYTES - usize::try_from(at % SECTOR_BYTES as u64).unwrap_or(0);
+        let (sector, behind) = rest.split_at_mut(left.min(rest.len()));
+        let read = file.read_at(at, sector);
+        if read.is_err() {
             sector.fill(0);
         }
+        any |= read.is_ok();
         at += sector.len() as u64;
+        rest = behind;
     }
+    if any { Ok(()) } else { Err(error) }
 }
 
 fn parse(first: Position, bytes: &Bytes) -> Span {

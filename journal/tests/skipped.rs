@@ -240,6 +240,76 @@ fn a_file_whose_end_is_damaged_is_not_where_reading_begins() {
     assert_eq!(skipped.len(), 1);
 }
 
+/// The sectors of 4 KiB in which a record lies.
+fn sectors(position: Position) -> std::ops::Range<u64> {
+    let (start, end) = (u64::from(position.offset()), u64::from(position.end()));
+    start / 4_096 * 4_096..end.next_multiple_of(4_096)
+}
+
+fn lies_in(position: Position, file: u64, bytes: &std::ops::Range<u64>) -> bool {
+    let (start, end) = (u64::from(position.offset()), u64::from(position.end()));
+    position.file() == file && start < bytes.end && bytes.start < end
+}
+
+#[test]
+fn what_the_disk_does_not_give_is_damage() {
+    for number in [50, 200, 358] {
+        let disk = SimStorage::new(9);
+        let positions = fill(&disk, 400);
+        let file = positions[number].file();
+        let bytes = sectors(positions[number]);
+        assert!(disk.fail_reads(&name(file), bytes.clone()));
+        let strict = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(()));
+        assert!(matches!(strict, Err(JournalError::Io { .. })));
+        for _ in 0..2 {
+            let (numbers, skipped) = open(&disk);
+            let given = |number: &u64| {
+                let position = positions[usize::try_from(*number).unwrap()];
+                !lies_in(position, file, &bytes)
+            };
+            assert!(numbers.into_iter().eq((0..400).filter(given)), "{number}");
+            let [damaged] = &skipped[..] else {
+                panic!("one place, and not {}", skipped.len());
+            };
+            let end = damaged.offset + damaged.length;
+            assert!(damaged.offset <= bytes.start && bytes.end <= end);
+            assert!(damaged.length < bytes.end - bytes.start + 2 * RECORD_BYTES);
+        }
+    }
+}
+
+/// What is bad there looks like a torn tail, but torn bytes can be read.
+#[test]
+fn what_the_disk_does_not_give_of_the_last_records_is_told_once() {
+    let disk = SimStorage::new(10);
+    let positions = fill(&disk, 390);
+    let last = positions[389];
+    let bytes = sectors(last);
+    assert!(disk.fail_reads(&name(last.file()), bytes.clone()));
+    let (numbers, skipped) = open(&disk);
+    let given = |number: &u64| {
+        let position = positions[usize::try_from(*number).unwrap()];
+        !lies_in(position, last.file(), &bytes)
+    };
+    let kept = (0..390).filter(given).count();
+    assert!(kept < 390);
+    assert!(numbers.into_iter().eq(0..kept as u64));
+    assert_eq!(skipped.len(), 1);
+    assert_eq!(skipped[0].offset, u64::from(positions[kept].offset()));
+    // It was written over.
+    let (numbers, skipped) = open(&disk);
+    assert_eq!((numbers.len(), skipped.len()), (kept, 0));
+}
+
+#[test]
+fn a_disk_that_gives_nothing_of_a_file_is_no_damage() {
+    let disk = SimStorage::new(11);
+    fill(&disk, 400);
+    assert!(disk.fail_reads(&name(2), 0..OPTIONS.file_bytes));
+    let opened = Journal::open_skipping(disk.as_storage(), OPTIONS, sums_up, &mut |_, _, _| Ok(()));
+    assert!(matches!(opened, Err(JournalError::Io { .. })));
+}
+
 #[test]
 fn a_file_that_is_missing_is_found_without_reading() {
     let disk = SimStorage::new(4);
