@@ -4,19 +4,18 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use journal::writer::Usage;
-use journal::{Append, JournalError, Position as DiskPosition, Reader};
+use journal::{Append, JournalError, Position as DiskPosition};
 
 use shared::batch::GapReason;
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 
 use super::lane::{Entry, Form, LaneShelf, OnDisk};
 use super::record::{
-    BatchRecord, EpochRecord, batch_head, decode_batch, encode_batch, encode_epoch, epoch_head,
-    summary_head,
+    BatchRecord, EpochRecord, batch_head, encode_batch, encode_epoch, epoch_head, summary_head,
 };
 use super::summary::encode_summary;
+use super::work::{Carried, DiskWork};
 use super::{Buffer, Place, Settled};
 
 /// Bytes of one submission.
@@ -117,36 +116,6 @@ struct Retired {
     record: EpochRecord,
     /// No record of it is in a later file.
     file: u64,
-}
-
-/// Work for the journal's owner.
-#[derive(Debug)]
-pub enum DiskWork {
-    /// Sync these, then call [`Buffer::synced`].
-    Append(Vec<Append>),
-    /// Read what is not in memory, append all of it, then call [`Buffer::synced`]; or, if some
-    /// cannot be read, [`Buffer::not_carried`].
-    Carry(Vec<Carried>),
-}
-
-/// One record that is written again.
-#[derive(Debug)]
-pub enum Carried {
-    InMemory(Append),
-    OnDisk(Place, DiskPosition),
-}
-
-/// What is on disk and cannot be read back: all the places, and the first error.
-#[derive(Debug)]
-pub struct Unreadable {
-    pub places: Vec<Place>,
-    pub error: JournalError,
-}
-
-/// The bytes of a batch, of the payload that its record holds.
-pub fn payload_to_batch(payload: &Bytes) -> Option<Bytes> {
-    let (_, at) = decode_batch(payload).ok()?;
-    Some(payload.slice(at..))
 }
 
 impl Buffer {
@@ -645,40 +614,4 @@ fn take_lane(
         });
     }
     true
-}
-
-impl DiskWork {
-    /// The records to append: those that are carried are read first.
-    ///
-    /// # Errors
-    /// Some cannot be read back. None is to be appended then.
-    pub fn into_records(self, reader: &Reader) -> Result<Vec<Append>, Unreadable> {
-        let carried = match self {
-            DiskWork::Append(records) => return Ok(records),
-            DiskWork::Carry(carried) => carried,
-        };
-        let mut records = Vec::with_capacity(carried.len());
-        let mut unreadable: Option<Unreadable> = None;
-        for one in carried {
-            let (place, position) = match one {
-                Carried::InMemory(record) => {
-                    records.push(record);
-                    continue;
-                }
-                Carried::OnDisk(place, position) => (place, position),
-            };
-            match reader.read(position) {
-                Ok(payload) => records.push(Append {
-                    head: batch_head(place.lane, place.to),
-                    payload,
-                }),
-                Err(error) => {
-                    let places = Vec::new();
-                    let all = unreadable.get_or_insert(Unreadable { places, error });
-                    all.places.push(place);
-                }
-            }
-        }
-        unreadable.map_or(Ok(records), Err)
-    }
 }

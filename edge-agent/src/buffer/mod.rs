@@ -23,6 +23,7 @@ mod overflow;
 pub mod thin;
 mod thinning;
 mod disk;
+mod work;
 mod early;
 mod inspect;
 
@@ -42,7 +43,6 @@ use crate::clock::BootId;
 use crate::handed::{CLASSES_MAX, Class, Stamp};
 pub use class::{ClassAccount, ClassRule, Classes, Overflow};
 use class::{ClassCounts, ClassHeld};
-pub use disk::{DiskWork, Unreadable, payload_to_batch};
 use early::Early;
 pub use inspect::{Inventory, meaning};
 use lane::{Entry, Form, LaneShelf, OnDisk};
@@ -52,6 +52,7 @@ pub use recover::Recovery;
 pub use run::{ENTRIES_NEAR, LoadedRun, RunToLoad};
 use thinning::Thinning;
 pub use thinning::{Rest, ThinPlan};
+pub use work::{DiskWork, Unreadable, payload_to_batch};
 
 /// Where the buffer is, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
