@@ -98,6 +98,8 @@ enum Queued {
     Entry(Place),
     /// What `to_tell` was.
     Epoch(u64),
+    /// Up to where lanes were written.
+    Ends,
     Summary,
 }
 
@@ -135,6 +137,9 @@ impl Buffer {
         }
         if records.is_empty() {
             return None;
+        }
+        if !self.disk.full {
+            self.put_ends(&mut queued, &mut records);
         }
         self.queue(queued, &records);
         Some(DiskWork::Append(records))
@@ -288,7 +293,7 @@ impl Buffer {
         DiskWork::Append(records)
     }
 
-    fn put_epochs(&self, ended: bool, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
+    fn put_epochs(&mut self, ended: bool, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
         let last = self.epochs.len() - 1;
         let retired = self.disk.retired.iter().map(|retired| retired.record);
         let held = self
@@ -305,6 +310,35 @@ impl Buffer {
                 head: epoch_head(),
                 payload: encode_epoch(&record),
             });
+        }
+        for shelf in &mut self.epochs {
+            shelf.told();
+        }
+    }
+
+    /// Numbers that are missing show by those behind them. Of a lane of which nothing more comes an
+    /// epoch's record has to tell: else, if its last records are damaged, a start would miss nothing
+    /// and count on from before them. It tells of what stands before it only, so whoever finds it
+    /// after a power cut finds that too.
+    fn put_ends(&mut self, queued: &mut Vec<Queued>, records: &mut Vec<Append>) {
+        for shelf in &mut self.epochs {
+            if !shelf.lanes.iter().any(LaneShelf::ends_untold) {
+                continue;
+            }
+            queued.push(Queued::Ends);
+            records.push(Append {
+                head: epoch_head(),
+                payload: encode_epoch(&shelf.record()),
+            });
+            shelf.told();
+        }
+    }
+
+    /// What tells of the ends of lanes may not have come to disk.
+    fn not_told(&mut self) {
+        let lanes = self.epochs.iter_mut().flat_map(|shelf| &mut shelf.lanes);
+        for lane in lanes {
+            lane.told = BatchNumber::NONE;
         }
     }
 
@@ -324,6 +358,7 @@ impl Buffer {
                             told_at.get_or_insert(position);
                             self.disk.told = told;
                         }
+                        Queued::Ends => {}
                         Queued::Summary => self.disk.summed_up_in = position.file(),
                     }
                 }
@@ -336,6 +371,7 @@ impl Buffer {
                 // Until it is seen anew.
                 self.disk.room = full.then_some(0);
                 self.disk.failed |= !full;
+                self.not_told();
                 for one in queued {
                     if let Queued::Summary = one {
                         // It is due again.
@@ -493,6 +529,7 @@ impl Buffer {
     /// rest is carried the next time.
     pub fn not_carried(&mut self, unreadable: &[Place], wall: TimeNs) -> Settled {
         self.disk.queued = None;
+        self.not_told();
         let mut settled = Settled::default();
         for place in unreadable {
             let given_up = self.give_up(*place, GapReason::Damaged, wall);

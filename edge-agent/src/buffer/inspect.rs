@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use journal::{JournalError, Position as DiskPosition, RecordHead};
 use shared::batch::{Body, Kind, decode, read_header};
 use shared::id::{BatchNumber, Lane};
+use shared::verdict::Position;
 
 use super::EpochShelf;
 use super::lane::{Entry, LaneShelf};
@@ -83,13 +84,20 @@ fn epoch_meaning(record: &EpochRecord) -> String {
         ended_cleanly,
         boot,
         acked,
+        written,
     } = record;
-    let [names, live, backlog] = acked.map(|position| position.last.0);
     format!(
-        "epoch {epoch}: order {order}, {}, {}, acknowledged names {names} live {live} backlog {backlog}",
+        "epoch {epoch}: order {order}, {}, {}, acknowledged {}, written before {}",
         ended(*ended_cleanly),
-        boot_text(*boot)
+        boot_text(*boot),
+        by_lane(acked),
+        by_lane(written)
     )
+}
+
+fn by_lane(positions: &[Position; 3]) -> String {
+    let [names, live, backlog] = positions.map(|position| position.last.0);
+    format!("names {names} live {live} backlog {backlog}")
 }
 
 fn ended(cleanly: bool) -> &'static str {
@@ -244,7 +252,6 @@ fn put_lane(text: &mut String, lane: Lane, held: &LaneShelf) -> fmt::Result {
 mod tests {
     use shared::batch::{Gap, GapReason, Header, encode};
     use shared::id::{Digest, Epoch, TimeNs};
-    use shared::verdict::Position;
 
     use super::super::record::{batch_head, encode_batch, encode_epoch, epoch_head, summary_head};
     use super::super::summary::encode_summary;
@@ -284,6 +291,10 @@ mod tests {
             ended_cleanly: true,
             boot: BootId([1; 16]),
             acked: [Position::default(); 3],
+            written: [Position {
+                last: BatchNumber(5),
+                digest: Digest([1; 8]),
+            }; 3],
         };
         encode_epoch(&record).to_vec()
     }
@@ -296,6 +307,8 @@ mod tests {
         assert!(text.contains("30 readings lost"), "{text}");
         let text = meaning(epoch_head(), &epoch_record()).unwrap();
         assert!(text.contains("order 2, ended cleanly, boot 0101"), "{text}");
+        let written = "written before names 5 live 5 backlog 5";
+        assert!(text.contains(written), "{text}");
         assert!(meaning(epoch_head(), b"x").is_err());
         let text = meaning(summary_head(), &encode_summary(&[], 16)).unwrap();
         assert!(text.starts_with("summary: 0 epochs, 0 batches"), "{text}");

@@ -136,6 +136,8 @@ pub(super) struct LaneShelf {
     pub(super) forked: bool,
     /// Entries that are neither on disk nor on their way there.
     pub(super) unwritten: usize,
+    /// Up to here an epoch's record tells what was written.
+    pub(super) told: BatchNumber,
     /// Entries far from being sent that no run could take when that was last tried.
     pub(super) single_left: usize,
     /// By class, and whole or thin: no such data are below this number.
@@ -182,6 +184,29 @@ impl LaneShelf {
         entries
             .filter(|(_, entry)| entry.disk == OnDisk::No)
             .take(self.unwritten)
+    }
+
+    /// The last entry that is on disk or on its way there.
+    fn last_written(&self) -> Option<&Entry> {
+        let mut entries = self.entries.iter().rev();
+        entries.find(|entry| entry.disk != OnDisk::No)
+    }
+
+    /// Up to where the journal holds this lane, once what it was given is synced.
+    pub(super) fn written(&self) -> Position {
+        let last = self.last_written();
+        last.map_or_else(Position::default, |last| Position {
+            last: last.to,
+            digest: last.digest,
+        })
+    }
+
+    /// Whether nothing on disk tells of the last entry there but its own record, and none comes behind
+    /// it with what is on its way.
+    pub(super) fn ends_untold(&self) -> bool {
+        let last = self.last_written();
+        let unacked = last.filter(|last| last.is_safe() && last.to > self.acked.last);
+        unacked.is_some_and(|last| last.to > self.told)
     }
 
     /// The oldest data of a class and form, or the run that holds them. `in_memory`: only what no

@@ -186,6 +186,14 @@ impl EpochShelf {
             ended_cleanly: false,
             boot: self.boot,
             acked: self.lanes.each_ref().map(|lane| lane.acked),
+            written: self.lanes.each_ref().map(LaneShelf::written),
+        }
+    }
+
+    /// Its record is given to the journal, behind all that is.
+    fn told(&mut self) {
+        for lane in &mut self.lanes {
+            lane.told = lane.written().last;
         }
     }
 

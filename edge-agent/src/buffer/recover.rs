@@ -4,8 +4,9 @@
 //!
 //! Invariants of what was written, which this relies on: a lane is written in number order and
 //! after the names it needs; a batch that was not written before its successor was acked before it.
-//! Where records are damaged, nobody knows that of a hole: a gap record covers it. If the cluster
-//! has the numbers it says so, and nothing is lost by it.
+//! Where records are damaged, nobody knows that of a hole: a gap record covers it, up to where an
+//! epoch's record tells that its lane was written. If the cluster has the numbers it says so, and
+//! nothing is lost by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -45,6 +46,7 @@ struct Recovered {
     order: u64,
     boot: BootId,
     acked: [Position; 3],
+    written: [Position; 3],
     lanes: [RecoveredLane; 3],
     early: Early,
 }
@@ -181,6 +183,7 @@ impl Recovery {
                 order: 0,
                 boot: BootId::default(),
                 acked: [Position::default(); 3],
+                written: [Position::default(); 3],
                 lanes: Default::default(),
                 early: Early::default(),
             });
@@ -191,9 +194,10 @@ impl Recovery {
 
     fn epoch_record(&mut self, record: &EpochRecord) {
         let known = self.epoch(record.epoch);
-        for (known, told) in known.acked.iter_mut().zip(record.acked) {
+        let positions = known.acked.iter_mut().chain(&mut known.written);
+        for (known, told) in positions.zip(record.acked.iter().chain(&record.written)) {
             if told.last > known.last {
-                *known = told;
+                *known = *told;
             }
         }
         known.order = record.order;
@@ -310,6 +314,7 @@ impl Recovery {
             ended_cleanly: false,
             boot: BootId::default(),
             acked: [Position::default(); 3],
+            written: [Position::default(); 3],
         };
         Recovery {
             epochs: Vec::new(),
@@ -351,7 +356,8 @@ impl Recovery {
                 let ((held, acked), lane) = lanes.next().expect("three lanes");
                 let entries = held.entries;
                 if damaged {
-                    damaged_shelf((epoch, lane), entries, acked)
+                    let written = one.written[lane as usize];
+                    damaged_shelf((epoch, lane), entries, acked, written)
                 } else {
                     shelf(entries, acked, lane == Lane::Names)
                 }
@@ -363,6 +369,12 @@ impl Recovery {
                 lanes: [next(), next(), next()],
                 early: one.early,
             };
+            for entry in &shelf.lanes[Lane::Names as usize].entries {
+                // A clock may be among what is damaged: another is to be sealed.
+                if entry.gap.is_some() {
+                    shelf.early.lost(entry.from..=entry.to);
+                }
+            }
             shelf.find_clock();
             shelf
         });
@@ -408,11 +420,13 @@ fn shelf(entries: BTreeMap<u64, Entry>, acked: Position, is_names: bool) -> Lane
     shelf
 }
 
-/// As [`shelf`], where records are damaged: a gap record covers each hole above `acked`.
+/// As [`shelf`], where records are damaged: a gap record covers each hole above `acked` and up to
+/// `written`.
 fn damaged_shelf(
     stream: (Epoch, Lane),
     entries: BTreeMap<u64, Entry>,
     acked: Position,
+    written: Position,
 ) -> LaneShelf {
     let mut shelf = LaneShelf {
         acked,
@@ -420,28 +434,34 @@ fn damaged_shelf(
         ..LaneShelf::default()
     };
     let mut before = Position::default();
-    for (_, entry) in entries {
-        let known = if acked.last > before.last {
+    let mut sealed_at = TimeNs(0);
+    let known = |before: Position| {
+        if acked.last > before.last {
             acked
         } else {
             before
+        }
+    };
+    for (_, entry) in entries {
+        let above = Position {
+            last: BatchNumber(entry.from.0.saturating_sub(1)),
+            digest: entry.previous,
         };
-        if let Some(hole) = hole(stream, known, &entry) {
-            shelf.unwritten += 1;
-            shelf.entries.push_back(hole);
+        if let Some(hole) = hole(stream, known(before), above, entry.sealed_at) {
+            put_behind(&mut shelf, hole);
         }
         before = Position {
             last: entry.to,
             digest: entry.digest,
         };
-        let last = shelf.entries.back();
-        if last.is_some_and(|last| last.to.next() != entry.from) {
-            // A hole below `acked`: what stands before it is not needed.
-            shelf.entries.clear();
-        }
+        sealed_at = entry.sealed_at;
         if entry.to > acked.last || stream.1 == Lane::Names {
-            shelf.entries.push_back(entry);
+            put_behind(&mut shelf, entry);
         }
+    }
+    if let Some(end) = hole(stream, known(before), written, sealed_at) {
+        before = written;
+        put_behind(&mut shelf, end);
     }
     if before.last > acked.last {
         shelf.sealed = before;
@@ -449,9 +469,25 @@ fn damaged_shelf(
     shelf
 }
 
-/// What covers the numbers between a known one and an entry.
-fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<Entry> {
-    let (from, to) = (known.last.next(), BatchNumber(above.from.0 - 1));
+fn put_behind(shelf: &mut LaneShelf, entry: Entry) {
+    let last = shelf.entries.back();
+    if last.is_some_and(|last| last.to.next() != entry.from) {
+        // A hole below `acked`: what stands before it is not needed.
+        shelf.entries.clear();
+        shelf.unwritten = 0;
+    }
+    shelf.unwritten += usize::from(entry.disk == OnDisk::No);
+    shelf.entries.push_back(entry);
+}
+
+/// What covers the numbers behind a known one, up to another.
+fn hole(
+    (epoch, lane): (Epoch, Lane),
+    known: Position,
+    end: Position,
+    sealed_at: TimeNs,
+) -> Option<Entry> {
+    let (from, to) = (known.last.next(), end.last);
     if from > to {
         return None;
     }
@@ -461,7 +497,7 @@ fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<
         number: to,
         previous: known.digest,
         names_needed: BatchNumber::NONE,
-        sealed_at: above.sealed_at,
+        sealed_at,
         // Since when something is missing is not known.
         complete_below: TimeNs(0),
         boot_relative: false,
@@ -470,14 +506,14 @@ fn hole((epoch, lane): (Epoch, Lane), known: Position, above: &Entry) -> Option<
         from,
         readings: 0,
         reason: GapReason::Damaged,
-        digest_to: above.previous,
+        digest_to: end.digest,
     });
     let bytes = encode(&header, &body).expect("a gap record is within every limit");
     Some(Entry {
         from,
         to,
         previous: known.digest,
-        digest: above.previous,
+        digest: end.digest,
         names_needed: BatchNumber::NONE,
         readings: 0,
         gap: Some(GapReason::Damaged),

@@ -1,6 +1,7 @@
 //! What goes when there is no room: whatever the classes say, each reading arrives, or is told as
 //! lost or thinned, or was refused; and the bound holds all the time.
 
+mod damage;
 mod runs;
 
 use std::sync::{Arc, Mutex};
