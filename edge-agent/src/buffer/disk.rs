@@ -258,6 +258,10 @@ impl Buffer {
         if file <= self.disk.summed_up_in || self.has_unwritten_gaps() || self.has_unsafe_clock() {
             return;
         }
+        if !queued.is_empty() {
+            // Gap records on their way, which would stand before it and be told by nothing.
+            return;
+        }
         self.disk.summed_up_in = file;
         let bytes_max = self.options.bytes_max / SUMMARY_PARTS;
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
