@@ -11,7 +11,7 @@ pub(crate) const SEAL_BYTES: usize = HEADER_BYTES;
 /// What a file system writes at least for a sync that covers any byte of it.
 const BLOCK_BYTES: usize = 4096;
 /// The most that is given away to spare a sync a second block.
-const FILLER_BYTES_MAX: usize = BLOCK_BYTES / 4;
+pub(crate) const FILLER_BYTES_MAX: usize = BLOCK_BYTES / 4;
 /// A buffer that grew beyond this is given back after a sync.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// Bytes of a tail that are written again at a time.
@@ -60,10 +60,10 @@ impl Current {
     }
 
     /// Bytes up to the next block, if a record of this length would be the first since the last sync,
-    /// would lie in two blocks, fits in one, and little is given away.
-    pub(crate) fn spared(&self, record_bytes: usize) -> Option<usize> {
+    /// would lie in two blocks, fits in one, and no more is given away.
+    pub(crate) fn spared(&self, record_bytes: usize, filler_bytes_max: usize) -> Option<usize> {
         let left = BLOCK_BYTES - self.end() as usize % BLOCK_BYTES;
-        let little = (HEADER_BYTES..=FILLER_BYTES_MAX).contains(&left);
+        let little = (HEADER_BYTES..=filler_bytes_max).contains(&left);
         let two = (left + 1..=BLOCK_BYTES).contains(&record_bytes);
         (little && two && self.synced == self.end() && self.fits(left + record_bytes))
             .then_some(left)

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::current::{Current, SEAL_BYTES};
+use crate::current::{Current, FILLER_BYTES_MAX, SEAL_BYTES};
 use crate::error::JournalError;
 use crate::files::{FileInfo, Files, LiveFile, Position, Reader, file_name, parse_name};
 use crate::record::{
@@ -54,8 +54,8 @@ pub struct Journal {
     ahead: usize,
     /// All files that there may be are to be there.
     reserving: bool,
-    /// A sync of little is to touch one block.
-    sparing: bool,
+    /// What is given away before a record, so that a sync of little touches one block.
+    filler_bytes_max: usize,
     current: Option<Current>,
     opens: u64,
     opens_durable: bool,
@@ -115,7 +115,7 @@ impl Journal {
             spares: Spares::new(Arc::clone(&storage), options.file_bytes),
             ahead: 0,
             reserving: false,
-            sparing: false,
+            filler_bytes_max: 0,
             storage,
             options,
             files,
@@ -263,9 +263,7 @@ impl Journal {
             self.latch(rotated)?;
         }
         let current = self.current.as_mut().expect("rotate made one");
-        if self.sparing
-            && let Some(left) = current.spared(bytes)
-        {
+        if let Some(left) = current.spared(bytes, self.filler_bytes_max) {
             current.put_filler(left);
         }
         let position = current.put(head, payload);
@@ -289,7 +287,7 @@ impl Journal {
     /// From here on a sync that covers one record of less than a block touches one block, not two, for
     /// a few bytes of filler: flash wears by blocks.
     pub fn spare_blocks(&mut self) {
-        self.sparing = true;
+        self.filler_bytes_max = FILLER_BYTES_MAX;
     }
 
     /// From here on so many files are ready before they are needed, as far as the bounds allow: a
@@ -485,6 +483,10 @@ impl Journal {
         let open = self.current.as_ref().filter(|current| !current.sealed);
         let rest = open.map_or(0, |open| open.live.file_bytes - u64::from(open.end()));
         unused as u64 * self.options.file_bytes + rest
+    }
+
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.options.file_bytes
     }
 
     /// All files, oldest first.

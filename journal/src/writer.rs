@@ -40,6 +40,8 @@ pub struct Usage {
     pub bytes_max: u64,
     /// What stands on the disk already, used or not.
     pub bytes_reserved: u64,
+    /// Of one file: what is let go of is let go of in files, and a record lies in one.
+    pub file_bytes: u64,
     /// There was no room for more when it was last tried.
     pub disk_full: bool,
 }
@@ -394,6 +396,7 @@ fn usage(journal: &Journal) -> Usage {
         bytes_free: journal.bytes_free(),
         bytes_max: journal.bytes_max(),
         bytes_reserved: journal.bytes_reserved(),
+        file_bytes: journal.file_bytes(),
         disk_full: journal.disk_full(),
     }
 }

@@ -33,9 +33,11 @@ const WASTE_PARTS: u64 = 8;
 const SUMMARY_PARTS: u64 = 1_024;
 const SUMMARY_BYTES_LEAST: usize = 4 << 10;
 const SUMMARY_BYTES_MAX: usize = 512 << 10;
-/// This part of the bound is kept free of new batches: without the gap records that stand for what
-/// was dropped no file can go, so these must always find room.
+/// This part of the bound is kept free of new batches: for the gap records without which no file can
+/// go, and for what the oldest file still holds. Nearly two files, of a buffer that is not small.
 const RESERVE_PARTS: u64 = 16;
+/// More than what the record of an epoch takes.
+const EPOCH_BYTES_MOST: u64 = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct DiskState {
@@ -55,6 +57,8 @@ pub(super) struct DiskState {
     pub(super) full: bool,
     /// Bytes that the journal has free, less what it was given since that was seen.
     room: Option<u64>,
+    /// Of one of its files.
+    file_bytes: u64,
     /// Of the submission on its way, about.
     queued_bytes: u64,
     /// While the disk is full: bytes of the journal's files that stand on it.
@@ -129,7 +133,7 @@ impl Buffer {
         }
         let (mut queued, mut records) = (Vec::new(), Vec::new());
         let mut room = self.room_for_batches();
-        if room < SUBMISSION_BYTES_MAX {
+        if self.is_short_of_room() {
             self.take_gaps(&mut queued, &mut records);
         }
         if !self.disk.full {
@@ -184,18 +188,36 @@ impl Buffer {
         }
     }
 
-    /// Bytes of batches that the next submission may have.
+    /// Bytes of batches that the next submission may have. Where there is little room it lies in two
+    /// files at most: the end of one that a batch does not fit in stays empty.
     fn room_for_batches(&self) -> usize {
         let Some(room) = self.disk.room else {
             return SUBMISSION_BYTES_MAX;
         };
-        let room = room.saturating_sub(self.options.bytes_max / RESERVE_PARTS);
-        usize::try_from(room).map_or(SUBMISSION_BYTES_MAX, |room| room.min(SUBMISSION_BYTES_MAX))
+        let room = room.saturating_sub(self.reserve());
+        let most = SUBMISSION_BYTES_MAX as u64;
+        let room = if room < most {
+            room.min(self.disk.file_bytes / 2)
+        } else {
+            most
+        };
+        usize::try_from(room).expect("below SUBMISSION_BYTES_MAX")
     }
 
-    /// Whether files should go as soon as they can: new batches wait for that.
+    /// Bytes that new batches leave free.
+    fn reserve(&self) -> u64 {
+        self.options.bytes_max / RESERVE_PARTS
+    }
+
+    /// Whether no batch comes to disk before a file goes.
+    pub(super) fn has_no_room(&self) -> bool {
+        self.disk.full || self.disk.room.is_some_and(|room| room <= self.reserve())
+    }
+
+    /// Whether files should go as soon as they can: new batches will wait for that.
     pub fn is_short_of_room(&self) -> bool {
-        self.disk.full || self.room_for_batches() < SUBMISSION_BYTES_MAX
+        let short = |room| room < 2 * self.reserve();
+        self.disk.full || self.disk.room.is_some_and(short)
     }
 
     /// Whether more is in RAM than the disk takes at once, so that whoever hands over should wait
@@ -485,7 +507,12 @@ impl Buffer {
         if in_oldest > bytes_max / CHEAP_PARTS && waste < bytes_max / WASTE_PARTS {
             return None;
         }
-        let mut room = usage.bytes_free.min(SUBMISSION_BYTES_MAX as u64);
+        // What does not fit at the end of a file leaves that empty.
+        let single = all.iter().filter(|held| !held.is_run);
+        let largest = single.map(|held| held.bytes).max().unwrap_or(0);
+        let epochs = (self.epochs.len() + self.disk.retired.len()) as u64 * EPOCH_BYTES_MOST;
+        let room = usage.bytes_free.saturating_sub(largest + epochs);
+        let mut room = room.min(SUBMISSION_BYTES_MAX as u64);
         let mut held: Vec<HeldOnDisk> = Vec::new();
         for one in all {
             let left = room.checked_sub(one.bytes);
@@ -584,6 +611,7 @@ impl Buffer {
             .as_ref()
             .map_or(0, |_| self.disk.queued_bytes);
         self.disk.room = Some(usage.bytes_free.saturating_sub(on_its_way));
+        self.disk.file_bytes = usage.file_bytes;
         if self.room_for_batches() > 0 {
             // Somebody made room that is not ours to make.
             self.disk.full = false;

@@ -43,7 +43,7 @@ impl Buffer {
 
     /// Whether sources that can wait are refused, unless readings that count less can go for theirs.
     pub fn is_full(&self) -> bool {
-        self.disk.full || self.is_crowded()
+        self.has_no_room() || self.is_crowded()
     }
 
     pub(super) fn is_crowded(&self) -> bool {

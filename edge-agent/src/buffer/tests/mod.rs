@@ -486,7 +486,7 @@ fn after_a_flood_everything_comes_to_disk_again() {
         agent.sync();
     }
     assert_eq!(agent.buffer.readings_unsafe(), 0);
-    assert!(!agent.buffer.is_full() && !agent.buffer.is_short_of_room());
+    assert!(!agent.buffer.has_no_room());
     agent.check(0);
 }
 
