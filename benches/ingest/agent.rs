@@ -16,6 +16,8 @@ use crate::Failed;
 use crate::lines::Set;
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Enough for all of a row, and a sync each second at least.
+const BUFFER: &str = "bytes_max = 1073741824\nmax_unsafe_ms = 1000";
 
 /// What an agent did with the lines it was given.
 pub(crate) struct Sustained {
@@ -95,6 +97,7 @@ fn prepare(cluster: &Cluster, name: &str, socket: &Path) -> Result<Agent, Failed
         servers: vec![loopback::free_port(cluster.address())?],
         line: false,
         linger: Duration::from_secs(1),
+        buffer: BUFFER.to_owned(),
         ..Options::for_cluster(name, cluster)
     };
     let agent = Agent::prepare(cluster, &options)?;
