@@ -40,10 +40,6 @@ pub struct Options {
 }
 
 /// The one writer of a directory of files.
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each says a thing of its own: no two make a state together"
-)]
 pub struct Journal {
     storage: Arc<dyn Storage>,
     options: Options,
