@@ -420,7 +420,9 @@ impl Buffer {
     fn entry_synced(&mut self, place: Place, position: DiskPosition, settled: &mut Settled) {
         let over = self.held.ram_bytes > self.options.ram_bytes_max;
         let acked = self.acked(place.epoch, place.lane).last;
-        let Some(entry) = self.entry_mut(place) else {
+        // What took the place of a batch that was on its way there is not on disk by that.
+        let on_its_way = |entry: &&mut Entry| entry.disk != OnDisk::No;
+        let Some(entry) = self.entry_mut(place).filter(on_its_way) else {
             return;
         };
         let was_safe = entry.is_safe();
@@ -445,7 +447,7 @@ impl Buffer {
         }
     }
 
-    fn entry_mut(&mut self, place: Place) -> Option<&mut super::lane::Entry> {
+    fn entry_mut(&mut self, place: Place) -> Option<&mut Entry> {
         let shelf = self.lane_mut(place.epoch, place.lane)?;
         let at = shelf.index_of(place.to);
         shelf

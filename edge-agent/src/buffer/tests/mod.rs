@@ -2,6 +2,7 @@
 //! lost or thinned, or was refused; and the bound holds all the time.
 
 mod damage;
+mod overflow;
 mod runs;
 
 use std::sync::{Arc, Mutex};
