@@ -53,7 +53,7 @@ pub(super) struct DiskState {
     told_at: Option<DiskPosition>,
     /// The journal takes nothing any more until the agent is started anew.
     pub(super) failed: bool,
-    /// Nothing was free: tried again once something was let go.
+    /// Nothing was free: tried again once something was let go, or the disk has room again.
     pub(super) full: bool,
     /// Bytes that the journal has free, less what it was given since that was seen.
     room: Option<u64>,
