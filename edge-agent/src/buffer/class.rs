@@ -229,14 +229,17 @@ impl Buffer {
         let giving = classes
             .least_first(class)
             .filter(|class| classes.overflow(*class) != Overflow::Reject);
-        // Gap records of neighbours are one, but for what stands between: readings of another
-        // class, or what thinning left.
+        // Gap records of neighbours are one, but for what stands between, readings of another
+        // class or what thinning left, and for what may be at the cluster.
         let held = || self.held.classes.iter();
         let gaps_most = if held().filter(|held| held.all.batches > 0).count() > 1 {
             u64::MAX
         } else {
             let thin = held().map(|held| held.all.batches - held.whole.batches);
-            2 * (self.epochs.len() as u64 + thin.sum::<u64>())
+            let near = self.options.entries_near;
+            let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
+            let apart = lanes.map(|lane| lane.gaps_apart_most(near));
+            2 * (self.epochs.len() as u64 + thin.sum::<u64>()) + apart.sum::<u64>()
         };
         let freed = giving.map(|class| {
             let held = &self.held.classes[usize::from(class.0)];

@@ -14,6 +14,7 @@ use shared::verdict::Position;
 
 use super::class::Sum;
 use super::run::Run;
+use super::sent::Sent;
 use crate::batcher::WaiterId;
 use crate::handed::{CLASSES_MAX, Class};
 
@@ -131,6 +132,7 @@ pub(super) struct LaneShelf {
     pub(super) acked: Position,
     /// The last batch that was sealed here, as far as known.
     pub(super) sealed: Position,
+    pub(super) sent: Sent,
     pub(super) entries: VecDeque<Entry>,
     /// The cluster has another chain: nothing more is sent or sealed here.
     pub(super) forked: bool,

@@ -19,6 +19,7 @@ mod record;
 mod summary;
 mod recover;
 mod class;
+mod sent;
 mod overflow;
 pub mod thin;
 mod thinning;
@@ -244,6 +245,7 @@ impl Buffer {
             }
         }
         buffer.sum_up();
+        buffer.sent_before();
         buffer.begin_epoch(epoch, last, now, wall);
         buffer
     }

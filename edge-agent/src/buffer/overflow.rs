@@ -190,10 +190,10 @@ impl Buffer {
         // Names that were acked are counted no more.
         let unacked = lost.to > shelf.acked.last;
         let mut gone: Vec<TimeNs> = unacked.then_some(lost.sealed_at).into_iter().collect();
-        let before = at
-            .checked_sub(1)
-            .and_then(|before| shelf.entries.get(before));
-        let mut position = at;
+        let before = at.checked_sub(1).and_then(|at| shelf.entries.get(at));
+        // One that may be at the cluster stays as it is, and so does its neighbour.
+        let joins =
+            before.is_some_and(|gap| gap.gap == Some(reason) && gap.from > shelf.maybe_sent());
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
@@ -204,21 +204,13 @@ impl Buffer {
             urgent: lost.disk != OnDisk::No,
             ..lost
         };
-        if let Some(before) = before
-            && before.gap == Some(reason)
-            && before.to > shelf.acked.last
-        {
-            position -= 1;
+        let position = at - usize::from(joins);
+        if joins {
             let before = shelf.entries.remove(position).expect("just seen");
             forget(&mut held, &before);
             shelf.left(&before);
             gone.push(before.sealed_at);
-            gap.from = before.from;
-            gap.previous = before.previous;
-            gap.born = gap.born.min(before.born);
-            gap.sealed_at = gap.sealed_at.min(before.sealed_at);
-            gap.readings += before.readings;
-            gap.urgent |= before.disk != OnDisk::No;
+            gap.join(&before);
         } else {
             settled.gap_records = 1;
         }
@@ -268,6 +260,18 @@ impl Buffer {
         if to > shelf.acked.last {
             *self.unacked_since.entry(since).or_default() += 1;
         }
+    }
+}
+
+impl Entry {
+    /// A gap record that stands for what the one before it stood for, too.
+    fn join(&mut self, before: &Entry) {
+        self.from = before.from;
+        self.previous = before.previous;
+        self.born = self.born.min(before.born);
+        self.sealed_at = self.sealed_at.min(before.sealed_at);
+        self.readings += before.readings;
+        self.urgent |= before.disk != OnDisk::No;
     }
 }
 

@@ -41,7 +41,7 @@ impl Keeper {
     pub(super) fn send(&mut self, now: Duration) {
         let wall = self.wall();
         loop {
-            let Some(ticket) = self.window.next(now, wall, &self.buffer) else {
+            let Some(ticket) = self.window.next(now, wall, &mut self.buffer) else {
                 match self.window.unloaded() {
                     Some(run) => self.load(run),
                     None => return,

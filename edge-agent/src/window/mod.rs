@@ -86,8 +86,6 @@ pub struct Window {
     flights: HashMap<u64, Flight>,
     flight_bytes: usize,
     next_id: u64,
-    /// The highest number of a stream that was ever sent.
-    sent: HashMap<(Epoch, Lane), BatchNumber>,
     /// What the backlog is owed, in hundredths of a batch.
     owed: u32,
     progress_at: Duration,
@@ -142,7 +140,6 @@ impl Window {
             flights: HashMap::new(),
             flight_bytes: 0,
             next_id: 0,
-            sent: HashMap::new(),
             owed: 0,
             progress_at: Duration::ZERO,
             link: Link::new(options.bytes_max),
@@ -177,6 +174,7 @@ impl Window {
         self.link.begin(now);
         let mut outcome = Outcome::default();
         for (epoch, lane, position) in positions {
+            buffer.stands_at(*epoch, *lane, position.last);
             if position.last > buffer.acked(*epoch, *lane).last {
                 believe(buffer, *epoch, *lane, *position, &mut outcome);
             }
@@ -230,7 +228,7 @@ impl Window {
 
     /// What to publish now; `None` if nothing can be, or something is
     /// [not loaded](Window::unloaded). `wall` is the time of day.
-    pub fn next(&mut self, now: Duration, wall: TimeNs, buffer: &Buffer) -> Option<Ticket> {
+    pub fn next(&mut self, now: Duration, wall: TimeNs, buffer: &mut Buffer) -> Option<Ticket> {
         let full = self.flights.len() >= self.options.batches_max;
         if !self.connected || full || self.pace.rests_until(now).is_some() {
             return None;
@@ -272,10 +270,9 @@ impl Window {
                 sent_at: now,
             },
         );
-        let sent = self.sent.entry((epoch, lane)).or_default();
-        let again = to <= *sent;
+        let again = buffer.was_sent(chosen.place);
         if !too_large {
-            *sent = to.max(*sent);
+            buffer.sends(chosen.place);
         }
         Some(Ticket {
             id,

@@ -3,6 +3,7 @@
 
 mod disk;
 mod early;
+mod overflow;
 mod sending;
 mod slow;
 mod stories;
@@ -60,6 +61,8 @@ struct Cluster {
     rows: Vec<i64>,
     hellos: Vec<shared::batch::Hello>,
     gaps: Vec<(GapReason, u64, u64)>,
+    /// Readings that gap records count.
+    told_lost: u64,
     clocks: HashMap<Epoch, shared::batch::Clock>,
 }
 
@@ -110,7 +113,9 @@ impl Cluster {
                 }
             }
             Body::Gap(gap) => {
-                self.gaps.push((gap.reason, gap.from.0, header.number.0));
+                let first_new = at.last.next().max(gap.from);
+                self.gaps.push((gap.reason, first_new.0, header.number.0));
+                self.told_lost += gap.readings;
                 next = gap.digest_to;
             }
         }
@@ -356,7 +361,8 @@ impl Agent {
 
     fn send(&mut self) -> bool {
         let ticket = loop {
-            let ticket = self.window.next(self.now, self.wall(), &self.buffer);
+            let wall = self.wall();
+            let ticket = self.window.next(self.now, wall, &mut self.buffer);
             match self.window.unloaded() {
                 Some(run) => self.load(run),
                 None => break ticket,
