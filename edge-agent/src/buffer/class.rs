@@ -79,6 +79,15 @@ pub(super) struct ClassHeld {
     whole: Sum,
 }
 
+/// What makes room next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A batch, or the run that has to be read first.
+    Batch(Place),
+    /// The thinning under way is given up: what it would have left of is the oldest.
+    Thinning,
+}
+
 impl Default for Classes {
     /// What holds where the configuration names none.
     fn default() -> Self {
@@ -267,7 +276,9 @@ impl Buffer {
 
     /// The class to thin, if thinning shall make room.
     pub(super) fn class_to_thin(&self) -> Option<Class> {
-        if self.disk.failed || self.bounded_bytes() <= self.room_from() {
+        // Where nothing comes to disk no thinning ends.
+        let stuck = self.disk.failed || self.disk.full;
+        if stuck || self.bounded_bytes() <= self.room_from() {
             return None;
         }
         let mut classes = self.options.classes.least_first(Class(0));
@@ -282,8 +293,8 @@ impl Buffer {
             && whole.bytes > self.bytes_max() / WHOLE_PARTS
     }
 
-    /// What has to go now, to make room; a run has to be read first.
-    pub(super) fn next_to_go(&mut self) -> Option<Place> {
+    /// What has to go now, to make room.
+    pub(super) fn next_to_go(&mut self) -> Option<Next> {
         let bytes = self.bounded_bytes();
         if bytes <= self.room_from() {
             return None;
@@ -303,10 +314,13 @@ impl Buffer {
             }
             let mut place = self.oldest_of(class, Form::Thin);
             if place.is_none() && gives_whole {
+                if self.is_thinning(class) {
+                    return Some(Next::Thinning);
+                }
                 place = self.oldest_of(class, Form::Whole);
             }
             if place.is_some() {
-                return place;
+                return place.map(Next::Batch);
             }
         }
         None

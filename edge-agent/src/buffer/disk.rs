@@ -10,7 +10,7 @@ use journal::{Append, JournalError, Position as DiskPosition};
 use shared::batch::GapReason;
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 
-use super::lane::{Entry, Form, LaneShelf, OnDisk};
+use super::lane::{Entry, LaneShelf, OnDisk};
 use super::record::{
     BatchRecord, EpochRecord, batch_head, encode_batch, encode_epoch, epoch_head, summary_head,
 };
@@ -426,7 +426,7 @@ impl Buffer {
             return;
         };
         let was_safe = entry.is_safe();
-        let in_class = entry.is_data() && entry.form != Form::Leaving;
+        let in_class = entry.is_data() && !entry.form.is_held_back();
         let class = (in_class && !was_safe).then_some(entry.class);
         entry.disk = OnDisk::At(position);
         entry.urgent = false;
@@ -642,7 +642,7 @@ fn record_of(entry: &Entry) -> BatchRecord {
     BatchRecord {
         readings: entry.readings,
         class: entry.class,
-        thin: entry.form == Form::Thin,
+        thin: entry.form.is_thin(),
     }
 }
 

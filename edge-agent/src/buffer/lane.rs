@@ -27,6 +27,20 @@ pub(super) enum Form {
     Thin,
     /// All of it, until the batch that tells the rest of it is safe.
     Leaving,
+    /// It tells the rest of others, which are here until it is safe.
+    Coming,
+}
+
+impl Form {
+    /// Whether it can only go.
+    pub(super) fn is_thin(self) -> bool {
+        matches!(self, Form::Thin | Form::Coming)
+    }
+
+    /// Whether it takes part in a thinning that is not over.
+    pub(super) fn is_held_back(self) -> bool {
+        matches!(self, Form::Leaving | Form::Coming)
+    }
 }
 
 /// Whether a batch is on disk.
@@ -109,7 +123,7 @@ impl Entry {
 
     /// The data in it that may go, by class and form.
     pub(super) fn shares(&self) -> impl Iterator<Item = Share> {
-        let is_one = self.run.is_none() && self.is_data() && self.form != Form::Leaving;
+        let is_one = self.run.is_none() && self.is_data() && !self.form.is_held_back();
         let one = is_one.then(|| Share {
             class: self.class,
             thin: self.form == Form::Thin,

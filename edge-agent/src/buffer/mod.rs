@@ -463,11 +463,11 @@ impl Buffer {
     }
 
     /// The entry to send when `next` is the next number of a stream; none as long as that is in a
-    /// [run](Buffer::run_at).
+    /// [run](Buffer::run_at), or waits for a clock or for the end of a thinning.
     pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
         let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
         let entry = held.at_or_after(next);
-        let entry = entry.filter(|entry| entry.run.is_none());
+        let entry = entry.filter(|entry| entry.run.is_none() && entry.form != Form::Coming);
         let entry = entry.filter(|entry| !self.waits_for_clock(epoch, lane, entry));
         entry.map(|entry| Sendable {
             place: Place {

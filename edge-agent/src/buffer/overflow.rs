@@ -9,6 +9,7 @@ use shared::batch::{Body, Gap, GapReason, Header, encode};
 use shared::id::{BatchNumber, Epoch, Lane, TimeNs};
 use shared::verdict::Position;
 
+use super::class::Next;
 use super::lane::{Entry, Form, OnDisk};
 use super::{Buffer, Place, Settled, forget};
 use crate::handed::Class;
@@ -58,13 +59,15 @@ impl Buffer {
         if self.disk.failed && self.held.ram_bytes > self.options.ram_bytes_max {
             self.leave_to_disk();
         }
-        while let Some(oldest) = self.next_to_go() {
-            if self.wants(oldest) {
-                break;
+        loop {
+            match self.next_to_go() {
+                Some(Next::Thinning) => settled.add(self.cancel_thinning(wall)),
+                Some(Next::Batch(oldest)) if !self.wants(oldest) => {
+                    settled.add(self.drop_batch(oldest, GapReason::Overflow, wall));
+                }
+                Some(Next::Batch(_)) | None => return settled,
             }
-            settled.add(self.drop_batch(oldest, GapReason::Overflow, wall));
         }
-        settled
     }
 
     /// The batch will never come, being refused for ever or damaged: a gap record takes its place.
@@ -181,6 +184,10 @@ impl Buffer {
         if !lost.is_safe() {
             held.readings_unsafe -= lost.readings;
         }
+        if lost.form == Form::Coming {
+            // What it tells of is still there.
+            lost.readings = 0;
+        }
         let class = usize::from(lost.class.0);
         match reason {
             GapReason::Thinned => settled.readings_thinned = lost.readings,
@@ -197,6 +204,7 @@ impl Buffer {
         let mut gap = Entry {
             names_needed: BatchNumber::NONE,
             gap: Some(reason),
+            form: Form::Whole,
             boot_relative: false,
             size: 0,
             ram: None,

@@ -139,7 +139,7 @@ fn position_in_run(entry: &Entry) -> Option<DiskPosition> {
     let is_batch = entry.gap.is_none() && entry.run.is_none();
     match entry.disk {
         OnDisk::At(position)
-            if is_batch && entry.waiters.is_empty() && entry.form != Form::Leaving =>
+            if is_batch && entry.waiters.is_empty() && !entry.form.is_held_back() =>
         {
             Some(position)
         }

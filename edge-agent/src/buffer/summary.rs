@@ -107,7 +107,7 @@ fn put_item(out: &mut Vec<u8>, entry: &Entry) {
             | bit(entry.boot_relative, BOOT_BIT)
             | bit(entry.gap.is_some(), GAP_BIT)
             | bit(entry.run.is_some(), RUN_BIT)
-            | bit(entry.form == Form::Thin, THIN_BIT),
+            | bit(entry.form.is_thin(), THIN_BIT),
     );
     put_varint(out, entry.from.0);
     put_varint(out, entry.to.0 - entry.from.0);

@@ -1,6 +1,8 @@
 //! What is thinned, and in which order: first the batch that tells the rest of others is sealed and
 //! comes to disk, and only then gap records take the place of the others. So a crash between finds
-//! both or the others, and no reading is ever without either.
+//! both or the others, and no reading is ever without either. Until then that batch is held back: what
+//! is not sent and does not go for want of room cannot be refused or lost, and can still be taken
+//! back.
 //!
 //! The keeper reads and sums up in between ([`super::thin`]). One thinning is under way at a time.
 
@@ -48,7 +50,9 @@ pub struct Rest {
 /// A thinning whose result is not safe yet.
 #[derive(Debug)]
 pub(super) struct Thinning {
+    class: Class,
     sealed: Vec<Place>,
+    /// Nothing, if not all could be sealed: then it is taken back.
     replaced: Vec<Place>,
 }
 
@@ -133,7 +137,8 @@ impl Buffer {
         })
     }
 
-    /// Seals the rest of batches, which stay until it is safe.
+    /// Seals the rest of batches, which stay until it is safe; till then it is not sent, and does not
+    /// go for want of room.
     ///
     /// # Errors
     /// A batch over a limit of the format. The others stay as they are then.
@@ -145,28 +150,49 @@ impl Buffer {
         wall: TimeNs,
     ) -> Result<u64, EncodeError> {
         assert!(self.thinning.is_none(), "one thinning at a time");
-        let entries = replaced.iter().filter_map(|place| self.entry(*place));
+        let entries = replaced.iter().filter_map(|place| self.batch(*place));
         let since = entries.map(|entry| entry.born).min().unwrap_or(now);
-        let epoch = self.epoch();
+        let class = collected.first().map(|one| one.kind.class);
         let mut thinning = Thinning {
+            class: class.unwrap_or_default(),
             sealed: Vec::new(),
-            replaced,
+            replaced: Vec::new(),
         };
-        let mut batches = 0;
-        for one in collected {
-            batches += self.seal_into(Lane::Backlog, Form::Thin, one, now, since, wall)?;
-            let shelf = self.epochs.last_mut();
-            let shelf = shelf.expect("there is always a current epoch");
-            let entry = shelf.lanes[Lane::Backlog as usize].entries.back_mut();
-            let entry = entry.expect("just sealed");
-            entry.urgent = true;
-            thinning.sealed.push(place_of(epoch, Lane::Backlog, entry));
-        }
-        for place in &thinning.replaced {
-            self.change_form(*place, Form::Leaving);
+        let batches = collected.into_iter().try_fold(0, |batches, one| {
+            let (place, more) = self.seal_rest(one, now, since, wall)?;
+            thinning.sealed.push(place);
+            Ok(batches + more)
+        });
+        if batches.is_ok() {
+            for place in &replaced {
+                self.change_form(*place, Form::Leaving);
+            }
+            thinning.replaced = replaced;
         }
         self.thinning = Some(thinning);
-        Ok(batches)
+        batches
+    }
+
+    fn seal_rest(
+        &mut self,
+        one: Collected,
+        now: Duration,
+        since: Duration,
+        wall: TimeNs,
+    ) -> Result<(Place, u64), EncodeError> {
+        let epoch = self.epoch();
+        let batches = self.seal_into(Lane::Backlog, Form::Coming, one, now, since, wall)?;
+        let shelf = self.epochs.last_mut();
+        let shelf = shelf.expect("there is always a current epoch");
+        let entry = shelf.lanes[Lane::Backlog as usize].entries.back_mut();
+        let entry = entry.expect("just sealed");
+        entry.urgent = true;
+        Ok((place_of(epoch, Lane::Backlog, entry), batches))
+    }
+
+    /// Whether what is left of a class is not safe yet.
+    pub(super) fn is_thinning(&self, class: Class) -> bool {
+        self.thinning.as_ref().is_some_and(|one| one.class == class)
     }
 
     /// These are not worth thinning, or cannot be: they go as they are when their time comes.
@@ -176,33 +202,51 @@ impl Buffer {
         }
     }
 
-    /// Once the rest is safe, or the cluster has it, gap records take the place of what it is of.
+    /// Once the rest is safe, gap records take the place of what it is of. If it will not be, or a
+    /// part of it is gone, all is as it was before.
     pub fn finish_thinning(&mut self, wall: TimeNs) -> Settled {
-        let mut settled = Settled::default();
         let Some(thinning) = &self.thinning else {
-            return settled;
+            return Settled::default();
         };
-        let mut sealed = thinning.sealed.iter();
-        let waits = sealed.any(|place| self.entry(*place).is_some_and(|entry| !entry.is_safe()));
-        if waits && !self.disk.failed {
-            return settled;
+        let sealed = || thinning.sealed.iter().map(|place| self.batch(*place));
+        let part_gone = thinning.replaced.is_empty() || sealed().any(|batch| batch.is_none());
+        let waits = sealed().flatten().any(|batch| !batch.is_safe());
+        if part_gone || (waits && (self.disk.failed || self.disk.full)) {
+            return self.cancel_thinning(wall);
         }
-        let replaced = self.thinning.take().map(|thinning| thinning.replaced);
-        for place in replaced.unwrap_or_default() {
-            if waits {
-                // It will not be safe any more, but some of these may be.
+        let mut settled = Settled::default();
+        if !waits && let Some(thinning) = self.thinning.take() {
+            for place in thinning.sealed {
                 self.change_form(place, Form::Thin);
-            } else {
+            }
+            for place in thinning.replaced {
                 settled.add(self.drop_batch(place, GapReason::Thinned, wall));
             }
         }
         settled
     }
 
-    fn entry(&self, place: Place) -> Option<&Entry> {
+    /// What was to go stays, and what was to be left of it goes, unsent: nothing is lost by it.
+    pub(super) fn cancel_thinning(&mut self, wall: TimeNs) -> Settled {
+        let mut settled = Settled::default();
+        let Some(thinning) = self.thinning.take() else {
+            return settled;
+        };
+        for place in thinning.replaced {
+            self.change_form(place, Form::Whole);
+        }
+        for place in thinning.sealed {
+            settled.add(self.drop_batch(place, GapReason::Overflow, wall));
+        }
+        settled
+    }
+
+    /// A batch that is held one by one.
+    fn batch(&self, place: Place) -> Option<&Entry> {
         let held = self.lane(place.epoch, place.lane)?;
         let entry = held.at_or_after(place.from)?;
-        ((entry.from, entry.to) == (place.from, place.to)).then_some(entry)
+        let is_it = (entry.from, entry.to) == (place.from, place.to);
+        (is_it && entry.is_data() && entry.run.is_none()).then_some(entry)
     }
 
     fn change_form(&mut self, place: Place, form: Form) {

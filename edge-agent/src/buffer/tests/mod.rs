@@ -57,6 +57,8 @@ struct Agent {
     settled: Settled,
     /// Rows that were sealed, those of thinning included.
     sealed: u64,
+    /// Of them, those of the thinning under way.
+    sums: u64,
     taken: Minutes,
     refused: [u64; CLASSES_MAX],
     /// Runs that were read back.
@@ -146,6 +148,7 @@ impl Agent {
             now,
             settled: Settled::default(),
             sealed: 0,
+            sums: 0,
             taken: Minutes::new(),
             refused: [0; CLASSES_MAX],
             loads: 0,
@@ -247,6 +250,9 @@ impl Agent {
             };
             self.load(run);
         }
+        if self.buffer.thinning.is_none() {
+            self.sealed -= std::mem::take(&mut self.sums);
+        }
         let (bytes, bytes_max) = (self.buffer.bytes(), self.buffer.bytes_max());
         assert!(bytes <= bytes_max, "{bytes} of {bytes_max}");
     }
@@ -261,9 +267,18 @@ impl Agent {
         decode(&bytes).unwrap()
     }
 
-    fn thin(&mut self) {
+    fn finish_thinning(&mut self) {
         let settled = self.buffer.finish_thinning(self.wall());
+        if settled.readings_thinned > 0 {
+            self.sums = 0;
+        } else if self.buffer.thinning.is_none() {
+            self.sealed -= std::mem::take(&mut self.sums);
+        }
         self.settled.add(settled);
+    }
+
+    fn thin(&mut self) {
+        self.finish_thinning();
         let Some(plan) = self.with_runs(Buffer::plan_thinning) else {
             return;
         };
@@ -274,7 +289,8 @@ impl Agent {
             stamp: Stamp::Wall,
         };
         if let Some(readings) = rest.readings {
-            self.sealed += readings.len() as u64;
+            self.sums = readings.len() as u64;
+            self.sealed += self.sums;
             let collected = self.batcher.collect(self.now, kind, readings).unwrap();
             let wall = self.wall();
             let sealed = self

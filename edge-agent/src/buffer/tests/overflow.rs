@@ -57,3 +57,87 @@ fn a_disk_that_has_room_again_is_written_to() {
     agent.buffer.see_space(seen(false));
     assert!(agent.buffer.next_sync(agent.now, true).is_none());
 }
+
+/// Runs until a thinning is under way of which nothing is on disk; tells where its sums stand.
+fn thinning(disk: &SimStorage, dice: &mut Dice) -> (Agent, Place) {
+    let mut agent = Agent::start(disk, 1, &[Overflow::Thin]);
+    while agent.buffer.thinning.is_none() {
+        agent.now += Duration::from_secs(60);
+        agent.take(0, 50, dice);
+        agent.sync();
+        agent.thin();
+    }
+    let last = agent.buffer.sealed(Epoch(1), Lane::Backlog).last;
+    let sums = Place {
+        lane: Lane::Backlog,
+        from: last,
+        to: last,
+        ..LIVE_1
+    };
+    assert_eq!(agent.settled.readings_thinned, 0);
+    (agent, sums)
+}
+
+/// They were once the oldest that could go, and what they are of went after them.
+#[test]
+fn sums_that_do_not_come_to_disk_are_taken_back_for_room() {
+    let disk = SimStorage::new(23);
+    let mut dice = Dice(23);
+    let (mut agent, _) = thinning(&disk, &mut dice);
+    for _ in 0..500 {
+        agent.now += Duration::from_secs(60);
+        agent.take(0, 50, &mut dice);
+        agent.thin();
+    }
+    assert_eq!(agent.settled.readings_thinned, 0);
+    assert!(agent.settled.readings_lost > 10_000);
+    while agent.settled.readings_thinned == 0 || agent.buffer.thinning.is_some() {
+        agent.sync();
+        agent.thin();
+    }
+    agent.check(0);
+}
+
+#[test]
+fn sums_are_sent_once_they_are_safe() {
+    let disk = SimStorage::new(24);
+    let (mut agent, sums) = thinning(&disk, &mut Dice(24));
+    let sent = |agent: &mut Agent| agent.sendable(Epoch(1), Lane::Backlog, sums.from);
+    assert!(sent(&mut agent).is_none());
+    agent.sync();
+    assert!(sent(&mut agent).is_none());
+    agent.finish_thinning();
+    assert!(agent.settled.readings_thinned > 0);
+    assert_eq!(sent(&mut agent).unwrap().place, sums);
+    agent.check(0);
+}
+
+/// A gap record in their place was once taken for them: it was on disk, or could not be found.
+#[test]
+fn a_thinning_whose_sums_are_gone_takes_nothing() {
+    for synced in [false, true] {
+        let disk = SimStorage::new(25);
+        let (mut agent, sums) = thinning(&disk, &mut Dice(25));
+        let (taken, reason) = (agent.sealed - agent.sums, GapReason::Damaged);
+        let given_up = agent.buffer.give_up(sums, reason, agent.wall()).unwrap();
+        assert_eq!(given_up.readings_lost, 0, "what they tell of is there");
+        if synced {
+            agent.sync();
+        }
+        agent.finish_thinning();
+        let arrived = agent.check(0);
+        assert_eq!((arrived.rows, agent.settled.readings_thinned), (taken, 0));
+    }
+}
+
+#[test]
+fn a_thinning_that_waits_for_a_full_disk_is_taken_back() {
+    let disk = SimStorage::new(26);
+    let (mut agent, _) = thinning(&disk, &mut Dice(26));
+    let taken = agent.sealed - agent.sums;
+    assert!(agent.buffer.next_sync(agent.now, false).is_some());
+    agent.buffer.synced(Err(JournalError::Full));
+    agent.thin();
+    assert!(agent.buffer.thinning.is_none());
+    assert_eq!(agent.check(0).rows, taken);
+}
