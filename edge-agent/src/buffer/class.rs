@@ -5,7 +5,7 @@
 
 use shared::id::Lane;
 
-use super::lane::{Entry, Form, Share};
+use super::lane::{Entry, Form, LaneShelf, Share};
 use super::{Buffer, Held, Place};
 use crate::handed::{CLASSES_MAX, Class};
 
@@ -334,11 +334,23 @@ impl Buffer {
     /// The oldest batch of a class and form whose going makes room, or the run that holds it.
     pub(super) fn oldest_of(&mut self, class: Class, form: Form) -> Option<Place> {
         let in_memory = self.disk.failed;
+        self.oldest_by(|held| held.oldest(class, form, in_memory))
+    }
+
+    /// The same of what is whole and the cluster cannot have.
+    pub(super) fn oldest_unsent(&mut self, class: Class) -> Option<Place> {
+        self.oldest_by(|held| held.oldest_unsent(class))
+    }
+
+    fn oldest_by(
+        &mut self,
+        oldest_in: impl for<'a> Fn(&'a mut LaneShelf) -> Option<&'a Entry>,
+    ) -> Option<Place> {
         self.epochs.iter_mut().find_map(|shelf| {
             let epoch = shelf.epoch;
             let [_, live, backlog] = &mut shelf.lanes;
             let fronts = [(Lane::Live, live), (Lane::Backlog, backlog)].map(|(lane, held)| {
-                let entry = held.oldest(class, form, in_memory)?;
+                let entry = oldest_in(held)?;
                 let place = Place {
                     epoch,
                     lane,

@@ -37,7 +37,7 @@ impl Form {
         matches!(self, Form::Thin | Form::Coming)
     }
 
-    /// Whether it takes part in a thinning that is not over.
+    /// Whether it takes part in a thinning that is not over: until then it is not sent.
     pub(super) fn is_held_back(self) -> bool {
         matches!(self, Form::Leaving | Form::Coming)
     }
@@ -133,7 +133,7 @@ impl Entry {
         one.into_iter().chain(run)
     }
 
-    fn holds(&self, class: Class, form: Form) -> bool {
+    pub(super) fn holds(&self, class: Class, form: Form) -> bool {
         let thin = form == Form::Thin;
         self.shares()
             .any(|share| share.class == class && share.thin == thin)

@@ -467,7 +467,7 @@ impl Buffer {
     pub fn sendable(&self, epoch: Epoch, lane: Lane, next: BatchNumber) -> Option<Sendable> {
         let held = self.lane(epoch, lane).filter(|held| !held.forked)?;
         let entry = held.at_or_after(next);
-        let entry = entry.filter(|entry| entry.run.is_none() && entry.form != Form::Coming);
+        let entry = entry.filter(|entry| entry.run.is_none() && !entry.form.is_held_back());
         let entry = entry.filter(|entry| !self.waits_for_clock(epoch, lane, entry));
         entry.map(|entry| Sendable {
             place: Place {

@@ -2,7 +2,8 @@
 //! effect, whether or not its answer came.
 //!
 //! A gap record counts its readings as lost. So one that covers a number which was sent covers
-//! nothing else: the cluster either takes all of it, or has it.
+//! nothing else: the cluster either takes all of it, or has it. And it is not thinned: the cluster
+//! would have both it and the sums.
 //!
 //! What an earlier process sent is not known, only how much may be in flight at once. So many
 //! entries behind where the cluster is known to stand count as sent. It may stand further until it
@@ -10,8 +11,9 @@
 
 use shared::id::{BatchNumber, Epoch, Lane};
 
-use super::lane::LaneShelf;
+use super::lane::{Entry, Form, LaneShelf};
 use super::{Buffer, Place};
+use crate::handed::Class;
 
 /// Entries of all lanes together that count as sent by an earlier process: so many times what may
 /// be in flight.
@@ -32,6 +34,15 @@ impl LaneShelf {
     /// What is behind this number the cluster does not have, as far as can be known.
     pub(super) fn maybe_sent(&self) -> BatchNumber {
         self.acked.last.max(self.sent.here).max(self.sent.before)
+    }
+
+    /// The oldest data of a class that are whole and that the cluster cannot have, or the run that
+    /// holds them.
+    pub(super) fn oldest_unsent(&mut self, class: Class) -> Option<&Entry> {
+        let oldest = self.oldest(class, Form::Whole, false)?.to;
+        let start = self.index_of(oldest.max(self.maybe_sent().next()));
+        let mut unsent = self.entries.range(start..);
+        unsent.find(|entry| entry.holds(class, Form::Whole))
     }
 
     /// Gap records at most that stand for themselves alone because what they cover may be at the

@@ -2,7 +2,8 @@
 //! comes to disk, and only then gap records take the place of the others. So a crash between finds
 //! both or the others, and no reading is ever without either. Until then that batch is held back: what
 //! is not sent and does not go for want of room cannot be refused or lost, and can still be taken
-//! back.
+//! back. The others are held back as well, and none of them was sent before: what the cluster has,
+//! it must not get once more as a sum.
 //!
 //! The keeper reads and sums up in between ([`super::thin`]). One thinning is under way at a time.
 
@@ -98,7 +99,7 @@ impl Buffer {
             return None;
         }
         let class = self.class_to_thin()?;
-        let oldest = self.oldest_of(class, Form::Whole)?;
+        let oldest = self.oldest_unsent(class)?;
         if self.wants(oldest) {
             return None;
         }

@@ -98,6 +98,39 @@ fn sums_that_do_not_come_to_disk_are_taken_back_for_room() {
     agent.check(0);
 }
 
+/// What was in flight once came to the cluster as it was and as sums.
+#[test]
+fn what_was_sent_is_not_thinned_and_what_is_thinned_is_not_sent() {
+    let disk = SimStorage::new(27);
+    let mut agent = Agent::start(&disk, 1, &[Overflow::Thin]);
+    let mut dice = Dice(27);
+    while agent.buffer.class_to_thin().is_none() {
+        agent.now += Duration::from_secs(60);
+        agent.take(0, 50, &mut dice);
+        agent.sync();
+    }
+    for (lane, last) in [(Lane::Live, 4), (Lane::Backlog, 3)] {
+        for number in 1..=last {
+            let next = BatchNumber(number);
+            let sent = agent.sendable(Epoch(1), lane, next).unwrap().place;
+            agent.buffer.sends(sent);
+        }
+    }
+    let mut plan = agent.with_runs(Buffer::plan_thinning).unwrap();
+    let first = plan.batches.remove(0);
+    assert_eq!((first.lane, first.from), (Lane::Backlog, BatchNumber(4)));
+    agent.thin();
+    assert!(agent.buffer.thinning.is_some());
+    let sent = |agent: &mut Agent| agent.sendable(Epoch(1), Lane::Backlog, first.from);
+    assert!(sent(&mut agent).is_none());
+    agent.sync();
+    agent.finish_thinning();
+    let gap = sent(&mut agent).unwrap();
+    assert_eq!(gap.place.from, first.from);
+    assert!(gap.place.to > first.to, "one gap record of all");
+    agent.check(0);
+}
+
 #[test]
 fn sums_are_sent_once_they_are_safe() {
     let disk = SimStorage::new(24);
