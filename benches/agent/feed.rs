@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 const CONNECTIONS: u32 = 5;
 const SERIES: u32 = 100;
-/// Fields of one line of a flood.
-const FIELDS: u32 = 20;
 
 /// Five devices that go on until dropped.
 pub(crate) struct Steady {
@@ -67,28 +65,48 @@ fn rounds(mut stream: TcpStream, series: std::ops::Range<u32>, pause: Duration, 
     }
 }
 
+/// What a day of a hundred values a second is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    /// Fields of one line.
+    pub(crate) fields: u32,
+    /// Devices that take turns, with a line each.
+    pub(crate) devices: u32,
+}
+
 /// As many values as 100 a second make in this time, with their own times that end now, as fast as
-/// they are taken. Returns how many.
-pub(crate) fn history(intake: SocketAddr, time: Duration) -> Result<u64, Box<dyn Error>> {
+/// they are taken. Returns in how many lines.
+pub(crate) fn history(
+    intake: SocketAddr,
+    time: Duration,
+    shape: Shape,
+) -> Result<u64, Box<dyn Error>> {
     let mut stream = TcpStream::connect(intake)?;
-    let lines = time.as_secs() * 100 / u64::from(FIELDS);
+    let lines = time.as_secs() * 100 / u64::from(shape.fields);
+    // A device's lines lie as far apart as its turns.
+    let turn_ms = u64::from(shape.fields * shape.devices) * 10;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let first_ms = u64::try_from(now.as_millis())? - lines * 200;
+    let turns = lines / u64::from(shape.devices);
+    let first_ms = u64::try_from(now.as_millis())? - turns * turn_ms;
     let mut text = String::new();
     for nth in 0..lines {
-        write!(text, "history,device=plc ")?;
-        for field in 0..FIELDS {
+        let (turn, device) = (
+            nth / u64::from(shape.devices),
+            nth % u64::from(shape.devices),
+        );
+        write!(text, "history{},device=d{device} ", shape.fields)?;
+        for field in 0..shape.fields {
             let comma = if field == 0 { "" } else { "," };
-            let value = 20.0 + ((nth * 7 + u64::from(field) * 13) % 100) as f64 / 10.0;
+            let value = 20.0 + ((turn * 7 + device + u64::from(field) * 13) % 100) as f64 / 10.0;
             write!(text, "{comma}f{field}={value:.1}")?;
         }
-        writeln!(text, " {}000000", first_ms + nth * 200)?;
+        writeln!(text, " {}000000", first_ms + turn * turn_ms)?;
         if text.len() > 1 << 16 || nth + 1 == lines {
             stream.write_all(text.as_bytes())?;
             text.clear();
         }
     }
-    Ok(lines * u64::from(FIELDS))
+    Ok(lines)
 }
 
 /// Texts that do not compress, until `enough`.

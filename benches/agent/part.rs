@@ -14,7 +14,7 @@ use tests::cluster::Cluster;
 use tests::{loopback, wait};
 
 use crate::device::Device;
-use crate::feed::{self, Steady};
+use crate::feed::{self, Shape, Steady};
 use crate::process::{cpu_seconds, mib, resident};
 
 const LIMIT: Duration = Duration::from_secs(600);
@@ -209,21 +209,35 @@ pub(crate) fn start(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
     Ok(cluster.wait_ready()?)
 }
 
-/// A day at 100 readings a second, kept while the cluster was away.
+/// A day at 100 values a second, kept while the cluster was away: of one device with twenty fields,
+/// and of a hundred with one.
 pub(crate) fn drain(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
-    let mut measured = Measured::prepare(cluster, "drain", None, "")?;
+    for (fields, devices) in [(20, 1), (1, 100)] {
+        drain_of(cluster, Shape { fields, devices })?;
+    }
+    Ok(())
+}
+
+fn drain_of(cluster: &mut Cluster, shape: Shape) -> Result<(), Box<dyn Error>> {
+    let name = format!("drain{}", shape.fields);
+    let mut measured = Measured::prepare(cluster, &name, None, "")?;
     measured.agent.run()?;
     let devices = Steady::start(measured.quiet, 100)?;
-    thread::sleep(WARM * 2);
+    thread::sleep(WARM * 6);
     let idle_ms = measured.agent.number("ack_ms_p99")?;
     cluster.kill_all();
-    let readings = feed::history(measured.quiet, DAY)?;
+    let lines = feed::history(measured.quiet, DAY, shape)?;
     measured.wait("the day is taken", |agent| {
-        Some(agent.number("pending_readings").ok()? >= readings as f64)
+        Some(agent.number("pending_readings").ok()? >= lines as f64)
     })?;
     measured.wait("the day is on disk", |agent| {
         Some(agent.number("unsafe_readings").ok()? < 2_000.0)
     })?;
+    // Nothing of what was measured before counts any more.
+    drop(devices);
+    measured.agent.kill();
+    measured.agent.run()?;
+    let devices = Steady::start(measured.quiet, 100)?;
     let process = measured.process()?;
     let (before, _) = resident(process)?;
     let held = measured.agent.number("buffer_bytes")?;
@@ -240,8 +254,9 @@ pub(crate) fn drain(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
     let took = start.elapsed().as_secs_f64();
     let (now, highest) = resident(process)?;
     println!(
-        "{readings} readings in {:.1} MiB: {took:.1} s, {:.1} CPU-s of the agent; RSS {:.1} MiB before, {:.1} MiB \
-         behind, at most {:.1} MiB; p99 of acks {idle_ms} ms idle, {} ms of the last thousand",
+        "{lines} lines of {} values in {:.1} MiB: {took:.1} s, {:.1} CPU-s of the agent; RSS {:.1} MiB before, \
+         {:.1} MiB behind, at most {:.1} MiB; p99 of acks of live batches {idle_ms} ms idle, {} ms since the start",
+        shape.fields,
         held / f64::from(1 << 20),
         cpu_seconds(process)? - cpu,
         mib(before),
@@ -250,5 +265,6 @@ pub(crate) fn drain(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
         measured.agent.number("ack_ms_p99")?,
     );
     drop(devices);
+    measured.agent.kill();
     Ok(())
 }

@@ -40,7 +40,8 @@ pub struct Status {
     /// Of these, removed again to make room for newer ones.
     pub dead_letters_removed_total: u64,
     pub reconnects_total: u64,
-    /// From first sending to acknowledgement, of the last batch and of the last thousand.
+    /// From first sending to acknowledgement, of the last batch and of the last thousand, those of the
+    /// backlog aside.
     pub ack_ms_last: u64,
     pub ack_ms_p50: u64,
     pub ack_ms_p99: u64,

@@ -63,7 +63,7 @@ pub struct Outcome {
     pub alarm: Option<Alarm>,
     /// Refused for ever: keep its bytes aside, then call [`Window::give_up`].
     pub refused: Option<Place>,
-    /// From sending to this success.
+    /// From sending to this success; not of the backlog.
     pub took: Option<Duration>,
 }
 
@@ -406,7 +406,8 @@ impl Window {
                     last: to,
                     digest: flight.digest,
                 };
-                outcome.took = Some(now.saturating_sub(flight.sent_at));
+                let took = now.saturating_sub(flight.sent_at);
+                outcome.took = (lane != Lane::Backlog).then_some(took);
                 outcome.settled = buffer.advance(epoch, lane, position);
                 return outcome;
             }

@@ -38,15 +38,17 @@ fn a_disk_that_has_room_again_is_written_to() {
     let disk = SimStorage::new(22);
     let mut agent = Agent::start(&disk, 1, &[Overflow::Reject]);
     agent.take(0, 20, &mut Dice(22));
-    let seen = |disk_full| Usage {
+    let seen = |disk_full, bytes_free| Usage {
         disk_full,
+        bytes_free,
+        file_bytes: FILES.file_bytes,
         ..Usage::default()
     };
     assert!(agent.buffer.next_sync(agent.now, true).is_some());
     agent.buffer.synced(Err(JournalError::Full));
-    assert!(agent.buffer.see_space(seen(true)));
+    assert!(agent.buffer.see_space(seen(true, 0)));
     assert!(agent.buffer.next_sync(agent.now, true).is_none());
-    assert!(!agent.buffer.see_space(seen(false)));
+    assert!(!agent.buffer.see_space(seen(false, BYTES_MAX)));
     let work = agent.buffer.next_sync(agent.now, true).unwrap();
     agent.submit(work);
     assert_eq!(agent.buffer.readings_unsafe(), 0);
@@ -54,7 +56,7 @@ fn a_disk_that_has_room_again_is_written_to() {
     agent.take(0, 20, &mut Dice(22));
     assert!(agent.buffer.next_sync(agent.now, true).is_some());
     agent.buffer.synced(Err(JournalError::Full));
-    agent.buffer.see_space(seen(false));
+    agent.buffer.see_space(seen(false, 0));
     assert!(agent.buffer.next_sync(agent.now, true).is_none());
 }
 
