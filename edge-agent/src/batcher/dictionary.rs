@@ -17,7 +17,10 @@ pub(super) struct Dictionary {
     /// By table, device and tags; names hold no control characters, so `\0` separates them.
     series: HashMap<String, Vec<Known>>,
     count: usize,
+    /// What all definitions of the epoch take, in bytes.
+    bytes: usize,
     new: Vec<SeriesDefinition>,
+    new_bytes: usize,
     /// By the address of a shape that readings share. It is held here, so nothing else gets there.
     familiar: HashMap<usize, Familiar>,
     key: String,
@@ -63,6 +66,18 @@ impl Dictionary {
         self.count
     }
 
+    /// What all definitions of the epoch take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the reading needs no new definition.
+    pub(super) fn knows(&mut self, reading: &Reading) -> bool {
+        put_key(&mut self.key, &reading.shape);
+        let known = self.series.get(self.key.as_str());
+        known.is_some_and(|all| all.iter().any(|one| one.has(reading)))
+    }
+
     /// What the reading means; a new definition if nothing known fits.
     pub(super) fn meaning(&mut self, reading: &Reading) -> Meaning {
         let address = Arc::as_ptr(&reading.shape).addr();
@@ -94,11 +109,12 @@ impl Dictionary {
 
     /// What the definitions that were not taken yet take, in bytes.
     pub(super) fn new_bytes(&self) -> usize {
-        self.new.iter().map(check::definition_bytes).sum()
+        self.new_bytes
     }
 
     /// Definitions that came since they were last taken.
     pub(super) fn take_new(&mut self) -> Vec<SeriesDefinition> {
+        self.new_bytes = 0;
         std::mem::take(&mut self.new)
     }
 
@@ -120,13 +136,17 @@ impl Dictionary {
             // What comes from here on shall go where all its fields are.
             self.familiar.clear();
         }
-        self.new.push(SeriesDefinition {
+        let definition = SeriesDefinition {
             id: made.id,
             table: shape.table.clone(),
             device: shape.device.clone(),
             tags: shape.tags.clone(),
             fields: made.fields.clone(),
-        });
+        };
+        let bytes = check::definition_bytes(&definition);
+        self.bytes += bytes;
+        self.new_bytes += bytes;
+        self.new.push(definition);
         self.count += 1;
         let meaning = made.meaning(shape);
         self.series.entry(self.key.clone()).or_default().push(made);

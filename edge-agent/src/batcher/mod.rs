@@ -23,6 +23,11 @@ use open::{Cost, Open};
 
 /// Series ids of one epoch; when they are used up the agent goes on in a new epoch.
 pub const SERIES_MAX: usize = 65_536;
+/// Bytes of the definitions of one epoch, unless the buffer is small. They stay in memory and in the
+/// buffer as long as the epoch lasts; a cluster takes twice as much.
+const NAMES_BYTES_MAX: usize = 32 << 20;
+/// Bytes of new definitions that go with one batch: the buffer has to have room for them.
+const NEW_NAMES_BYTES_MAX: usize = 2 << 20;
 /// Batches that are open at a time: each class by each clock.
 const OPEN_MAX: usize = CLASSES_MAX * 2;
 
@@ -46,7 +51,7 @@ pub enum Fit {
     Yes,
     /// The open batch has to be sealed first.
     AfterSeal,
-    /// A new epoch has to begin first: the ids of this one are used up.
+    /// A new epoch has to begin first: the ids of this one, or the room for its names, are used up.
     AfterEpoch,
     /// No batch can carry it.
     Never,
@@ -72,6 +77,7 @@ pub struct Batcher {
     /// How long readings that nobody waits for wait for others at least.
     gather: Option<Duration>,
     dictionary: Dictionary,
+    names_bytes_max: usize,
     /// One of each kind that ever came; some are empty.
     open: Vec<(Kind, Open)>,
 }
@@ -82,8 +88,18 @@ impl Batcher {
             options,
             gather: None,
             dictionary: Dictionary::default(),
+            names_bytes_max: NAMES_BYTES_MAX,
             open: Vec::new(),
         }
+    }
+
+    /// For a buffer of so many bytes: names shall take a small part of it, whatever devices send.
+    /// Encoded they take about a third of what is counted here.
+    #[must_use]
+    pub fn with_buffer(mut self, bytes_max: u64) -> Self {
+        let half = usize::try_from(bytes_max / 2).unwrap_or(usize::MAX);
+        self.names_bytes_max = half.min(NAMES_BYTES_MAX);
+        self
     }
 
     /// From here on, the open batches included.
@@ -120,17 +136,18 @@ impl Batcher {
     }
 
     /// Whether this reading can be pushed now, and else what has to happen first.
-    pub fn fit(&self, reading: &Reading, kind: Kind) -> Fit {
+    pub fn fit(&mut self, reading: &Reading, kind: Kind) -> Fit {
         let one = Cost::of(reading);
         if !one.fits(&Cost::default()) {
             return Fit::Never;
         }
-        if self.dictionary.len() >= SERIES_MAX {
+        if self.names_are_full() && !self.dictionary.knows(reading) {
             return Fit::AfterEpoch;
         }
+        let names_wait = self.dictionary.new_bytes() >= NEW_NAMES_BYTES_MAX;
         match self.of_kind(kind) {
             Some(open) if !open.is_empty() => {
-                if open.is_full(&self.options) || !one.fits(&open.cost) {
+                if names_wait || open.is_full(&self.options) || !one.fits(&open.cost) {
                     Fit::AfterSeal
                 } else {
                     Fit::Yes
@@ -138,6 +155,14 @@ impl Batcher {
             }
             _ => Fit::Yes,
         }
+    }
+
+    /// Whether the epoch takes no further definition. Those that are not taken yet can become too
+    /// many only if the buffer has had no room for them: they are forgotten with the epoch.
+    fn names_are_full(&self) -> bool {
+        self.dictionary.len() >= SERIES_MAX
+            || self.dictionary.bytes() >= self.names_bytes_max
+            || self.dictionary.new_bytes() >= 2 * NEW_NAMES_BYTES_MAX
     }
 
     /// Adds a reading that [`Batcher::fit`] said `Yes` to.

@@ -165,7 +165,7 @@ impl Keeper {
         });
         tracing::info!(%epoch, held_readings = opened.buffer.readings_pending(), "a new epoch begins");
         Ok(Keeper {
-            batcher: Batcher::new(options.batch),
+            batcher: Batcher::new(options.batch).with_buffer(options.buffer.bytes_max),
             buffer: opened.buffer,
             window,
             uplink,
