@@ -277,7 +277,7 @@ impl Buffer {
     /// The class to thin, if thinning shall make room.
     pub(super) fn class_to_thin(&self) -> Option<Class> {
         // Where nothing comes to disk no thinning ends.
-        let stuck = self.disk.failed || self.disk.full;
+        let stuck = self.disk.failed || self.has_no_room();
         if stuck || self.bounded_bytes() <= self.room_from() {
             return None;
         }

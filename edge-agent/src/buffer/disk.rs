@@ -14,12 +14,13 @@ use super::lane::{Entry, LaneShelf, OnDisk};
 use super::record::{
     BatchRecord, EpochRecord, batch_head, encode_batch, encode_epoch, epoch_head, summary_head,
 };
+use super::recover::Recovery;
 use super::summary::encode_summary;
 use super::work::{Carried, DiskWork};
 use super::{Buffer, Place, Settled};
 
 /// Bytes of one submission.
-const SUBMISSION_BYTES_MAX: usize = 8 << 20;
+pub(super) const SUBMISSION_BYTES_MAX: usize = 8 << 20;
 /// About what the journal adds to a payload.
 const RECORD_HEAD_BYTES: u64 = 32;
 /// A file that holds less than this part of the bound is emptied whenever files run short.
@@ -33,9 +34,6 @@ const WASTE_PARTS: u64 = 8;
 const SUMMARY_PARTS: u64 = 1_024;
 const SUMMARY_BYTES_LEAST: usize = 4 << 10;
 const SUMMARY_BYTES_MAX: usize = 512 << 10;
-/// This part of the bound is kept free of new batches: for the gap records without which no file can
-/// go, and for what the oldest file still holds. Nearly two files, of a buffer that is not small.
-const RESERVE_PARTS: u64 = 16;
 /// More than what the record of an epoch takes.
 const EPOCH_BYTES_MOST: u64 = 256;
 
@@ -56,11 +54,13 @@ pub(super) struct DiskState {
     /// Nothing was free: tried again once something was let go, or the disk has room again.
     pub(super) full: bool,
     /// Bytes that the journal has free, less what it was given since that was seen.
-    room: Option<u64>,
+    pub(super) room: Option<u64>,
     /// Of one of its files.
-    file_bytes: u64,
+    pub(super) file_bytes: u64,
+    /// What is due may have found no room: it is looked at again once room was.
+    pub(super) waits_for_room: bool,
     /// Of the submission on its way, about.
-    queued_bytes: u64,
+    pub(super) queued_bytes: u64,
     /// While the disk is full: bytes of the journal's files that stand on it.
     pub(super) bytes_there: Option<u64>,
     /// The file of the latest record.
@@ -87,11 +87,12 @@ impl DiskState {
         self.tell();
     }
 
-    /// After so many epochs that began, and a summary in this file. The first file needs none.
-    pub(super) fn after(order: u64, summed_up_in: u64) -> Self {
+    /// With what a journal told. The first file needs no summary.
+    pub(super) fn after(recovery: &Recovery) -> Self {
         DiskState {
-            order_before: order,
-            summed_up_in: summed_up_in.max(1),
+            order_before: recovery.order(),
+            summed_up_in: recovery.summed_up_in().max(1),
+            told_at: recovery.told_at(),
             ..DiskState::default()
         }
     }
@@ -140,6 +141,7 @@ impl Buffer {
             self.take_due(now, all, (&mut queued, &mut records, &mut room));
         }
         if records.is_empty() {
+            self.disk.waits_for_room = self.room_for_batches() < SUBMISSION_BYTES_MAX;
             return None;
         }
         if !self.disk.full {
@@ -188,45 +190,6 @@ impl Buffer {
         }
     }
 
-    /// Bytes of batches that the next submission may have. Where there is little room it lies in two
-    /// files at most: the end of one that a batch does not fit in stays empty.
-    fn room_for_batches(&self) -> usize {
-        let Some(room) = self.disk.room else {
-            return SUBMISSION_BYTES_MAX;
-        };
-        let room = room.saturating_sub(self.reserve());
-        let most = SUBMISSION_BYTES_MAX as u64;
-        let room = if room < most {
-            room.min(self.disk.file_bytes / 2)
-        } else {
-            most
-        };
-        usize::try_from(room).expect("below SUBMISSION_BYTES_MAX")
-    }
-
-    /// Bytes that new batches leave free.
-    fn reserve(&self) -> u64 {
-        self.options.bytes_max / RESERVE_PARTS
-    }
-
-    /// Whether no batch comes to disk before a file goes.
-    pub(super) fn has_no_room(&self) -> bool {
-        self.disk.full || self.disk.room.is_some_and(|room| room <= self.reserve())
-    }
-
-    /// Whether files should go as soon as they can: new batches will wait for that.
-    pub fn is_short_of_room(&self) -> bool {
-        let short = |room| room < 2 * self.reserve();
-        self.disk.full || self.disk.room.is_some_and(short)
-    }
-
-    /// Whether more is in RAM than the disk takes at once, so that whoever hands over should wait
-    /// until it has.
-    pub fn is_behind(&self) -> bool {
-        let most = self.options.ram_bytes_max + SUBMISSION_BYTES_MAX;
-        self.disk.queued.is_some() && self.held.ram_bytes > most
-    }
-
     /// The gap records that files wait for: a lane is written in order, so those before the first
     /// batch that is not on disk. What comes to disk comes in order too, so no other stands for any
     /// of it.
@@ -259,7 +222,8 @@ impl Buffer {
 
     /// When something held has to be on disk.
     pub fn next_sync_at(&self) -> Option<Duration> {
-        if self.disk.failed || self.disk.full || self.disk.queued.is_some() {
+        let waits = self.disk.full || self.disk.waits_for_room;
+        if self.disk.failed || waits || self.disk.queued.is_some() {
             return None;
         }
         let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);
@@ -489,9 +453,10 @@ impl Buffer {
     /// records that nobody needs any more are worth it. `None` also if something is
     /// [wanted](Buffer::wanted) first.
     pub fn carry(&mut self, usage: Usage) -> Option<DiskWork> {
-        let bytes_max = self.options.bytes_max;
+        let bytes_max = self.disk_bytes_max();
         let short = self.disk.full || usage.bytes_free < bytes_max / 4;
-        if !short || self.disk.failed || self.disk.queued.is_some() {
+        // Without these no file goes: the room there is is theirs.
+        if !short || self.disk.failed || self.disk.queued.is_some() || self.has_urgent_gaps() {
             return None;
         }
         let mut all: Vec<HeldOnDisk> = self.on_disk().collect();
@@ -530,6 +495,7 @@ impl Buffer {
         if in_oldest > 0 && held.is_empty() {
             return None;
         }
+        let carried_bytes: u64 = held.iter().map(|held| held.bytes).sum();
         let (mut queued, mut records) = (Vec::new(), Vec::new());
         self.put_epochs(false, &mut queued, &mut records);
         let mut carried: Vec<Carried> = records.into_iter().map(Carried::InMemory).collect();
@@ -540,6 +506,7 @@ impl Buffer {
             queued.push(Queued::Entry(place));
             carried.push(self.carried(place, position));
         }
+        self.disk.queued_bytes = carried_bytes + epochs;
         self.disk.queued = Some(queued);
         self.disk.full = false;
         Some(DiskWork::Carry(carried))
@@ -602,25 +569,6 @@ impl Buffer {
         })
     }
 
-    /// What room the journal has. While the disk is too full for all of it, batches may take less.
-    /// `true` says that this began.
-    pub fn see_space(&mut self, usage: Usage) -> bool {
-        let was_short = self.disk.bytes_there.is_some();
-        self.disk.bytes_there = usage.disk_full.then_some(usage.bytes_reserved);
-        let on_its_way = self
-            .disk
-            .queued
-            .as_ref()
-            .map_or(0, |_| self.disk.queued_bytes);
-        self.disk.room = Some(usage.bytes_free.saturating_sub(on_its_way));
-        self.disk.file_bytes = usage.file_bytes;
-        if self.room_for_batches() > 0 {
-            // Somebody made room that is not ours to make.
-            self.disk.full = false;
-        }
-        usage.disk_full && !was_short
-    }
-
     /// Whether a submission is on its way.
     pub fn is_syncing(&self) -> bool {
         self.disk.queued.is_some()
@@ -665,11 +613,12 @@ fn take_lane(
         .range_mut(..end)
         .filter(|entry| entry.disk == OnDisk::No)
     {
-        if **room < entry.size {
+        let takes = usize::try_from(entry.held_bytes()).unwrap_or(usize::MAX);
+        if **room < takes {
             **room = 0;
             return false;
         }
-        **room -= entry.size;
+        **room -= takes;
         let bytes = entry.ram.as_ref().expect("what is not on disk is in RAM");
         entry.disk = OnDisk::Queued;
         held.unwritten -= 1;

@@ -144,7 +144,7 @@ impl Buffer {
             return clock.is_none();
         }
         // A disk that takes nothing must not keep back what would make room.
-        let can_sync = !self.disk.failed && !self.disk.full;
+        let can_sync = !self.disk.failed && !self.has_no_room();
         lane == Lane::Names && clock == Some(entry.to) && can_sync && !entry.is_safe()
     }
 

@@ -24,6 +24,7 @@ mod overflow;
 pub mod thin;
 mod thinning;
 mod disk;
+mod room;
 mod work;
 mod early;
 mod inspect;
@@ -218,7 +219,7 @@ impl Buffer {
         });
         let mut buffer = Buffer {
             options,
-            disk: disk::DiskState::after(recovery.order(), recovery.summed_up_in()),
+            disk: disk::DiskState::after(&recovery),
             epochs: recovery.into_shelves(),
             held: Held::default(),
             unacked_since: BTreeMap::new(),

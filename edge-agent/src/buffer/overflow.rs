@@ -26,9 +26,7 @@ impl Buffer {
         if self.disk.failed {
             self.options.ram_bytes_max as u64
         } else {
-            let bytes_max = self.options.bytes_max;
-            let there = self.disk.bytes_there.unwrap_or(bytes_max);
-            there.min(bytes_max) / 100 * SHARE_PERCENT
+            self.disk_bytes_max() / 100 * SHARE_PERCENT
         }
     }
 
@@ -279,7 +277,7 @@ impl Entry {
         self.born = self.born.min(before.born);
         self.sealed_at = self.sealed_at.min(before.sealed_at);
         self.readings += before.readings;
-        self.urgent |= before.disk != OnDisk::No;
+        self.urgent |= before.urgent || before.disk != OnDisk::No;
     }
 }
 

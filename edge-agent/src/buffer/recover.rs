@@ -47,6 +47,8 @@ struct Recovered {
     boot: BootId,
     acked: [Position; 3],
     written: [Position; 3],
+    /// Where the latest record stands that tells of it.
+    told_at: Option<DiskPosition>,
     lanes: [RecoveredLane; 3],
     early: Early,
 }
@@ -163,7 +165,7 @@ impl Recovery {
             KIND_BATCH => self.batch(position, payload).map_err(refused),
             KIND_EPOCH => {
                 let record = decode_epoch(payload).map_err(|error| refused(error.to_string()))?;
-                self.epoch_record(&record);
+                self.epoch_record(position, &record);
                 Ok(())
             }
             KIND_SUMMARY => {
@@ -184,6 +186,7 @@ impl Recovery {
                 boot: BootId::default(),
                 acked: [Position::default(); 3],
                 written: [Position::default(); 3],
+                told_at: None,
                 lanes: Default::default(),
                 early: Early::default(),
             });
@@ -192,8 +195,9 @@ impl Recovery {
         &mut self.epochs[at]
     }
 
-    fn epoch_record(&mut self, record: &EpochRecord) {
+    fn epoch_record(&mut self, position: DiskPosition, record: &EpochRecord) {
         let known = self.epoch(record.epoch);
+        known.told_at = Some(position);
         let positions = known.acked.iter_mut().chain(&mut known.written);
         for (known, told) in positions.zip(record.acked.iter().chain(&record.written)) {
             if told.last > known.last {
@@ -244,7 +248,7 @@ impl Recovery {
             lanes,
         } in summaries
         {
-            self.epoch_record(&record);
+            self.epoch_record(position, &record);
             let known = self.epoch(record.epoch);
             known.early = early;
             known.lanes = lanes.map(|items| RecoveredLane {
@@ -297,6 +301,19 @@ impl Recovery {
     /// The file of the latest summary; 0 if there is none.
     pub(super) fn summed_up_in(&self) -> u64 {
         self.summed_up_in
+    }
+
+    /// The first of the records that tell where the epochs stand: of those that something is held of,
+    /// and of the last.
+    pub(super) fn told_at(&self) -> Option<DiskPosition> {
+        let last = self.last.map(|last| last.epoch);
+        let matters = |one: &&Recovered| {
+            let mut lanes = one.lanes.iter();
+            Some(one.epoch) == last || lanes.any(|lane| !lane.entries.is_empty())
+        };
+        let all = self.epochs.iter().filter(matters);
+        let told: Option<Vec<DiskPosition>> = all.map(|one| one.told_at).collect();
+        told?.into_iter().min()
     }
 
     /// Some of the records are damaged: numbers that are missing may be lost.

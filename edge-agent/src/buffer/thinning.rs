@@ -212,7 +212,7 @@ impl Buffer {
         let sealed = || thinning.sealed.iter().map(|place| self.batch(*place));
         let part_gone = thinning.replaced.is_empty() || sealed().any(|batch| batch.is_none());
         let waits = sealed().flatten().any(|batch| !batch.is_safe());
-        if part_gone || (waits && (self.disk.failed || self.disk.full)) {
+        if part_gone || (waits && (self.disk.failed || self.has_no_room())) {
             return self.cancel_thinning(wall);
         }
         let mut settled = Settled::default();

@@ -209,6 +209,10 @@ fn begin(
 ) -> Result<(Buffer, Writer, WriterHandle), JournalError> {
     let mut buffer = Buffer::new(options.clone(), recovery, epoch, Duration::ZERO, wall);
     buffer.begin_boot(BootId::of_this_boot());
+    // Files that were let go of before are there again, and may be all there are.
+    if let Some(before) = buffer.release() {
+        journal.release(before)?;
+    }
     if let Some(DiskWork::Append(records)) = buffer.next_sync(Duration::ZERO, false) {
         let append = |one: &journal::Append| journal.append(one.head, &one.payload);
         let appended: Result<Vec<_>, _> = records.iter().map(append).collect();

@@ -44,6 +44,9 @@ use waiters::Waiters;
 const STOP_DRAIN: Duration = Duration::from_secs(5);
 /// How often the account is given and files are let go.
 const TICK: Duration = Duration::from_millis(500);
+/// At the end: how often, and after which pause, is looked whether files that go make room.
+const LAST_LOOKS: u32 = 20;
+const LAST_PAUSE: Duration = Duration::from_millis(50);
 /// Hand-overs taken before anything else is looked at.
 const TAKEN_AT_ONCE: usize = 64;
 const GOOD_BYE_LIMIT: Duration = Duration::from_millis(500);
@@ -624,10 +627,16 @@ impl Keeper {
     /// Puts what is left on disk, and says that nothing is missing.
     async fn end(mut self) -> Result<(), KeeperError> {
         self.uplink.close(GOOD_BYE_LIMIT).await;
+        let mut looks = 0;
         loop {
             if !self.buffer.is_syncing() {
                 match self.buffer.next_sync(self.clock.now(), true) {
                     Some(work) => self.submit(work),
+                    None if self.buffer.waits_for_room() && looks < LAST_LOOKS => {
+                        looks += 1;
+                        self.let_go();
+                        tokio::time::sleep(LAST_PAUSE).await;
+                    }
                     None => break,
                 }
             }

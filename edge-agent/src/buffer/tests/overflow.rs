@@ -60,6 +60,63 @@ fn a_disk_that_has_room_again_is_written_to() {
     assert!(agent.buffer.next_sync(agent.now, true).is_none());
 }
 
+/// The joined gap record was once in no hurry, and the file of the first could go before it.
+#[test]
+fn a_gap_record_over_what_is_on_disk_and_what_is_not_holds_the_file() {
+    let disk = SimStorage::new(23);
+    let mut agent = Agent::start(&disk, 1, &[Overflow::DropOldest]);
+    let mut dice = Dice(23);
+    // Beyond the live batches, in a file that is not the newest.
+    for _ in 0..60 {
+        agent.take(0, 1_000, &mut dice);
+        let work = agent.buffer.next_sync(agent.now, true);
+        agent.submit(work.unwrap());
+    }
+    agent.take(0, 20, &mut dice);
+    let last = agent.buffer.sealed(Epoch(1), Lane::Backlog).last;
+    let of = |number| Place {
+        lane: Lane::Backlog,
+        from: number,
+        to: number,
+        ..LIVE_1
+    };
+    for number in [BatchNumber(last.0 - 1), last] {
+        let wall = agent.wall();
+        agent.buffer.give_up(of(number), GapReason::Overflow, wall);
+    }
+    let gap = agent.buffer.sendable(Epoch(1), Lane::Backlog, last);
+    assert_eq!(gap.unwrap().place.from, BatchNumber(last.0 - 1), "one");
+    let entry = agent.buffer.lane(Epoch(1), Lane::Backlog).unwrap();
+    assert!(entry.at_or_after(last).unwrap().urgent);
+    assert_eq!(agent.buffer.release(), None);
+}
+
+/// All files were in use, and only what is written lets one go: a start once wrote before it looked.
+#[test]
+fn a_start_knows_what_can_go_before_it_writes() {
+    let disk = SimStorage::new(24);
+    let rules = [Overflow::DropOldest];
+    let mut agent = Agent::start(&disk, 1, &rules);
+    let mut dice = Dice(24);
+    for _ in 0..60 {
+        agent.now += Duration::from_secs(60);
+        agent.take(0, 1_000, &mut dice);
+        agent.sync();
+    }
+    drop(agent);
+    let mut agent = Agent::start(&disk, 2, &rules);
+    for lane in [Lane::Live, Lane::Backlog, Lane::Names] {
+        let position = agent.buffer.sealed(Epoch(1), lane);
+        agent.buffer.advance(Epoch(1), lane, position);
+    }
+    let before = agent
+        .buffer
+        .release()
+        .expect("files have nothing left to send");
+    assert!(before.file() > 1, "{before:?}");
+    assert_eq!(agent.buffer.journal_bytes_written(), 0);
+}
+
 /// Runs until a thinning is under way of which nothing is on disk; tells where its sums stand.
 fn thinning(disk: &SimStorage, dice: &mut Dice) -> (Agent, Place) {
     let mut agent = Agent::start(disk, 1, &[Overflow::Thin]);
