@@ -142,7 +142,22 @@ impl Cluster {
             self.run(at)?;
         }
         progress("waiting until every node answers SQL");
-        self.wait_ready()
+        self.wait_ready()?;
+        self.wait_voters()
+    }
+
+    /// Waits until every node votes and has the whole log. One that is still a learner answers too,
+    /// but stands in for nobody: until it votes, a quorum is one of the others alone.
+    fn wait_voters(&self) -> Result<(), String> {
+        let votes = |node: &serde_json::Value| {
+            let is_voter = matches!(node["role"].as_str(), Some("leader" | "follower"));
+            is_voter && node["lag"].as_u64() == Some(0)
+        };
+        wait::until("every node votes", READY_LIMIT, || {
+            let status = self.client(self.leader()?).status().ok()?;
+            let nodes = status["nodes"].as_array()?;
+            (nodes.len() == self.nodes.len() && nodes.iter().all(votes)).then_some(())
+        })
     }
 
     /// Starts the process of one node; it must not be running.
