@@ -203,7 +203,8 @@ impl Batcher {
     }
 
     /// Puts readings into batches of their own, in order, beside what is open. The first has all
-    /// definitions that are new. `None`: some fit in no batch, or the ids are used up.
+    /// definitions that are new. `None`: some fit in no batch, or the ids or the room for names are
+    /// used up.
     pub fn collect(
         &mut self,
         now: Duration,
@@ -214,7 +215,8 @@ impl Batcher {
         let mut open = Open::default();
         for reading in readings {
             let cost = Cost::of(&reading);
-            if !cost.fits(&Cost::default()) || self.dictionary.len() >= SERIES_MAX {
+            let is_new = !self.dictionary.knows(&reading);
+            if !cost.fits(&Cost::default()) || (is_new && self.names_are_full()) {
                 return None;
             }
             if open.is_full(&self.options) || !cost.fits(&open.cost) {

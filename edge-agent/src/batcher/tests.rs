@@ -295,6 +295,27 @@ fn a_device_with_ever_new_fields_fills_no_buffer_with_names() {
     assert!(new_most < NEW_NAMES_BYTES_MAX + (128 << 10), "{new_most}");
 }
 
+/// Sums of a thinning have fields of their own, which take room for names as others do.
+#[test]
+fn what_is_collected_apart_keeps_the_bound_of_names() {
+    let mut batcher = Batcher::new(OPTIONS).with_buffer(1 << 20);
+    let of = |nth: i64| {
+        reading_of(
+            "d",
+            nth,
+            vec![(format!("field_{nth:026}"), Value::Int(nth))],
+        )
+    };
+    let fits = batcher.collect(START, KIND, (0..100).map(of).collect());
+    assert!(fits.is_some());
+    assert_eq!(
+        batcher.collect(START, KIND, (100..10_000).map(of).collect()),
+        None
+    );
+    let known = batcher.collect(START, KIND, (0..100).map(of).collect());
+    assert!(known.is_some(), "needs no new name");
+}
+
 /// While the buffer is full nothing is sealed, and new definitions wait.
 #[test]
 fn definitions_that_are_never_taken_are_bounded() {

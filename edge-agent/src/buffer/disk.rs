@@ -222,8 +222,7 @@ impl Buffer {
 
     /// When something held has to be on disk.
     pub fn next_sync_at(&self) -> Option<Duration> {
-        let waits = self.disk.full || self.disk.waits_for_room;
-        if self.disk.failed || waits || self.disk.queued.is_some() {
+        if self.disk.failed || self.waits_for_a_file() || self.disk.queued.is_some() {
             return None;
         }
         let lanes = self.epochs.iter().flat_map(|shelf| &shelf.lanes);

@@ -66,8 +66,12 @@ impl Buffer {
 
     /// Whether something that is only in RAM waits for a file to go.
     pub fn waits_for_room(&self) -> bool {
-        let waits = self.disk.full || self.disk.waits_for_room;
-        waits && !self.disk.failed && self.held.readings_unsafe > 0
+        self.waits_for_a_file() && !self.disk.failed && self.held.readings_unsafe > 0
+    }
+
+    /// Whether nothing more comes to disk before room is looked for again.
+    pub(super) fn waits_for_a_file(&self) -> bool {
+        self.disk.full || self.disk.waits_for_room
     }
 
     /// Whether files should go as soon as they can: new batches will wait for that.

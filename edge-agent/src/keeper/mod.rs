@@ -627,25 +627,12 @@ impl Keeper {
     /// Puts what is left on disk, and says that nothing is missing.
     async fn end(mut self) -> Result<(), KeeperError> {
         self.uplink.close(GOOD_BYE_LIMIT).await;
-        let mut looks = 0;
-        loop {
-            if !self.buffer.is_syncing() {
-                match self.buffer.next_sync(self.clock.now(), true) {
-                    Some(work) => self.submit(work),
-                    None if self.buffer.waits_for_room() && looks < LAST_LOOKS => {
-                        looks += 1;
-                        self.let_go();
-                        tokio::time::sleep(LAST_PAUSE).await;
-                    }
-                    None => break,
-                }
-            }
-            if self.buffer.is_syncing()
-                && let Some(result) = self.disk.synced.recv().await
-            {
-                self.synced(result);
-            }
-        }
+        self.sync_all().await;
+        // What is left of thinned batches is safe now: else both would be there at the next start.
+        let wall = self.wall();
+        let settled = self.buffer.finish_thinning(wall);
+        self.settle(&settled);
+        self.sync_all().await;
         let readings = self.buffer.readings_unsafe();
         if readings == 0 && !self.buffer.disk_failed() {
             let work = self.buffer.end_cleanly();
@@ -673,6 +660,29 @@ impl Keeper {
             return Err(KeeperError::NotSaved { error, readings });
         }
         Ok(())
+    }
+
+    /// Everything that is only in RAM comes to disk, if there is room for it.
+    async fn sync_all(&mut self) {
+        let mut looks = 0;
+        loop {
+            if !self.buffer.is_syncing() {
+                match self.buffer.next_sync(self.clock.now(), true) {
+                    Some(work) => self.submit(work),
+                    None if self.buffer.waits_for_room() && looks < LAST_LOOKS => {
+                        looks += 1;
+                        self.let_go();
+                        tokio::time::sleep(LAST_PAUSE).await;
+                    }
+                    None => break,
+                }
+            }
+            if self.buffer.is_syncing()
+                && let Some(result) = self.disk.synced.recv().await
+            {
+                self.synced(result);
+            }
+        }
     }
 }
 

@@ -240,6 +240,49 @@ async fn a_damaged_record_is_put_aside_and_the_cluster_is_told() {
     assert_eq!(put_aside, [1, 1], "once");
 }
 
+/// Else the next start would find the sums and what they are of.
+#[tokio::test]
+async fn a_thinning_that_is_under_way_at_a_stop_is_ended() {
+    let folder = Scratch::new();
+    let open = || {
+        let (_, handovers) = channel();
+        Keeper::open(options(&folder.0, 64 << 20), handovers, Teller::new(None)).unwrap()
+    };
+    let readings = |count: i64| {
+        let one = |nth| {
+            let values = vec![("f".to_owned(), Value::Int(nth))];
+            Reading::new(
+                "t".to_owned(),
+                "d".to_owned(),
+                Vec::new(),
+                TimeNs(nth),
+                values,
+            )
+        };
+        (0..count).map(one).collect::<Vec<_>>()
+    };
+    let mut keeper = open();
+    let (now, wall, kind) = (keeper.clock.now(), keeper.wall(), Kind::default());
+    let whole = keeper.batcher.collect(now, kind, readings(50)).unwrap();
+    for one in whole {
+        keeper.buffer.seal(one, 16, now, now, wall).unwrap();
+    }
+    let epoch = keeper.buffer.epoch();
+    let first = |keeper: &Keeper, lane| keeper.buffer.sendable(epoch, lane, BatchNumber(1));
+    let replaced = vec![first(&keeper, Lane::Live).unwrap().place];
+    let rest = keeper.batcher.collect(now, kind, readings(2)).unwrap();
+    let sealed = keeper.buffer.seal_thinned(rest, replaced, now, wall);
+    assert_eq!(sealed.unwrap(), 1);
+    Box::pin(end(keeper)).await;
+    let keeper = open();
+    let read = |lane| {
+        let held = first(&keeper, lane).unwrap();
+        decode(&keeper.read(held.place).unwrap()).unwrap().body
+    };
+    assert!(matches!(read(Lane::Live), Body::Gap(gap) if gap.readings == 50));
+    assert!(matches!(read(Lane::Backlog), Body::Data(_)));
+}
+
 /// Damages the end of the first file of several, its last batch and the seal behind it, and what
 /// would spare a start to read that file. Returns the number of the batch and the count of places.
 fn damage_end(folder: &Path) -> (BatchNumber, usize) {

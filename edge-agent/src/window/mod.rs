@@ -510,13 +510,15 @@ impl Window {
                 .settled
                 .add(buffer.restored(epoch, lane, position, now, wall));
         }
-        // Nothing before it is missing, and yet it is refused: not at once again.
-        let rest = if position.last.next() >= from {
+        // Nothing that is held is missing before it, and yet it is refused: not at once again.
+        let next = position.last.next();
+        let is_next = |sendable: Sendable| sendable.place.from >= from;
+        let rest = if next >= from || buffer.sendable(epoch, lane, next).is_some_and(is_next) {
             PUZZLED
         } else {
             Duration::ZERO
         };
-        self.back(epoch, lane, position.last.next(), now + rest, buffer);
+        self.back(epoch, lane, next, now + rest, buffer);
     }
 
     fn back(

@@ -13,12 +13,21 @@ const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 10000000) a, gene
 #[tokio::test]
 async fn a_query_ends_at_its_deadline() {
     let bench = Bench::with(|options| super::QueryOptions {
+        queries_max: 1,
         time_max: Duration::from_millis(300),
         ..options
     });
     let error = bench.refusal(ENDLESS).await;
     assert!(matches!(error, QueryError::Timeout { .. }), "{error:?}");
-    assert_eq!(bench.ask("SELECT 1").await, [["1"]]);
+    // Its place is free before its end is told. A busy machine may take longer than the deadline
+    // even for a short query, which says nothing about places: that one is asked again.
+    for _ in 0..100 {
+        match bench.try_ask("SELECT 1", Vec::new()).await {
+            Err(QueryError::Timeout { .. }) => {}
+            other => return assert_eq!(other.unwrap().rows, [["1"]]),
+        }
+    }
+    panic!("a short query never ended in time");
 }
 
 #[tokio::test]
@@ -45,7 +54,8 @@ async fn dropping_an_answer_frees_its_place() {
 async fn no_more_queries_run_than_there_are_places() {
     let bench = Bench::with(|options| super::QueryOptions {
         queries_max: 1,
-        time_max: Duration::from_millis(300),
+        // Long enough for a busy machine to plan; what waits for a place waits this long.
+        time_max: Duration::from_secs(3),
         ..options
     });
     let planned = [
