@@ -21,7 +21,7 @@ use crate::fake_node::{Answered, Arrived, FakeNode, Story};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What stands behind a refused batch has to be there within.
-const DELIVERED_WITHIN: Duration = Duration::from_secs(5);
+const DELIVERED_WITHIN: Duration = Duration::from_secs(9);
 /// The batch that is refused.
 const POISON: u64 = 5;
 const QUOTA_RETRY_MS: u32 = 700;

@@ -15,8 +15,8 @@ use tests::wait;
 use crate::agent_kill_storm::links;
 
 const LIMIT: Duration = Duration::from_secs(240);
-const BACK_WITHIN: Duration = Duration::from_secs(60);
-const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(90);
+const BACK_WITHIN: Duration = Duration::from_secs(180);
+const LIVE_AGAIN_WITHIN: Duration = Duration::from_secs(210);
 /// A reading is live if its batch is acknowledged within so long of its coming.
 const LIVE_MS_MAX: f64 = 5_000.0;
 const STEP_NS: i64 = 100_000_000;

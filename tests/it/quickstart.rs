@@ -6,11 +6,12 @@ use std::time::Duration;
 use tests::binaries;
 use tests::process::Process;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(600);
 
 fn quickstart(arguments: &[&str]) -> (bool, String) {
     // It would build itself under cargo's lock with this test: built here, run there.
     let program = binaries::build_package("quickstart", "quickstart").unwrap();
+    let _turn = tests::cluster::turn();
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("quickstart.log");
     let mut command = Command::new(program);

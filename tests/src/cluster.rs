@@ -452,6 +452,12 @@ pub fn leader_name(status: &serde_json::Value) -> Option<String> {
     node["name"].as_str().map(str::to_owned)
 }
 
+/// Waits until no other test of this process has a cluster, and keeps others waiting.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A cluster in a folder of its own that exists as long as the test; its logs are printed if the
 /// test panics. Tests that hold one run one after another: two clusters on two cores only show
 /// that two cores are few.
@@ -482,8 +488,7 @@ impl ClusterUnderTest {
 
     /// Everything but the processes.
     pub fn prepare(options: Options) -> ClusterUnderTest {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         let binaries = Binaries::build().unwrap_or_else(|why| panic!("{why}"));
         let folder = tempfile::Builder::new()
             .prefix("tributary-test-")

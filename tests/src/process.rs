@@ -223,12 +223,12 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo started; exec sleep 1000"]);
         let mut process = Process::spawn("sleeper", &mut command, &log).unwrap();
-        wait::until("the log line", Duration::from_secs(10), || {
+        wait::until("the log line", Duration::from_secs(60), || {
             process.log_text().contains("started").then_some(())
         })
         .unwrap();
         assert!(process.ended().is_none());
-        assert!(!process.stop(Duration::from_secs(10)).unwrap().success());
+        assert!(!process.stop(Duration::from_secs(60)).unwrap().success());
 
         let process = Process::spawn("sleeper", &mut command, &log).unwrap();
         let proc_entry = PathBuf::from(format!("/proc/{}", process.id()));

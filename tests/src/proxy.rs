@@ -297,49 +297,60 @@ mod tests {
         address
     }
 
-    fn ask(stream: &mut TcpStream, text: &[u8]) -> io::Result<Vec<u8>> {
-        stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+    const LIMIT: Duration = Duration::from_secs(60);
+    /// No answer for so long is none.
+    const SILENCE: Duration = Duration::from_millis(300);
+
+    fn ask(stream: &mut TcpStream, text: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
+        stream.set_read_timeout(Some(patience))?;
         stream.write_all(text)?;
         let mut answer = vec![0; text.len()];
         stream.read_exact(&mut answer)?;
         Ok(answer)
     }
 
+    fn await_swallowed(proxy: &Proxy, bytes: u64) {
+        let swallowed = || (proxy.swallowed_bytes() == bytes).then_some(());
+        wait::until("what is swallowed", LIMIT, swallowed).unwrap();
+    }
+
     #[test]
     fn passes_swallows_and_cuts() {
         let proxy = Proxy::start(LOCALHOST, echo()).unwrap();
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
-        assert_eq!(ask(&mut stream, b"one").unwrap(), b"one");
+        assert_eq!(ask(&mut stream, b"one", LIMIT).unwrap(), b"one");
 
         proxy.swallow_answers(true);
-        assert!(ask(&mut stream, b"two").is_err());
-        assert_eq!((proxy.swallowed_bytes(), proxy.request_bytes()), (3, 6));
+        assert!(ask(&mut stream, b"two", SILENCE).is_err());
+        await_swallowed(&proxy, 3);
+        assert_eq!(proxy.request_bytes(), 6);
 
         proxy.cut();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0, "cut");
 
         proxy.swallow_answers(false);
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
-        assert_eq!(ask(&mut stream, b"three").unwrap(), b"three");
+        assert_eq!(ask(&mut stream, b"three", LIMIT).unwrap(), b"three");
         assert_eq!(proxy.connections(), 2);
 
         proxy.refuse(true);
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
-        assert!(ask(&mut stream, b"four").is_err());
+        assert!(ask(&mut stream, b"four", LIMIT).is_err());
     }
 
     #[test]
     fn a_dead_link_stays_open_and_says_nothing() {
         let proxy = Proxy::start(LOCALHOST, echo()).unwrap();
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
-        assert_eq!(ask(&mut stream, b"one").unwrap(), b"one");
+        assert_eq!(ask(&mut stream, b"one", LIMIT).unwrap(), b"one");
         proxy.black_hole(true);
-        let error = ask(&mut stream, b"two").unwrap_err();
+        let error = ask(&mut stream, b"two", SILENCE).unwrap_err();
         assert!(matches!(
             error.kind(),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
         ));
-        assert_eq!((proxy.swallowed_bytes(), proxy.request_bytes()), (3, 3));
+        await_swallowed(&proxy, 3);
+        assert_eq!(proxy.request_bytes(), 3);
         proxy.cut();
         assert_eq!(stream.read(&mut [0; 8]).unwrap_or(0), 0, "cut");
     }

@@ -51,13 +51,13 @@ mod tests {
     #[test]
     fn until_returns_the_fact_and_names_what_did_not_come() {
         let mut polls = 0;
-        let found = until("third poll", Duration::from_secs(5), || {
+        let found = until("third poll", Duration::from_secs(60), || {
             polls += 1;
             (polls == 3).then_some(polls)
         });
         assert_eq!(found, Ok(3));
         let none = until::<()>("the impossible", Duration::ZERO, || None);
         assert!(none.unwrap_err().contains("the impossible"));
-        assert_eq!(never(Duration::from_secs(5), || Some(7)), Err(7));
+        assert_eq!(never(Duration::from_secs(60), || Some(7)), Err(7));
     }
 }

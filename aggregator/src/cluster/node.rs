@@ -486,8 +486,8 @@ impl Propose for Node {
             let raft = self.raft.clone();
             return Box::pin(async move {
                 match give(&raft, command).await {
-                    Ok(outcome) => sent(outcome).await,
-                    Err(_) => Sent::Lost,
+                    Ok(outcome) => sent(&raft, outcome).await,
+                    Err(_) => Sent::Refused,
                 }
             });
         }

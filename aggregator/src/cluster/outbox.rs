@@ -39,9 +39,17 @@ pub(super) struct Leadership {
 /// A command to be proposed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Proposal {
-    pub(super) flight: u64,
-    pub(super) under: Leadership,
+    pub(super) id: ProposalId,
     pub(super) command: Bytes,
+}
+
+/// Which proposal of which flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProposalId {
+    flight: u64,
+    pub(super) under: Leadership,
+    /// Lines are in it, too.
+    whole: bool,
 }
 
 /// What became of a proposal, as far as its sender can tell.
@@ -78,7 +86,7 @@ struct Flight {
     due_at: Option<Instant>,
     /// Under whom its last proposal is on its way, or was taken.
     under: Option<Leadership>,
-    /// Proposals that nobody refused: any of them may be in some log.
+    /// Proposals of all of it that nobody refused: any of them may be in some log.
     unrefused: u32,
 }
 
@@ -116,24 +124,29 @@ impl Outbox {
         let leadership = self.leadership?;
         self.flights.retain(|flight| !flight.submissions.is_empty());
         let due = |flight: &Flight| flight.due_at.is_none_or(|at| at <= now);
+        // Refused or lost a moment ago: what came later must not overtake it.
+        let pauses = |flight: &Flight| flight.under.is_none() && !due(flight);
         let nth = self
             .flights
             .iter()
-            .position(|flight| due(flight) && flight.has_proposable());
+            .position(|flight| flight.has_proposable() && (due(flight) || pauses(flight)));
         let nth = match nth {
+            Some(nth) if pauses(&self.flights[nth]) => return None,
             Some(nth) => nth,
             None => self.gather(leadership)?,
         };
         let flight = &mut self.flights[nth];
         let command = flight.command();
+        let whole = flight.unrefused == 0;
         flight.due_at = Some(now + AGAIN_AFTER);
         flight.under = Some(leadership);
-        flight.unrefused += 1;
-        Some(Proposal {
+        flight.unrefused += u32::from(whole);
+        let id = ProposalId {
             flight: flight.number,
             under: leadership,
-            command,
-        })
+            whole,
+        };
+        Some(Proposal { id, command })
     }
 
     /// Makes a flight of what waits.
@@ -165,16 +178,11 @@ impl Outbox {
         Some(self.flights.len() - 1)
     }
 
-    /// A proposal of a flight under this leadership ended so. Returns the tickets that are to be
-    /// sent again later: of a full log, all of the flight.
-    pub(super) fn sent(
-        &mut self,
-        flight: u64,
-        under: Leadership,
-        sent: Sent,
-        now: Instant,
-    ) -> Vec<u64> {
-        let Some(at) = self.flights.iter().position(|one| one.number == flight) else {
+    /// A proposal ended so. Returns the tickets that are to be sent again later: of a full log, all
+    /// of the flight.
+    pub(super) fn sent(&mut self, id: ProposalId, sent: Sent, now: Instant) -> Vec<u64> {
+        let is_it = |one: &Flight| one.number == id.flight;
+        let Some(at) = self.flights.iter().position(is_it) else {
             return Vec::new();
         };
         if sent == Sent::Full {
@@ -185,11 +193,11 @@ impl Outbox {
                 .collect();
         }
         let flight = &mut self.flights[at];
-        if sent == Sent::Refused {
+        if sent == Sent::Refused && id.whole {
             flight.unrefused -= 1;
         }
         // What a leader of before said is old news: another has been given it, or will be at once.
-        if flight.under == Some(under) && flight.due_at.is_some() {
+        if flight.under == Some(id.under) && flight.due_at.is_some() {
             match sent {
                 Sent::Taken => flight.due_at = Some(now + AGAIN_AFTER_TAKEN),
                 // Whoever refused or vanished needs a moment.
@@ -361,7 +369,7 @@ mod tests {
         assert_eq!(outbox.next(now), None);
         outbox.lead(Some(B));
         let again = outbox.next(now).unwrap();
-        assert_eq!((again.under, tickets(&again)), (B, first[1..].to_vec()));
+        assert_eq!((again.id.under, tickets(&again)), (B, first[1..].to_vec()));
         assert_eq!(tickets(&outbox.next(now).unwrap()), second);
     }
 
@@ -374,11 +382,11 @@ mod tests {
         outbox.lead(Some(A));
         let proposal = outbox.next(now).unwrap();
         assert_eq!(tickets(&proposal), [0, 1]);
-        outbox.sent(proposal.flight, A, Sent::Refused, now);
+        outbox.sent(proposal.id, Sent::Refused, now);
         let later = now + Duration::from_millis(200);
         let proposal = outbox.next(later).unwrap();
         assert_eq!(tickets(&proposal), [0, 1], "refused: surely in no log");
-        outbox.sent(proposal.flight, A, Sent::Lost, later);
+        outbox.sent(proposal.id, Sent::Lost, later);
         let later = later + Duration::from_millis(200);
         assert_eq!(tickets(&outbox.next(later).unwrap()), [1]);
         outbox.applied(1);
@@ -399,13 +407,12 @@ mod tests {
         outbox.push(lines(1), 0, now + Duration::from_secs(10));
         outbox.lead(Some(A));
         let lost = outbox.next(now).unwrap();
-        assert_eq!(outbox.sent(lost.flight, A, Sent::Lost, now), [0_u64; 0]);
+        assert_eq!(outbox.sent(lost.id, Sent::Lost, now), [0_u64; 0]);
         let later = now + Duration::from_secs(1);
         let again = outbox.next(later).unwrap();
         assert_eq!(tickets(&again), [0], "lines may be in a log");
-        let (flight, full) = (again.flight, Sent::Full);
-        assert_eq!(outbox.sent(flight, A, full, later), [0, 1]);
-        assert_eq!(outbox.sent(flight, A, full, later), [0_u64; 0]);
+        assert_eq!(outbox.sent(again.id, Sent::Full, later), [0, 1]);
+        assert_eq!(outbox.sent(again.id, Sent::Full, later), [0_u64; 0]);
         assert!(!outbox.applied(0), "whoever waited was told");
         assert_eq!((outbox.next(later), outbox.wake_at()), (None, None));
     }
@@ -435,16 +442,52 @@ mod tests {
         let now = start();
         let mut outbox = filled(1, now);
         outbox.lead(Some(A));
-        let proposal = outbox.next(now).unwrap();
-        outbox.sent(proposal.flight, A, Sent::Taken, now);
+        let old = outbox.next(now).unwrap().id;
+        outbox.sent(old, Sent::Taken, now);
         assert_eq!(outbox.next(now + Duration::from_secs(3)), None);
         assert!(outbox.next(now + AGAIN_AFTER_TAKEN).is_some());
         outbox.lead(Some(B));
         let proposal = outbox.next(now).unwrap();
-        assert_eq!(proposal.under, B);
-        outbox.sent(proposal.flight, A, Sent::Taken, now);
+        assert_eq!(proposal.id.under, B);
+        outbox.sent(old, Sent::Taken, now);
         let later = now + AGAIN_AFTER;
         assert!(outbox.next(later).is_some(), "A does not count any more");
+    }
+
+    /// The later one was applied first once: its agent was told of a gap that was none.
+    #[test]
+    fn what_came_later_does_not_overtake_what_was_refused() {
+        let now = start();
+        let mut outbox = filled(1, now);
+        outbox.lead(Some(A));
+        let first = outbox.next(now).unwrap();
+        outbox.sent(first.id, Sent::Refused, now);
+        outbox.push(batch(1), 0, now + Duration::from_secs(10));
+        assert_eq!(outbox.next(now), None);
+        let wake_at = outbox.wake_at();
+        assert_eq!(wake_at, Some(now + AGAIN_PAUSE));
+        let order = [(); 2].map(|()| tickets(&outbox.next(now + AGAIN_PAUSE).unwrap()));
+        assert_eq!(order, [[0], [1]]);
+    }
+
+    /// A second proposal of the batches alone says nothing of the lines.
+    #[test]
+    fn lines_are_given_again_when_all_that_carried_them_was_refused() {
+        let now = start();
+        let mut outbox = Outbox::new();
+        outbox.push(lines(0), 0, now + Duration::from_secs(10));
+        outbox.push(batch(1), 0, now + Duration::from_secs(10));
+        outbox.lead(Some(A));
+        let all = outbox.next(now).unwrap();
+        assert_eq!(tickets(&all), [0, 1]);
+        outbox.lead(Some(B));
+        let batches = outbox.next(now).unwrap();
+        assert_eq!(tickets(&batches), [1], "lines may be in a log");
+        outbox.sent(all.id, Sent::Refused, now);
+        outbox.sent(batches.id, Sent::Taken, now);
+        outbox.applied(1);
+        assert_eq!(outbox.wake_at(), Some(now + AGAIN_AFTER_TAKEN));
+        assert_eq!(tickets(&outbox.next(now + AGAIN_AFTER_TAKEN).unwrap()), [0]);
     }
 
     #[test]

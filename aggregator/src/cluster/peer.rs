@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use openraft::errors::{ClientWriteError, Fatal};
 use openraft::impls::ProgressResponder;
@@ -23,8 +24,9 @@ use crate::state::Command;
 
 /// Commands of other nodes that wait for openraft to take them.
 pub(super) const PROPOSALS_MAX: usize = 64;
-/// What openraft has not refused by then it has in its log: a proposer that still waits is told so.
-const OUTCOME_LIMIT: Duration = Duration::from_secs(1);
+/// A proposer whose command openraft has not looked at by then is told that it was taken: a disk that
+/// is so slow is not helped by a second copy. Below the time after which it would give one.
+const OUTCOME_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// Answers on behalf of one running node.
 pub(super) struct Peer {
@@ -97,27 +99,39 @@ pub(super) async fn give(raft: &Raft, command: Bytes) -> Result<Outcome, Fatal<T
 
 /// What became of a command, as its proposer has to know it. A leader that no quorum has answered
 /// lately refuses commands: whoever takes such a one for taken waits for nothing.
-pub(super) async fn sent<Closed>(
+pub(super) async fn sent(raft: &Raft, outcome: Outcome) -> Sent {
+    // openraft takes what it is given in order: this is answered behind the command.
+    sent_behind(raft.with_raft_state(|_| ()), outcome).await
+}
+
+/// As [`sent`]; `handled` ends behind the command, which by then is refused or has its place in the
+/// log.
+async fn sent_behind<Stopped, Closed>(
+    handled: impl Future<Output = Result<(), Stopped>>,
     outcome: impl Future<Output = Result<ClientWriteResult<TypeConfig>, Closed>>,
 ) -> Sent {
-    match tokio::time::timeout(OUTCOME_LIMIT, outcome).await {
-        Err(_) | Ok(Ok(Ok(_))) => Sent::Taken,
+    match tokio::time::timeout(OUTCOME_LIMIT, handled).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Sent::Lost,
+        Err(_) => return Sent::Taken,
+    }
+    match outcome.now_or_never() {
+        None | Some(Ok(Ok(_))) => Sent::Taken,
         // "Rejected before its entry was appended", says openraft.
-        Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Sent::Refused,
-        Ok(Ok(Err(_)) | Err(_)) => Sent::Lost,
+        Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Sent::Refused,
+        Some(Ok(Err(_)) | Err(_)) => Sent::Lost,
     }
 }
 
 /// As [`sent`], of a command of another node.
-async fn proposed(taken: Option<oneshot::Receiver<Outcome>>) -> Result<Bytes, String> {
+async fn proposed(raft: &Raft, taken: Option<oneshot::Receiver<Outcome>>) -> Result<Bytes, String> {
     let Some(given) = taken else {
         return Ok(Proposed::Full.encode());
     };
-    let sent = match given.await {
-        Ok(outcome) => sent(outcome).await,
-        Err(_) => Sent::Lost,
+    let Ok(outcome) = given.await else {
+        return Err("this node stops, and openraft was not given it".to_owned());
     };
-    match sent {
+    match sent(raft, outcome).await {
         Sent::Refused => Err("no quorum has answered this leader lately".to_owned()),
         // What is lost may be in a log: its proposer waits for apply, as for what was taken.
         _ => Ok(Proposed::Taken.encode()),
@@ -198,7 +212,7 @@ impl Answerer for Peer {
             }),
             Kind::Propose => {
                 let taken = self.propose(payload);
-                Box::pin(async move { proposed(taken?).await })
+                Box::pin(async move { proposed(&raft, taken?).await })
             }
             Kind::ReadIndex => Box::pin(async move {
                 let read = raft
@@ -258,24 +272,30 @@ mod tests {
     /// It was told as taken once, and its proposer waited for eight seconds.
     #[tokio::test(start_paused = true)]
     async fn what_openraft_refuses_is_given_again_and_nothing_else_is() {
+        type Result = ClientWriteResult<TypeConfig>;
         let nowhere = ForwardToLeader::empty;
-        let told = |outcome: ClientWriteResult<TypeConfig>| async {
-            let (tell, outcome_of) = oneshot::channel();
-            assert!(tell.send(outcome).is_ok());
-            sent(outcome_of).await
-        };
-        let refused = Err(ClientWriteError::ForwardToLeader(nowhere()));
-        assert_eq!(told(refused).await, Sent::Refused);
+        let handled = |ok: bool| std::future::ready(ok.then_some(()).ok_or(()));
+        let told =
+            |outcome: Result| sent_behind(handled(true), std::future::ready(Ok::<_, ()>(outcome)));
+        let refused = || Err(ClientWriteError::ForwardToLeader(nowhere()));
+        assert_eq!(told(refused()).await, Sent::Refused);
         let discarded = Err(ClientWriteError::LogEntryDiscarded(nowhere()));
         assert_eq!(told(discarded).await, Sent::Lost);
-        let waits = std::future::pending::<Result<_, ()>>();
-        assert_eq!(sent(waits).await, Sent::Taken);
-        assert_eq!(sent(std::future::ready(Err(()))).await, Sent::Lost);
-
-        let (given, outcome) = oneshot::channel();
-        drop(given);
-        let told = proposed(Some(outcome)).await;
-        assert_eq!(told, Ok(Proposed::Taken.encode()), "it may be in a log");
+        let waits = std::future::pending::<std::result::Result<Result, ()>>;
+        assert_eq!(sent_behind(handled(true), waits()).await, Sent::Taken);
+        let closed = std::future::ready(Err::<Result, ()>(()));
+        assert_eq!(sent_behind(handled(true), closed).await, Sent::Lost);
+        assert_eq!(sent_behind(handled(false), waits()).await, Sent::Lost);
+        let stands = std::future::pending::<std::result::Result<(), ()>>();
+        assert_eq!(sent_behind(stands, waits()).await, Sent::Taken);
+        // However long openraft takes to look at it, the refusal is heard.
+        let (tell, outcome) = oneshot::channel::<Result>();
+        let slow = async {
+            tokio::time::sleep(OUTCOME_LIMIT / 2).await;
+            assert!(tell.send(refused()).is_ok());
+            Ok::<_, ()>(())
+        };
+        assert_eq!(sent_behind(slow, outcome).await, Sent::Refused);
     }
 
     /// Each of them was once committed, and no replica could apply it.

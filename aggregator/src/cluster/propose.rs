@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use super::answer::Answer;
-use super::outbox::{Leadership, Outbox, Proposal, Sent};
+use super::outbox::{Leadership, Outbox, Proposal, ProposalId, Sent};
 use crate::state::command::{Origin, Payload, Submission};
 
 /// Bytes of submissions without an answer; above, `submit` waits.
@@ -178,10 +178,10 @@ impl Proposer {
     }
 
     /// A proposal ended.
-    fn sent(&self, flight: u64, under: Leadership, sent: Sent) {
+    fn sent(&self, id: ProposalId, sent: Sent) {
         let now = Instant::now().into_std();
         let mut open = self.open();
-        let put_off = open.outbox.sent(flight, under, sent, now);
+        let put_off = open.outbox.sent(id, sent, now);
         let retry_ms = BUSY_RETRY_MS;
         open.answer(&put_off, Answer::Busy { retry_ms });
     }
@@ -197,20 +197,15 @@ impl Proposer {
         loop {
             let led = *leadership.borrow_and_update();
             let (proposals, wake_at) = self.due(led);
-            for Proposal {
-                flight,
-                under,
-                command,
-            } in proposals
-            {
-                let sent = to.propose(under.leader, command);
-                sending.push(async move { (flight, under, sent.await) });
+            for Proposal { id, command } in proposals {
+                let sent = to.propose(id.under.leader, command);
+                sending.push(async move { (id, sent.await) });
             }
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 changed = leadership.changed() => if changed.is_err() { return },
-                Some((flight, under, sent)) = sending.next() => self.sent(flight, under, sent),
+                Some((id, sent)) = sending.next() => self.sent(id, sent),
                 () = self.changed.notified() => {}
                 () = at(wake_at) => {}
             }

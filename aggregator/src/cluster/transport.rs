@@ -331,10 +331,11 @@ fn settle(pending: &mut Pending, address: &str, frame: Frame) {
     };
     let result = match frame.kind {
         Kind::Answer => Ok(frame.payload),
-        _ => Err(CallError::Refused {
+        Kind::Refusal => Err(CallError::Refused {
             address: address.to_owned(),
             why: String::from_utf8_lossy(&frame.payload).into_owned(),
         }),
+        _ => Err(lost(address, "it answered with a request")),
     };
     let _ = waiting.answer.send(result);
 }

@@ -9,7 +9,7 @@ use harness::wait;
 
 use crate::system::System;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the agent's streams have reached, all together: it grows with every acknowledged batch.
 const PROGRESS_SQL: &str = "SELECT sum(last) FROM agents";
@@ -21,7 +21,7 @@ pub(crate) fn show(system: &mut System) -> Result<Vec<String>, String> {
     let client = survivors(system, leader);
     // The machine's own readings come once a second; these come as often as anyone looks.
     let mut probe = TcpStream::connect(system.agent.line).map_err(|e| format!("the agent: {e}"))?;
-    let before = progress(&client).ok_or("no streams yet")?;
+    let before = wait::until("the streams before", LIMIT, || progress(&client))?;
 
     let start = wait::now();
     system.cluster.kill(leader);
@@ -55,7 +55,7 @@ fn survivors(system: &System, dead: usize) -> Client {
         .map(|(_, node)| format!("https://{}", node.http))
         .collect();
     Client {
-        timeout_seconds: 2,
+        timeout_seconds: 10,
         ..system.cluster.client(dead).at(servers.join(","))
     }
 }

@@ -91,7 +91,8 @@ fn watch(args: &Args, stop: &AtomicBool, system: &mut System) -> Result<(), Stri
     let end = args.seconds.map(Duration::from_secs);
     let mut screen = Screen::new();
     let mut killed = !args.kill_leader;
-    while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| start.elapsed() < end) {
+    let ended = |killed: bool| killed && end.is_some_and(|end| start.elapsed() >= end);
+    while !stop.load(Ordering::Relaxed) && !ended(killed) {
         if !killed && start.elapsed() >= KILL_AFTER {
             killed = true;
             for line in failover::show(system)? {

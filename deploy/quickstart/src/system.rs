@@ -13,8 +13,8 @@ use harness::wait;
 use crate::say;
 
 const AGENT: &str = "this-machine";
-const STOP_LIMIT: Duration = Duration::from_secs(30);
-const FIRST_READING_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+const FIRST_READING_LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct System {
     // In the order in which they go: the agent before its cluster, processes before their folder.
