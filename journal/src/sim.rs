@@ -48,6 +48,7 @@ struct Disk {
     syncs_until_failure: Option<u64>,
     bytes_left: Option<u64>,
     copies_on_write: bool,
+    gives_back: bool,
     files_open: usize,
     files_open_max: Option<usize>,
 }
@@ -311,6 +312,11 @@ impl SimStorage {
         self.disk().copies_on_write = true;
     }
 
+    /// From now on the room of a file that is removed can be taken again at once.
+    pub fn give_room_back(&self) {
+        self.disk().gives_back = true;
+    }
+
     /// From now on so many files may be open at a time: opening another fails.
     pub fn limit_open_files(&self, max: usize) {
         self.disk().files_open_max = Some(max);
@@ -424,10 +430,14 @@ impl Storage for SimStorage {
     fn remove(&self, name: &str) -> io::Result<()> {
         let name = self.full_name(name)?;
         let disk = &mut *self.disk();
-        if !disk.names.contains_key(&name) {
+        let Some(inode) = disk.names.get(&name) else {
             return Err(io::ErrorKind::NotFound.into());
-        }
+        };
+        let bytes = disk.inodes.get(inode).map_or(0, |one| one.current.len());
         disk.power()?;
+        if let Some(left) = disk.bytes_left.as_mut().filter(|_| disk.gives_back) {
+            *left = left.saturating_add(bytes as u64);
+        }
         let change = Change::Remove { name };
         change.apply(&mut disk.names);
         disk.changes.push(change);

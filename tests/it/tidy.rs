@@ -46,6 +46,7 @@ const HOMES: [(&str, &[&str]); 13] = [
             "benches/",
         ],
     ),
+    ("pco", &["aggregator/src/store/"]),
     ("prometheus_client", &["aggregator/src/"]),
     ("lexopt", &["edge-agent/src/args.rs"]),
     (

@@ -2,6 +2,7 @@
 //! whoever is answered can read what was acknowledged. The only place that mints `Applied`.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as jobs};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::log::{self, LogId};
 use super::propose::Proposer;
 use super::types::{CommandBytes, TypeConfig};
 use crate::state::bytes::{ReadFault, Reader, Writer};
-use crate::state::{Command, Job, Outcome, State};
+use crate::state::{Command, Job, Outcome, State, Window};
 use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError, View};
 
 type Membership = StoredMembershipOf<TypeConfig>;
@@ -30,6 +31,8 @@ type Membership = StoredMembershipOf<TypeConfig>;
 const MERGES_MAX: usize = 2;
 const MERGER_ENDED: &str =
     "the thread that merges ended; restart the node, it recovers from its disk";
+/// How often it is looked whether a merge that is waited for waits itself.
+const ROOM_LOOK: Duration = Duration::from_secs(1);
 /// After so long a merge or a snapshot that found the disk full is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(5);
 
@@ -66,10 +69,20 @@ enum Merges {
         merged: mpsc::Receiver<Result<Merged, StoreError>>,
         /// Given to the thread and not taken back.
         running: usize,
+        signs: Signs,
         thread: Option<JoinHandle<()>>,
     },
     /// At once: for a simulation that has one thread.
     Inline,
+}
+
+/// Between the thread that merges and whoever owns it.
+#[derive(Debug, Clone, Default)]
+struct Signs {
+    /// A merge found the disk full.
+    full: Arc<AtomicBool>,
+    /// The node stops.
+    stops: Arc<AtomicBool>,
 }
 
 impl Merges {
@@ -77,15 +90,21 @@ impl Merges {
         let (jobs, waiting) = jobs::sync_channel::<MergeJob>(MERGES_MAX);
         let (lives, ended) = jobs::sync_channel::<()>(0);
         let (done, merged) = mpsc::channel(MERGES_MAX);
+        let signs = Signs::default();
+        let full = Arc::clone(&signs.full);
         let mut pause = move || {
+            full.store(true, Ordering::Relaxed);
             let waited = ended.recv_timeout(FULL_PAUSE);
             waited == Err(jobs::RecvTimeoutError::Timeout)
         };
+        let (full, stops) = (Arc::clone(&signs.full), Arc::clone(&signs.stops));
         let run = move || {
-            for job in waiting {
+            for mut job in waiting {
+                job.stop_by(Arc::clone(&stops));
                 let Some(merged) = run_when_room(&job, &mut pause) else {
                     return;
                 };
+                full.store(false, Ordering::Relaxed);
                 if done.blocking_send(merged).is_err() {
                     return;
                 }
@@ -99,8 +118,16 @@ impl Merges {
             lives: Some(lives),
             merged,
             running: 0,
+            signs,
             thread: Some(thread),
         })
+    }
+
+    fn wait_for_room(&self) -> bool {
+        match self {
+            Merges::Thread { signs, .. } => signs.full.load(Ordering::Relaxed),
+            Merges::Inline => false,
+        }
     }
 
     fn running(&self) -> usize {
@@ -146,12 +173,14 @@ impl Drop for Merges {
             jobs,
             lives,
             merged,
+            signs,
             thread,
             ..
         } = self
         else {
             return;
         };
+        signs.stops.store(true, Ordering::Relaxed);
         *jobs = None;
         *lives = None;
         // A merge under way ends first: its files are whole then. Those that wait do not begin, or
@@ -221,6 +250,7 @@ impl Applier {
             }
             None => {}
             Some(Job::Merge) => self.begin_merge(id).await?,
+            Some(Job::Seal(window)) => self.begin_seal(id, window).await?,
             Some(Job::Retention { before }) => {
                 self.store.drop_before(id.index, before).map_err(stored)?;
             }
@@ -242,6 +272,26 @@ impl Applier {
         }
         let raft = encode_raft(&id, &self.membership)?;
         let job = self.store.begin_merge(id.index, &self.state, raft);
+        self.run_merge(job)
+    }
+
+    /// What is sealed has to be the same on every replica: all that was merged before.
+    async fn begin_seal(&mut self, id: LogId, window: Window) -> io::Result<()> {
+        self.finish_merges()?;
+        while self.merges.running() > 0 {
+            if self.merges.wait_for_room() {
+                // Whoever waits for room must not hold up what may make some.
+                return self.begin_merge(id).await;
+            }
+            let next = tokio::time::timeout(ROOM_LOOK, self.finish_next_merge());
+            next.await.unwrap_or(Ok(()))?;
+        }
+        let raft = encode_raft(&id, &self.membership)?;
+        let job = self.store.begin_seal(id.index, &self.state, raft, window);
+        self.run_merge(job)
+    }
+
+    fn run_merge(&mut self, job: MergeJob) -> io::Result<()> {
         match &mut self.merges {
             Merges::Thread {
                 jobs: Some(jobs),
@@ -499,9 +549,17 @@ pub(super) mod tests {
                 term: 1,
                 node_id: 1,
             };
+            let window = Window {
+                start_hour: 0,
+                hours: 24,
+            };
+            let command = match index % 3 {
+                0 => Command::Seal(window),
+                _ => Command::Merge,
+            };
             let entry = Entry {
                 log_id: LogId { leader_id, index },
-                payload: EntryPayload::Normal(CommandBytes(Command::Merge.encode())),
+                payload: EntryPayload::Normal(CommandBytes(command.encode())),
             };
             Ok((entry, None))
         };

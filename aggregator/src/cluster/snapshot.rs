@@ -290,6 +290,11 @@ impl Receiver {
         if !missing.is_empty() {
             return Err(format!("{} of its files are missing", missing.len()));
         }
+        let here = self.segments.list().map_err(|e| e.to_string())?;
+        if let Some(gone) = offer.files.iter().find(|file| !here.contains(&file.name)) {
+            // A merge or retention took its place while others came.
+            return Err(format!("{} is gone meanwhile: offer it again", gone.name));
+        }
         if self.failed.load(Ordering::Relaxed) {
             return Err(
                 "an earlier sync failed; restart the node, and look at its disk".to_owned(),

@@ -8,19 +8,24 @@ use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
+use shared::id::TimeNs;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Node;
 use super::apply::Progress;
 use super::types::Member;
-use crate::state::{Command, Settings, State, Wish};
+use crate::state::{Command, Settings, State, Window, Wish};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a node tells its clock, and its settings until they are known.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
+/// How often it is looked whether a partition is to be sealed.
+const SEAL_EVERY: Duration = Duration::from_secs(30);
+/// One that could not be is not tried again for so long.
+const SEAL_AGAIN: Duration = Duration::from_secs(3_600);
 /// So long a follower may stand in the way of a purge, and so long while the log is short.
 const PURGE_PATIENCE: Duration = Duration::from_secs(5);
 const PURGE_PATIENCE_SHORT: Duration = Duration::from_secs(1);
@@ -46,6 +51,9 @@ pub(super) struct Duties {
     /// Since when there has been something to merge.
     unmerged_since: Option<Duration>,
     settings_told: Option<Duration>,
+    seal_looked: Option<Duration>,
+    /// Partitions that were to be sealed lately.
+    sealing: Vec<(Window, Duration)>,
 }
 
 /// What a duty is decided by.
@@ -58,6 +66,8 @@ pub(super) struct Situation<'a> {
     /// What the log holds behind the last merge: also entries that brought no rows.
     pub(super) log_bytes: u64,
     pub(super) state: &'a State,
+    /// Partitions that are to be sealed at this time, the most urgent first.
+    pub(super) unsealed: &'a dyn Fn(TimeNs) -> Vec<Window>,
 }
 
 /// What to propose.
@@ -65,6 +75,7 @@ pub(super) struct Situation<'a> {
 pub(super) enum Duty {
     Clock,
     Merge,
+    Seal(Window),
     Retention,
     Settings,
 }
@@ -77,6 +88,8 @@ impl Duties {
             retention_asked: None,
             unmerged_since: None,
             settings_told: None,
+            seal_looked: None,
+            sealing: Vec::new(),
         }
     }
 
@@ -88,6 +101,7 @@ impl Duties {
             progress,
             log_bytes,
             state,
+            unsealed,
         } = *situation;
         let mut due = Vec::new();
         if elapsed(self.clock_told, now) >= CLOCK_EVERY {
@@ -114,15 +128,38 @@ impl Duties {
         let old = self
             .unmerged_since
             .is_some_and(|since| now.saturating_sub(since) >= self.wishes.merge_age);
-        if timed && progress.merges_running == 0 && (large || old) {
-            self.unmerged_since = None;
-            due.push(Duty::Merge);
+        if timed && progress.merges_running == 0 {
+            if large || old {
+                self.unmerged_since = None;
+                due.push(Duty::Merge);
+            } else {
+                due.extend(self.seal(now, state.now(), unsealed));
+            }
         }
         if timed && elapsed(self.retention_asked, now) >= RETENTION_EVERY {
             self.retention_asked = Some(now);
             due.push(Duty::Retention);
         }
         due
+    }
+
+    fn seal(
+        &mut self,
+        now: Duration,
+        wall: TimeNs,
+        unsealed: &dyn Fn(TimeNs) -> Vec<Window>,
+    ) -> Option<Duty> {
+        if elapsed(self.seal_looked, now) < SEAL_EVERY {
+            return None;
+        }
+        self.seal_looked = Some(now);
+        self.sealing
+            .retain(|(_, at)| now.saturating_sub(*at) < SEAL_AGAIN);
+        let lately = |window: &Window| self.sealing.iter().any(|(one, _)| one == window);
+        let mut all = unsealed(wall).into_iter();
+        let window = all.find(|window| !lately(window))?;
+        self.sealing.push((window, now));
+        Some(Duty::Seal(window))
     }
 }
 
@@ -200,6 +237,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             progress,
             log_bytes: node.log.bytes_after(progress.merged),
             state: view.state(),
+            unsealed: &|now| view.unsealed(now),
         });
         for duty in due {
             let command = match duty {
@@ -208,6 +246,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
                     now: (node.wall_clock)(),
                 },
                 Duty::Merge => Command::Merge,
+                Duty::Seal(window) => Command::Seal(window),
                 Duty::Retention => Command::Retention,
                 Duty::Settings => Command::Settings {
                     node: node.id,
@@ -347,6 +386,15 @@ mod tests {
             progress,
             log_bytes,
             state,
+            unsealed: &|now| {
+                let window = |start_hour| Window {
+                    start_hour,
+                    hours: 24,
+                };
+                let month = 720 * 3_600_000_000_000;
+                let ended = |window: &Window| (0..month).contains(&(now.0 - window.end().0));
+                [window(0), window(24)].into_iter().filter(ended).collect()
+            },
         })
     }
 
@@ -395,6 +443,36 @@ mod tests {
         assert!(asks(11, &state), "of an earlier start");
         state.apply(NODE + 2, &told(30));
         assert!(!asks(16, &state));
+    }
+
+    #[test]
+    fn partitions_are_sealed_one_after_another_a_while_after_their_end() {
+        let mut duties = duties();
+        let at = |hours: i64| {
+            let mut state = State::new();
+            let now = TimeNs(hours * 3_600_000_000_000);
+            state.apply(1, &Command::Clock { node: 1, now });
+            state
+        };
+        let sealed = |due: Vec<Duty>| {
+            let window = |duty| match duty {
+                Duty::Seal(window) => Some(window.start_hour),
+                _ => None,
+            };
+            due.into_iter().find_map(window)
+        };
+        let mut asks = |at_s, leads, state: &State| sealed(due(&mut duties, at_s, leads, 0, state));
+        assert_eq!(asks(0, true, &at(23)), None, "it goes on");
+        assert_eq!(asks(100, false, &at(50)), None, "it does not lead");
+        assert_eq!(asks(200, true, &at(50)), Some(0));
+        assert_eq!(asks(201, true, &at(50)), None, "it was just looked");
+        assert_eq!(asks(300, true, &at(50)), Some(24));
+        assert_eq!(asks(400, true, &at(50)), None, "both may be under way");
+        assert_eq!(
+            asks(200 + 3_600, true, &at(50)),
+            Some(0),
+            "it is still there"
+        );
     }
 
     #[test]

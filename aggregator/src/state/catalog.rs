@@ -356,7 +356,7 @@ impl Catalog {
 const OTHER_DEVICES: &str = "(other)";
 
 impl TableInfo {
-    pub(crate) fn series(&self) -> impl Iterator<Item = SeriesId> {
+    pub fn series(&self) -> impl Iterator<Item = SeriesId> {
         self.series.iter().copied()
     }
 

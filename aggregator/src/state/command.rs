@@ -21,6 +21,9 @@ const MERGE: u8 = 2;
 const RETENTION: u8 = 3;
 const ADMIT: u8 = 4;
 const SETTINGS: u8 = 5;
+const SEAL: u8 = 6;
+
+const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 const BATCH: u8 = 0;
 const LINES: u8 = 1;
@@ -62,6 +65,8 @@ pub enum Command {
     Clock { node: u64, now: TimeNs },
     /// Everything applied before this command becomes segments named after its index.
     Merge,
+    /// As a merge; of this partition everything that segments hold goes into the new one, too.
+    Seal(Window),
     /// Drop the partitions that ended more than the retention before replicated time.
     Retention,
     /// Admits a node; the index of this command becomes its id.
@@ -75,6 +80,15 @@ pub enum Command {
     RetentionDays(u32),
     /// What the configuration of one node says that all replicas must agree on.
     Settings { node: u64, wish: Wish },
+}
+
+/// A window of time by which rows are kept together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// UTC hours since 1970.
+    pub start_hour: i64,
+    /// Above 0.
+    pub hours: u32,
 }
 
 /// Why bytes are no command. Whoever meets this in a log entry stops: it must not skip it.
@@ -109,6 +123,11 @@ impl Command {
                 out.i64(now.0);
             }
             Self::Merge => out.u8(MERGE),
+            Self::Seal(Window { start_hour, hours }) => {
+                out.u8(SEAL);
+                out.i64(*start_hour);
+                out.u32(*hours);
+            }
             Self::Retention => out.u8(RETENTION),
             Self::Admit {
                 name,
@@ -162,6 +181,7 @@ impl Command {
                 now: TimeNs(reader.i64()?),
             },
             MERGE => Self::Merge,
+            SEAL => Self::Seal(Window::decode(&mut reader)?),
             RETENTION => Self::Retention,
             ADMIT => {
                 let (name, address) = (reader.text()?.to_owned(), reader.text()?.to_owned());
@@ -176,6 +196,22 @@ impl Command {
         };
         reader.end()?;
         Ok(command)
+    }
+}
+
+impl Window {
+    /// The first time behind it.
+    pub fn end(self) -> TimeNs {
+        let hour = self.start_hour.saturating_add(i64::from(self.hours));
+        TimeNs(hour.saturating_mul(HOUR_NS))
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Result<Self, CommandError> {
+        let (start_hour, hours) = (from.i64()?, from.u32()?);
+        if hours == 0 {
+            return Err(CommandError::Malformed("a window without hours"));
+        }
+        Ok(Self { start_hour, hours })
     }
 }
 

@@ -14,7 +14,7 @@ use shared::verdict::Position;
 
 use super::catalog::{Catalog, SeriesId};
 use super::clock::Clock;
-use super::command::{Command, Origin, Payload, Submission};
+use super::command::{Command, Origin, Payload, Submission, Window};
 use super::cow::CowMap;
 use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, decide};
 use super::last::{LastValue, LastValues};
@@ -76,6 +76,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Job {
     Merge,
+    /// A merge that takes along what segments hold of one partition.
+    Seal(Window),
     /// Drop what ended before.
     Retention {
         before: TimeNs,
@@ -125,6 +127,7 @@ impl State {
             }
             Command::Clock { node, now } => self.clock.told(*node, *now),
             Command::Merge => effects.job = Some(Job::Merge),
+            Command::Seal(window) => effects.job = Some(Job::Seal(*window)),
             Command::Retention => effects.job = self.retention(),
             Command::Admit {
                 name,

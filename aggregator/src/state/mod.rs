@@ -19,7 +19,7 @@ pub(crate) mod bytes;
 pub(crate) mod cow;
 
 pub use catalog::{Catalog, SeriesId, SeriesInfo, TableId, TableInfo};
-pub use command::{Command, Origin, Payload, Submission};
+pub use command::{Command, Origin, Payload, Submission, Window};
 pub use dedup::{AgentRow, GapRow};
 pub use encode::StateError;
 pub use last::LastValue;

@@ -9,6 +9,7 @@ use shared::limits::TEXT_BYTES_MAX;
 use shared::reading::{FieldType, Value};
 use shared::wire::{Budget, WireError};
 
+use super::strong;
 use crate::state::SeriesId;
 use crate::state::bytes::{ReadFault, Reader, Writer};
 use crate::state::encode::{decode_value, encode_value};
@@ -26,6 +27,10 @@ const DECODE_BYTES_MAX: usize = 256 << 20;
 const STATS_ROWS_MIN: usize = 128;
 /// Longer texts do not appear in statistics.
 const STATS_TEXT_BYTES_MAX: usize = 64;
+
+/// Bits of a column's kind.
+const FLAGGED: u8 = 1;
+const STRONG: u8 = 2;
 
 /// What the index says of a block.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +87,8 @@ fn halve(rows: SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
 }
 
 /// The bytes of a block of sorted rows, and what the index will say; its offset is not known yet.
-pub(super) fn encode(rows: &SeriesRows) -> Result<(Vec<u8>, BlockMeta), LongText> {
+/// `strong`: columns may take longer to write and to read, if that makes them shorter.
+pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockMeta), LongText> {
     assert!(
         rows.times.is_sorted() && !rows.times.is_empty(),
         "a block holds sorted rows"
@@ -113,11 +119,22 @@ pub(super) fn encode(rows: &SeriesRows) -> Result<(Vec<u8>, BlockMeta), LongText
             .present
             .as_ref()
             .filter(|flags| flags.contains(&false));
-        out.u8(u8::from(present.is_some()));
+        let kind_at = out.out.len();
+        out.u8(if present.is_some() { FLAGGED } else { 0 });
         if let Some(flags) = present {
             sized(&mut out, |bytes| encode_bools(flags, bytes));
         }
+        let at = out.out.len();
         sized(&mut out, |bytes| encode_values(&column.values, bytes));
+        let own = &out.out[at + 4..];
+        let stronger = strong
+            .then(|| strong::encode(&column.values, own))
+            .flatten();
+        if let Some(stronger) = stronger {
+            out.out.truncate(at);
+            sized(&mut out, |bytes| bytes.extend_from_slice(&stronger));
+            out.out[kind_at] |= STRONG;
+        }
     }
     let with_stats = rows.times.len() >= STATS_ROWS_MIN;
     let stats = columns
@@ -170,7 +187,7 @@ pub(super) fn decode(
     }
     let mut decoded = Vec::new();
     for _ in 0..columns {
-        let (field, field_type, flagged) = (from.u16()?, from.u8()?, from.flag()?);
+        let (field, field_type, (flagged, strong)) = (from.u16()?, from.u8()?, kind(&mut from)?);
         let field_type = FieldType::from_byte(field_type);
         let field_type = field_type.ok_or(ReadFault::Invalid("type of a column"))?;
         let take = wanted(field);
@@ -191,9 +208,13 @@ pub(super) fn decode(
         let count = present
             .as_ref()
             .map_or(rows, |flags| flags.iter().filter(|f| **f).count());
-        let values = part(&mut from, |bytes| {
-            decode_values(bytes, field_type, count, &mut budget)
-        })?;
+        let values = if strong {
+            strong::decode(from.bytes()?, field_type, count, &mut budget)?
+        } else {
+            part(&mut from, |bytes| {
+                decode_values(bytes, field_type, count, &mut budget)
+            })?
+        };
         decoded.push(Column {
             field,
             present,
@@ -213,6 +234,8 @@ pub(super) fn decode(
 pub(super) struct ColumnLayout {
     pub(super) field: u16,
     pub(super) field_type: FieldType,
+    /// By `strong`, so that the first byte of its values is no codec of columns.
+    pub(super) strong: bool,
     /// Of the presence flags, if there are some.
     pub(super) flags: Option<PartLayout>,
     pub(super) values: PartLayout,
@@ -232,18 +255,27 @@ pub(super) fn layout(bytes: &[u8]) -> Result<(PartLayout, Vec<ColumnLayout>), Re
     let times = part_layout(&mut from)?;
     let mut columns = Vec::new();
     for _ in 0..count {
-        let (field, field_type, flagged) = (from.u16()?, from.u8()?, from.flag()?);
+        let (field, field_type, (flagged, strong)) = (from.u16()?, from.u8()?, kind(&mut from)?);
         let field_type = FieldType::from_byte(field_type);
         let field_type = field_type.ok_or(ReadFault::Invalid("type of a column"))?;
         let flags = flagged.then(|| part_layout(&mut from)).transpose()?;
         columns.push(ColumnLayout {
             field,
             field_type,
+            strong,
             flags,
             values: part_layout(&mut from)?,
         });
     }
     Ok((times, columns))
+}
+
+/// Whether presence flags follow, and whether the values are by `strong`.
+fn kind(from: &mut Reader<'_>) -> Result<(bool, bool), ReadFault> {
+    match from.u8()? {
+        kind if kind & !(FLAGGED | STRONG) == 0 => Ok((kind & FLAGGED != 0, kind & STRONG != 0)),
+        _ => Err(ReadFault::Invalid("kind of a column")),
+    }
 }
 
 fn part_layout(from: &mut Reader<'_>) -> Result<PartLayout, ReadFault> {
@@ -410,7 +442,7 @@ mod tests {
     fn a_block_comes_back_whole_or_in_part() {
         for rows in [1, 2, 127, 128, 8192] {
             let rows = sample(rows);
-            let (bytes, meta) = encode(&rows).unwrap();
+            let (bytes, meta) = encode(&rows, false).unwrap();
             let mut back = decode(&bytes, &meta, &|_| true).unwrap();
             back.columns.reverse();
             let empty = rows.times.len() == 1;
@@ -431,8 +463,31 @@ mod tests {
     }
 
     #[test]
+    fn a_sealed_block_is_shorter_and_the_same() {
+        // Half of them 0, a quarter 1, and so on.
+        let noise = |row: u64| {
+            let mixed = (row + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            (mixed ^ (mixed >> 29))
+                .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+                .leading_zeros()
+        };
+        let mut rows = sample(4_000);
+        rows.columns[1].values =
+            Values::Float((0..4_000).map(|n| f64::from(noise(n)) / 10.0).collect());
+        let (plain, _) = encode(&rows, false).unwrap();
+        let (bytes, meta) = encode(&rows, true).unwrap();
+        assert!(bytes.len() < plain.len(), "{} {}", bytes.len(), plain.len());
+        let mut back = decode(&bytes, &meta, &|_| true).unwrap();
+        back.columns.reverse();
+        assert_eq!(back, rows);
+        let (_, columns) = layout(&bytes).unwrap();
+        let strong: Vec<bool> = columns.iter().map(|column| column.strong).collect();
+        assert_eq!(strong, [true, false]);
+    }
+
+    #[test]
     fn statistics_tell_the_extremes() {
-        let (_, meta) = encode(&sample(200)).unwrap();
+        let (_, meta) = encode(&sample(200), false).unwrap();
         let floats = &meta.columns[0];
         assert_eq!((floats.field, floats.count), (0, 200));
         assert_eq!(
@@ -440,13 +495,13 @@ mod tests {
             (&Some(Value::Float(0.0)), &floats.max)
         );
         assert_eq!(meta.columns[1].min, Some(Value::Text("t0".into())));
-        let (_, short) = encode(&sample(100)).unwrap();
+        let (_, short) = encode(&sample(100), false).unwrap();
         assert!(short.columns.is_empty());
     }
 
     #[test]
     fn every_flipped_bit_is_found() {
-        let (bytes, meta) = encode(&sample(130)).unwrap();
+        let (bytes, meta) = encode(&sample(130), false).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -465,7 +520,7 @@ mod tests {
                 values: Values::Text(vec!["a".to_owned(), "b".repeat(bytes)]),
             }],
         };
-        let (bytes, meta) = encode(&rows(TEXT_BYTES_MAX)).unwrap();
+        let (bytes, meta) = encode(&rows(TEXT_BYTES_MAX), false).unwrap();
         let back = decode(&bytes, &meta, &|_| true).unwrap();
         assert_eq!(back, rows(TEXT_BYTES_MAX));
         let refused = LongText {
@@ -473,7 +528,7 @@ mod tests {
             field: 4,
             bytes: TEXT_BYTES_MAX + 1,
         };
-        assert_eq!(encode(&rows(TEXT_BYTES_MAX + 1)), Err(refused));
+        assert_eq!(encode(&rows(TEXT_BYTES_MAX + 1), false), Err(refused));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::manifest::{self, Durable};
 use super::partition::Partition;
 use super::segment::{SegmentFile, SegmentHead};
+use super::strong;
 use crate::state::rows::SeriesRows;
 
 const CANNOT_FAIL: &str = "writing to a string cannot fail";
@@ -129,10 +130,14 @@ fn put_column(text: &mut String, column: &ColumnLayout) -> fmt::Result {
     let ColumnLayout {
         field,
         field_type,
+        strong,
         flags,
         values,
     } = *column;
-    let codec = values.codec.map(|codec| codec_name(field_type, codec));
+    let codec = values.codec.map(|codec| match strong {
+        true => strong::form_name(codec),
+        false => codec_name(field_type, codec),
+    });
     let (codec, bytes) = (codec.unwrap_or_default(), values.bytes);
     write!(
         text,
@@ -251,7 +256,7 @@ mod tests {
     use super::*;
     use crate::state::SeriesId;
 
-    const NAME: &str = "0000000000000035-489984+24.seg";
+    const NAME: &str = "0000000000000035-489984+24.7f3c2579cebae5ed.seg";
     const MERGED_AT: i64 = 1_795_701_475_834_606_225;
 
     /// The row of the example in `docs/formats.md`.
@@ -280,7 +285,7 @@ mod tests {
             merged_at: MERGED_AT,
         };
         let disk = SimStorage::new(1);
-        let mut writer = SegmentWriter::create(&*disk.as_storage(), head).unwrap();
+        let mut writer = SegmentWriter::create(&*disk.as_storage(), head, false).unwrap();
         writer.add(&rows).unwrap();
         writer.complete().unwrap();
         writer.name(&*disk.as_storage()).unwrap();
@@ -329,7 +334,7 @@ mod tests {
         let (text, damaged) = shown(&disk(), true);
         assert!(!damaged, "{text}");
         for part in [
-            "segment 0000000000000035-489984+24.seg, version 1, ",
+            "segment 0000000000000035-489984+24.7f3c2579cebae5ed.seg, version 1, ",
             "merge command 53, at 1795701475834606225 ns",
             "24 hours from hour 489984 since 1970",
             "1 blocks, 1 rows, times 1764000004000000000 to 1764000004000000000 ns",

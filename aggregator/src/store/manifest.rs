@@ -119,6 +119,7 @@ impl Manifest {
         expected: u64,
         durable: &Durable,
         added: &[SegmentFile],
+        replaced: &[&str],
     ) -> Result<(), StoreError> {
         self.change(|before, files| {
             // Where it stands already, a try that was told of a full disk was committed all the same.
@@ -126,6 +127,7 @@ impl Manifest {
             if !stands || before.installs != durable.installs {
                 return Err(StoreError::Superseded);
             }
+            files.retain(|file| !replaced.contains(&file.name.as_str()));
             files.extend(added.iter().cloned());
             Ok(Some(durable))
         })
@@ -615,7 +617,7 @@ mod tests {
     fn written() -> [Vec<u8>; 3] {
         let (manifest, _) = Manifest::open(&*SimStorage::new(1).as_storage(), &[]).unwrap();
         let (durable, file) = sample();
-        manifest.advance(0, &durable, &[file]).unwrap();
+        manifest.advance(0, &durable, &[file], &[]).unwrap();
         rows(manifest.db().as_ref().unwrap())
     }
 

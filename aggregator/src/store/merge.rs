@@ -2,12 +2,14 @@
 //! holding exactly its rows. Then one transaction makes them, the state and the log position
 //! durable together; until then nothing of it is believed, and it can be done again.
 //!
-//! A partition collects one segment a merge; merging the small ones again, and sealing, comes later.
+//! A partition collects one segment a merge, until one of them seals it: that takes along what the
+//! segments before hold, and takes their place in the same transaction.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use journal::Storage;
@@ -20,7 +22,7 @@ use super::partition::Partition;
 use super::room;
 use super::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
 use crate::state::rows::SeriesRows;
-use crate::state::{SeriesId, State};
+use crate::state::{Catalog, SeriesId, State};
 
 /// Values of 8 bytes that one pass over the rows gathers in memory, times included.
 const PASS_VALUES_MAX: u64 = 8 << 20;
@@ -40,17 +42,51 @@ pub struct MergeJob {
     pub(super) raft: Bytes,
     pub(super) manifest: Arc<Manifest>,
     pub(super) segments: Arc<dyn Storage>,
+    pub(super) seal: Option<Seal>,
+    /// What is synced and named, once it is: only the transaction is tried again. One that was told of
+    /// a full disk may have been committed.
+    pub(super) written: OnceLock<Written>,
+    /// The node stops: what takes long may give up.
+    pub(super) stops: Arc<AtomicBool>,
+}
+
+/// What a job wrote.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    files: Vec<SegmentFile>,
+    seals: bool,
+}
+
+/// A partition to seal.
+pub(super) struct Seal {
+    pub(super) partition: Partition,
+    /// What is there of it, oldest first.
+    pub(super) segments: Vec<Arc<SegmentHandle>>,
 }
 
 /// A merge that is durable.
 pub struct Merged {
     pub(super) durable: Durable,
     pub(super) files: Vec<Arc<SegmentHandle>>,
+    /// What it took the place of.
+    pub(super) replaced: Vec<Arc<SegmentHandle>>,
+}
+
+impl Merged {
+    /// Bytes of the segments that it made.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|one| one.file.len).sum()
+    }
 }
 
 impl MergeJob {
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Once this is true, sealing gives up: nothing changed then that a restart would believe.
+    pub fn stop_by(&mut self, stops: Arc<AtomicBool>) {
+        self.stops = stops;
     }
 
     /// Writes and syncs the segments, then the transaction. After an I/O error nothing changed
@@ -60,8 +96,18 @@ impl MergeJob {
     /// `Full`: it can be run again. After any other error of the disk the node must restart first.
     pub fn run(&self) -> Result<Merged, StoreError> {
         let state: Bytes = self.state.encode().into();
-        let files = self.write_segments(state.len());
-        let files = files.map_err(StoreError::or_full)?;
+        let written = match self.written.get() {
+            Some(written) => written,
+            None => {
+                let written = self.write_what_fits(state.len())?;
+                self.written.get_or_init(|| written)
+            }
+        };
+        let files = &written.files;
+        let replaced = match &self.seal {
+            Some(seal) if written.seals => &seal.segments[..],
+            _ => &[],
+        };
         let durable = Durable {
             index: self.index,
             installs: self.installs,
@@ -69,22 +115,55 @@ impl MergeJob {
             state,
             files: Vec::new(),
         };
-        self.manifest.advance(self.expected, &durable, &files)?;
+        let gone: Vec<&str> = replaced.iter().map(|one| one.file.name.as_str()).collect();
+        self.manifest
+            .advance(self.expected, &durable, files, &gone)?;
         let handles = files
-            .into_iter()
-            .map(|file| SegmentHandle::open(&self.segments, file, self.state.catalog()))
+            .iter()
+            .map(|file| SegmentHandle::open(&self.segments, file.clone(), self.state.catalog()))
             .collect::<Result<_, _>>()?;
         Ok(Merged {
             durable,
             files: handles,
+            replaced: replaced.to_vec(),
+        })
+    }
+
+    /// New segments, and whether they seal. That needs room for a partition twice: where it is not
+    /// there, the rows of level 0 must not wait for it.
+    fn write_what_fits(&self, state_bytes: usize) -> Result<Written, StoreError> {
+        if let Some(seal) = &self.seal {
+            match self.write_segments(state_bytes, Some(seal)) {
+                Ok(files) => return Ok(Written { files, seals: true }),
+                Err(Fault::Unreadable(error)) => {
+                    tracing::error!(%error, "a partition is not sealed: it stays in parts");
+                }
+                Err(Fault::Store(error @ StoreError::Full { .. })) => {
+                    tracing::warn!(%error, "no room to seal a partition: it stays in parts");
+                }
+                Err(Fault::Store(error)) => return Err(error),
+            }
+        }
+        let files = self.write_segments(state_bytes, None);
+        let files = files.map_err(|fault| match fault {
+            Fault::Store(error) | Fault::Unreadable(error) => error,
+        })?;
+        Ok(Written {
+            files,
+            seals: false,
         })
     }
 
     /// Segments that are durable, and room for a transaction with so large a state beside them. What
     /// had no room is gone again.
-    fn write_segments(&self, state_bytes: usize) -> Result<Vec<SegmentFile>, StoreError> {
+    fn write_segments(
+        &self,
+        state_bytes: usize,
+        seal: Option<&Seal>,
+    ) -> Result<Vec<SegmentFile>, Fault> {
         let merged_at = self.state.now().0;
         let mut output = Output {
+            sealed: seal.map(|seal| seal.partition),
             hours: self.state.settings().partition_hours(),
             plausible: self.state.plausible_times(),
             gathered: BTreeMap::new(),
@@ -98,9 +177,9 @@ impl MergeJob {
             storage: &*self.segments,
         };
         let written = self
-            .write_rows(&mut output)
-            .and_then(|()| output.complete())
-            .and_then(|()| room::seek(&*self.segments, ROOM_FILE, state_bytes));
+            .write_rows(seal, &mut output)
+            .and_then(|()| Ok(output.complete()?))
+            .and_then(|()| Ok(room::seek(&*self.segments, ROOM_FILE, state_bytes)?));
         if let Err(error) = written {
             output.abandon();
             return Err(error);
@@ -113,11 +192,15 @@ impl MergeJob {
         Ok(files)
     }
 
-    fn write_rows<F>(&self, output: &mut Output<'_, F>) -> Result<(), StoreError>
+    fn write_rows<F>(&self, seal: Option<&Seal>, output: &mut Output<'_, F>) -> Result<(), Fault>
     where
         F: Fn(Partition) -> SegmentHead,
     {
-        for series in passes(&self.rows) {
+        for series in passes(&self.rows, seal, self.state.catalog()) {
+            if let Some(seal) = seal {
+                let take = &mut |rows| output.gather(seal.partition, rows);
+                seal.read(&series, &self.stops, take)?;
+            }
             for rows in self.rows.rows.iter() {
                 let mut failed = Ok(());
                 let decoded = rows.expand(&|id| series.contains(&id), &mut |rows| {
@@ -136,9 +219,70 @@ impl MergeJob {
     }
 }
 
+/// Why segments were not written.
+enum Fault {
+    /// Part of what was to be sealed. It is an error to whoever asks for it, and holds up nobody else.
+    Unreadable(StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.or_full())
+    }
+}
+
+impl Seal {
+    /// The rows of some series, as they came.
+    fn read(
+        &self,
+        series: &RangeInclusive<SeriesId>,
+        stops: &AtomicBool,
+        take: &mut dyn FnMut(SeriesRows) -> Result<(), StoreError>,
+    ) -> Result<(), Fault> {
+        for segment in &self.segments {
+            let blocks = &segment.blocks;
+            let from = blocks.partition_point(|block| block.series < *series.start());
+            let ours = blocks[from..].iter();
+            for block in ours.take_while(|block| block.series <= *series.end()) {
+                if stops.load(Ordering::Relaxed) {
+                    return Err(StoreError::Superseded.into());
+                }
+                let rows = segment.read(block, &|_| true).map_err(|error| {
+                    segment.spoil();
+                    Fault::Unreadable(error)
+                });
+                take(rows?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn weights(&self, catalog: &Catalog, mut add: impl FnMut(SeriesId, u64)) {
+        // Short blocks do not say how many columns they have.
+        let width_most = |series| {
+            let info = catalog.series(series)?;
+            Some(catalog.table_by_id(info.table_id)?.fields.len())
+        };
+        let blocks = self.segments.iter().flat_map(|segment| &segment.blocks);
+        for block in blocks {
+            let width = match block.columns.len() {
+                0 => width_most(block.series).unwrap_or(0),
+                columns => columns,
+            };
+            add(block.series, u64::from(block.rows) * (width as u64 + 1));
+        }
+    }
+}
+
 /// Ranges of series that are gathered together, in ascending order.
-fn passes(rows: &RowList) -> Vec<RangeInclusive<SeriesId>> {
+fn passes(rows: &RowList, seal: Option<&Seal>, catalog: &Catalog) -> Vec<RangeInclusive<SeriesId>> {
     let mut weights: BTreeMap<SeriesId, u64> = BTreeMap::new();
+    if let Some(seal) = seal {
+        seal.weights(catalog, |series, values| {
+            *weights.entry(series).or_insert(0) += values
+        });
+    }
     for rows in rows.rows.iter() {
         rows.weights(|series, values| *weights.entry(series).or_insert(0) += values);
     }
@@ -159,6 +303,7 @@ fn passes(rows: &RowList) -> Vec<RangeInclusive<SeriesId>> {
 
 /// Sorts rows into partitions, gathers them by series and writes them as blocks.
 struct Output<'a, F: Fn(Partition) -> SegmentHead> {
+    sealed: Option<Partition>,
     hours: u32,
     plausible: Option<RangeInclusive<i64>>,
     gathered: BTreeMap<(SeriesId, Partition), SeriesRows>,
@@ -213,7 +358,8 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
 
     fn write(&mut self, partition: Partition, mut rows: SeriesRows) -> Result<(), StoreError> {
         if !self.writers.contains_key(&partition) {
-            let writer = SegmentWriter::create(self.storage, (self.head)(partition))?;
+            let sealed = self.sealed == Some(partition);
+            let writer = SegmentWriter::create(self.storage, (self.head)(partition), sealed)?;
             self.writers.insert(partition, writer);
         }
         let writer = self.writers.get_mut(&partition).expect("just made");

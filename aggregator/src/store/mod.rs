@@ -7,6 +7,7 @@
 mod error;
 mod memory;
 mod gather;
+mod strong;
 mod block;
 mod segment;
 mod partition;
@@ -20,7 +21,7 @@ pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use journal::Storage;
@@ -32,10 +33,12 @@ pub use reader::{Chunk, Scan, ScanIter, View, Views};
 pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
 
-use crate::state::{Rows, State};
+use crate::state::{Rows, State, Window};
 use manifest::{Durable, Manifest};
 use memory::Level0;
-use segment::SegmentHandle;
+use merge::Seal;
+use partition::Partition;
+use segment::{SegmentHandle, SegmentHead};
 
 /// What tries the room for a snapshot: not the file of a merge that may be running.
 const INSTALL_ROOM_FILE: &str = "room-install.tmp";
@@ -154,6 +157,35 @@ impl Store {
 
     /// The merge command at `index` was applied: freezes level 0 for it. `raft` is stored with it.
     pub fn begin_merge(&mut self, index: u64, state: &State, raft: Bytes) -> MergeJob {
+        self.begin(index, state, raft, None)
+    }
+
+    /// As a merge; the partition's segments become one. No merge may be running: what they hold is
+    /// what every replica's hold then.
+    pub fn begin_seal(
+        &mut self,
+        index: u64,
+        state: &State,
+        raft: Bytes,
+        window: Window,
+    ) -> MergeJob {
+        assert_eq!(self.merges_running(), 0, "sealing begins after all merges");
+        let partition = Partition::from(window);
+        // What only waits for room to be dropped is gone for all others.
+        let dropped = |head: &SegmentHead| self.drops.iter().any(|drop| drop.takes(head));
+        let ours = |segment: &&Arc<SegmentHandle>| {
+            segment.head.partition == partition && !dropped(&segment.head)
+        };
+        let segments: Vec<_> = self.segments.iter().filter(ours).map(Arc::clone).collect();
+        // One that is sealed already, where another replica's is not, is not written again.
+        let seal = (segments.len() > 1).then_some(Seal {
+            partition,
+            segments,
+        });
+        self.begin(index, state, raft, seal)
+    }
+
+    fn begin(&mut self, index: u64, state: &State, raft: Bytes, seal: Option<Seal>) -> MergeJob {
         assert!(
             index > self.begun,
             "merge {index} begins after {}",
@@ -178,13 +210,20 @@ impl Store {
             raft,
             manifest: Arc::clone(&self.manifest),
             segments: Arc::clone(&self.files),
+            seal,
+            written: OnceLock::new(),
+            stops: Arc::default(),
         }
     }
 
     /// Shows the segments instead of the rows they were made of; then does the retention commands
     /// that waited for it. One that was overtaken by a snapshot is ignored.
     pub fn finish_merge(&mut self, merged: Merged) -> Result<(), StoreError> {
-        let Merged { durable, files } = merged;
+        let Merged {
+            durable,
+            files,
+            replaced,
+        } = merged;
         if durable.installs != self.durable.installs {
             return Ok(());
         }
@@ -196,9 +235,11 @@ impl Store {
         );
         self.level0.frozen.pop_front();
         let segments = Arc::make_mut(&mut self.segments);
+        segments.retain(|known| !replaced.iter().any(|one| Arc::ptr_eq(one, known)));
         segments.extend(files);
         segments.sort_by(|a, b| a.file.name.cmp(&b.file.name));
         self.durable = durable;
+        self.doom(&replaced);
         self.drop_due()?;
         self.publish();
         Ok(())

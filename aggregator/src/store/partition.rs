@@ -3,9 +3,22 @@
 
 use std::ops::RangeInclusive;
 
+use shared::id::Digest;
+
+use crate::state::Window;
 use crate::state::bytes::{ReadFault, Reader, Writer};
 
+/// How files of segments end, and those of sealed ones.
+pub(super) const SEGMENT: &str = ".seg";
+pub(super) const SEALED: &str = ".sealed.seg";
 const HOUR_NS: i64 = 3_600 * 1_000_000_000;
+
+impl From<Window> for Partition {
+    fn from(window: Window) -> Self {
+        let Window { start_hour, hours } = window;
+        Self::Window { start_hour, hours }
+    }
+}
 
 /// One partition. The window's length is part of it, so that it may be configured anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,23 +43,30 @@ impl Partition {
 
     /// The first time behind it.
     pub(crate) fn end(self) -> Option<i64> {
+        self.window().map(|window| window.end().0)
+    }
+
+    /// None for what is wild.
+    pub(crate) fn window(self) -> Option<Window> {
         match self {
-            Self::Window { start_hour, hours } => Some(
-                start_hour
-                    .saturating_add(i64::from(hours))
-                    .saturating_mul(HOUR_NS),
-            ),
+            Self::Window { start_hour, hours } => Some(Window { start_hour, hours }),
             Self::Wild => None,
         }
     }
 
-    /// The segment's file name: which command made it, and for which partition.
-    pub(crate) fn file_name(self, command: u64) -> String {
+    /// How the file of a segment is named: which command made it, for which partition, what is in
+    /// it, and whether that is all that came for the partition until then. Nodes that were short of
+    /// room or memory may have cut the same rows otherwise: one name never stands for other bytes.
+    pub(crate) fn file_name(self, command: u64, digest: Digest, sealed: bool) -> String {
+        let end = if sealed { SEALED } else { SEGMENT };
+        format!("{}.{digest}{end}", self.stem(command))
+    }
+
+    /// The name of a file that is being written begins so.
+    pub(crate) fn stem(self, command: u64) -> String {
         match self {
-            Self::Window { start_hour, hours } => {
-                format!("{command:016x}-{start_hour}+{hours}.seg")
-            }
-            Self::Wild => format!("{command:016x}-wild.seg"),
+            Self::Window { start_hour, hours } => format!("{command:016x}-{start_hour}+{hours}"),
+            Self::Wild => format!("{command:016x}-wild"),
         }
     }
 
@@ -103,6 +123,9 @@ mod tests {
         assert_eq!(of(day).end(), Some(2 * day));
         assert_eq!(of(11 * day), Partition::Wild);
         assert_eq!(Partition::of(0, 24, None), Partition::Wild);
-        assert_eq!(of(day).file_name(16), "0000000000000010-24+24.seg");
+        let name = |sealed| of(day).file_name(16, Digest([1; 8]), sealed);
+        let stem = "0000000000000010-24+24.0101010101010101";
+        assert_eq!(name(false), format!("{stem}.seg"));
+        assert_eq!(name(true), format!("{stem}.sealed.seg"));
     }
 }

@@ -6,19 +6,35 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use shared::batch::Column;
+use shared::id::TimeNs;
 use shared::reading::FieldType;
 
 use super::error::StoreError;
 use super::gather::widened;
 use super::memory::RowList;
+use super::partition::Partition;
 use super::segment::SegmentHandle;
 use crate::state::rows::SeriesRows;
-use crate::state::{AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, State, TableId};
+use crate::state::{
+    AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, State, TableId, Window,
+};
 
 /// Rows of level 0 that a scan gathers before it hands them out.
 const GATHERED_ROWS_MAX: usize = 65_536;
 /// Memory of these rows above which it hands them out, but for those of the last batch.
 const GATHERED_BYTES_MAX: usize = 64 << 20;
+
+/// So long after its end a partition still waits for what comes late.
+const SEAL_AFTER_NS: i64 = 2 * HOUR_NS;
+/// Merges wait while one is sealed: parts that are so large together stay, and gain little by it.
+const SEAL_BYTES_MAX: u64 = 1 << 30;
+/// What comes late for a sealed partition has it sealed again at once if it is more than this part of its
+/// bytes; else a day after it was sealed, once it lies in so many parts or none came for so long.
+const LATE_SHARE: u64 = 8;
+const LATE_PARTS_MAX: usize = 16;
+const LATE_REST_NS: i64 = 6 * HOUR_NS;
+const SEAL_AGAIN_NS: i64 = 24 * HOUR_NS;
+const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 /// Everything at one log index. Queries hold it as long as they like.
 #[derive(Debug)]
@@ -137,6 +153,22 @@ impl View {
         Some(merged.sum::<u64>() + recent.sum::<u64>())
     }
 
+    /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
+    /// first.
+    pub fn unsealed(&self, now: TimeNs) -> Vec<Window> {
+        let mut partitions: BTreeMap<Partition, Vec<Part>> = BTreeMap::new();
+        for segment in self.segments.iter() {
+            let of = partitions.entry(segment.head.partition).or_default();
+            of.push(Part::of(segment));
+        }
+        let windows = partitions.iter().rev().filter_map(|(partition, parts)| {
+            let window = partition.window()?;
+            let has_ended = window.end().0 <= now.0.saturating_sub(SEAL_AFTER_NS);
+            (has_ended && is_worth_sealing(parts, now)).then_some(window)
+        });
+        windows.collect()
+    }
+
     /// A table that is not there has no rows.
     pub fn scan(self: &Arc<Self>, scan: Scan) -> ScanIter {
         let plan = self.plan(scan);
@@ -189,6 +221,43 @@ impl View {
             time,
         }
     }
+}
+
+/// What sealing is decided by, of one segment.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    sealed: bool,
+    spoilt: bool,
+    bytes: u64,
+    merged_at: i64,
+}
+
+impl Part {
+    fn of(segment: &SegmentHandle) -> Part {
+        Part {
+            sealed: segment.is_sealed(),
+            spoilt: segment.is_spoilt(),
+            bytes: segment.file.len,
+            merged_at: segment.head.merged_at,
+        }
+    }
+}
+
+fn is_worth_sealing(all: &[Part], now: TimeNs) -> bool {
+    let bytes = |of: &[Part]| of.iter().map(|one| one.bytes).sum::<u64>();
+    if bytes(all) > SEAL_BYTES_MAX || all.iter().any(|part| part.spoilt) {
+        return false;
+    }
+    let (sealed, parts): (Vec<Part>, Vec<Part>) = all.iter().partition(|part| part.sealed);
+    if sealed.is_empty() {
+        return parts.len() > 1;
+    }
+    let before = |age_ns| now.0.saturating_sub(age_ns);
+    let all_before = |of: &[Part], time| of.iter().all(|part| part.merged_at <= time);
+    let rests = !parts.is_empty() && all_before(&parts, before(LATE_REST_NS));
+    let is_many = rests || parts.len() >= LATE_PARTS_MAX;
+    let is_much = bytes(&parts) * LATE_SHARE > bytes(&sealed);
+    is_much || (is_many && all_before(&sealed, before(SEAL_AGAIN_NS)))
 }
 
 impl Plan {
@@ -353,5 +422,51 @@ impl Iterator for ScanIter {
                 Err(error) => return Some(Err(error)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: TimeNs = TimeNs(1_000 * HOUR_NS);
+
+    fn part(sealed: bool, bytes: u64, hours_ago: i64) -> Part {
+        Part {
+            sealed,
+            spoilt: false,
+            bytes,
+            merged_at: NOW.0 - hours_ago * HOUR_NS,
+        }
+    }
+
+    #[test]
+    fn parts_are_sealed_unless_they_are_large_or_spoilt() {
+        let parts = [part(false, 100, 1), part(false, 100, 0)];
+        assert!(is_worth_sealing(&parts, NOW));
+        assert!(!is_worth_sealing(&parts[..1], NOW), "it is one already");
+        let large = [parts[0], part(false, SEAL_BYTES_MAX, 0)];
+        assert!(!is_worth_sealing(&large, NOW));
+        let spoilt = Part {
+            spoilt: true,
+            ..parts[0]
+        };
+        assert!(!is_worth_sealing(&[parts[0], spoilt], NOW));
+    }
+
+    /// A device that writes into all partitions had all of them written again every hour.
+    #[test]
+    fn what_comes_late_is_sealed_when_it_is_worth_writing_all_again() {
+        let sealed = part(true, 8_000, 25);
+        let with = |more: &[Part]| is_worth_sealing(&[&[sealed], more].concat(), NOW);
+        assert!(!with(&[]));
+        assert!(!with(&[part(false, 1_000, 1)]));
+        assert!(with(&[part(false, 1_001, 1)]), "more than an eighth");
+        assert!(with(&[part(false, 1, 6)]), "nothing more comes");
+        assert!(!with(&[part(false, 1, 6), part(false, 1, 5)]));
+        assert!(with(&[part(false, 1, 0); LATE_PARTS_MAX]));
+        let lately = part(true, 8_000, 23);
+        let many = [&[lately][..], &[part(false, 1, 6); LATE_PARTS_MAX]].concat();
+        assert!(!is_worth_sealing(&many, NOW), "it was just sealed");
     }
 }

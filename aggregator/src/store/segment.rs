@@ -13,7 +13,7 @@ use shared::id::Digest;
 
 use super::block::{self, BlockMeta, LongText};
 use super::error::StoreError;
-use super::partition::Partition;
+use super::partition::{Partition, SEALED, SEGMENT};
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, TableId};
@@ -21,11 +21,12 @@ use crate::state::{Catalog, SeriesId, TableId};
 const MAGIC: &[u8; 8] = b"TRIBSEGM";
 const END_MAGIC: &[u8; 8] = b"TRIBEND.";
 const VERSION: u16 = 1;
+/// Of sealed ones, whose columns may be in a form that version 1 does not know.
+const VERSION_SEALED: u16 = 2;
 const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
 const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
 /// The digest runs over pieces of this size.
 const PIECE_BYTES: usize = 64 << 10;
-const SEGMENT: &str = ".seg";
 const TMP: &str = ".tmp";
 
 /// What names a segment in the manifest and in a snapshot.
@@ -58,16 +59,20 @@ pub(crate) struct SegmentHandle {
     pub(super) rows: BTreeMap<TableId, u64>,
     storage: Arc<dyn Storage>,
     doomed: AtomicBool,
+    /// Not all of it could be read.
+    spoilt: AtomicBool,
 }
 
 /// Writes one segment; nothing is visible under its name before `name`.
 pub(super) struct SegmentWriter {
-    name: String,
+    head: SegmentHead,
+    tmp: String,
     file: Arc<dyn StorageFile>,
     written: u64,
     pending: Vec<u8>,
     digest: Digest,
     blocks: Vec<BlockMeta>,
+    sealed: bool,
 }
 
 /// Whether a file is named as a segment that is whole.
@@ -76,34 +81,40 @@ pub(super) fn is_segment(name: &str) -> bool {
 }
 
 impl SegmentWriter {
-    pub(super) fn create(storage: &dyn Storage, head: SegmentHead) -> Result<Self, StoreError> {
-        let name = head.partition.file_name(head.command);
-        let tmp = format!("{name}{TMP}");
+    pub(super) fn create(
+        storage: &dyn Storage,
+        head: SegmentHead,
+        sealed: bool,
+    ) -> Result<Self, StoreError> {
+        let tmp = format!("{}{TMP}", head.partition.stem(head.command));
         let io = |source| StoreError::io(&tmp, source);
         let file = storage.open(&tmp, OpenMode::Create).map_err(io)?;
         // Left over from a merge that did not end.
         file.set_len(0).map_err(io)?;
         let mut out = Writer::default();
         out.out.extend_from_slice(MAGIC);
-        out.u16(VERSION);
+        out.u16(if sealed { VERSION_SEALED } else { VERSION });
         out.u64(head.command);
         head.partition.encode(&mut out);
         out.i64(head.merged_at);
         let pending = out.checked();
         assert_eq!(pending.len(), HEADER_BYTES, "the header has a fixed length");
         Ok(Self {
-            name,
+            head,
+            tmp,
             file,
             written: 0,
             pending,
             digest: Digest::ZERO,
             blocks: Vec::new(),
+            sealed,
         })
     }
 
     /// Adds sorted rows of one series.
     pub(super) fn add(&mut self, rows: &SeriesRows) -> Result<(), StoreError> {
-        let (bytes, mut meta) = block::encode(rows).map_err(|long| self.unreadable(long))?;
+        let (bytes, mut meta) =
+            block::encode(rows, self.sealed).map_err(|long| self.unreadable(long))?;
         debug_assert!(
             block::decode(&bytes, &meta, &|_| true).is_ok(),
             "what is written can be read"
@@ -120,7 +131,7 @@ impl SegmentWriter {
             bytes,
         } = long;
         StoreError::Unreadable {
-            file: self.name.clone(),
+            file: self.tmp.clone(),
             series: series.0,
             field,
             bytes,
@@ -151,17 +162,20 @@ impl SegmentWriter {
         footer.out.extend_from_slice(END_MAGIC);
         self.write(&footer.out)?;
         let synced = self.file.sync();
-        synced.map_err(|source| StoreError::io(&self.name, source))
+        synced.map_err(|source| StoreError::io(&self.tmp, source))
     }
 
     /// Gives a complete file its name; the directory is not synced yet.
     pub(super) fn name(self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
-        let tmp = format!("{}{TMP}", self.name);
+        let SegmentHead {
+            command, partition, ..
+        } = self.head;
+        let name = partition.file_name(command, self.digest, self.sealed);
         storage
-            .rename(&tmp, &self.name)
-            .map_err(|source| StoreError::io(&self.name, source))?;
+            .rename(&self.tmp, &name)
+            .map_err(|source| StoreError::io(&name, source))?;
         Ok(SegmentFile {
-            name: self.name,
+            name,
             len: self.written,
             digest: self.digest,
         })
@@ -169,10 +183,9 @@ impl SegmentWriter {
 
     /// Gives back the room that was taken.
     pub(super) fn abandon(self, storage: &dyn Storage) {
-        let tmp = format!("{}{TMP}", self.name);
-        if let Err(error) = storage.remove(&tmp) {
+        if let Err(error) = storage.remove(&self.tmp) {
             // The manifest does not name it: the next try or the next open removes it.
-            tracing::warn!(file = tmp, %error, "part of a merge stays for now");
+            tracing::warn!(file = self.tmp, %error, "part of a merge stays for now");
         }
     }
 
@@ -189,7 +202,7 @@ impl SegmentWriter {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let written = self.file.write_at(self.written, bytes);
-        written.map_err(|source| StoreError::io(&self.name, source))?;
+        written.map_err(|source| StoreError::io(&self.tmp, source))?;
         self.written += bytes.len() as u64;
         Ok(())
     }
@@ -329,14 +342,15 @@ impl SegmentHandle {
             };
             *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
         }
-        let (storage, doomed) = (Arc::clone(storage), AtomicBool::new(false));
+        let storage = Arc::clone(storage);
         Ok(Arc::new(Self {
             file,
             head,
             blocks,
             rows,
             storage,
-            doomed,
+            doomed: AtomicBool::new(false),
+            spoilt: AtomicBool::new(false),
         }))
     }
 
@@ -363,6 +377,20 @@ impl SegmentHandle {
         self.blocks
             .iter()
             .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
+    }
+
+    /// Whether it holds all that came for its partition until its command.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.file.name.ends_with(SEALED)
+    }
+
+    /// Something in it cannot be read: it is not sealed.
+    pub(super) fn spoil(&self) {
+        self.spoilt.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
     }
 
     /// Nobody new may take it; the file goes with the last view that names it.
@@ -418,7 +446,7 @@ fn read_header(bytes: &[u8]) -> Result<SegmentHead, HeaderFault> {
         return Err(ReadFault::Invalid("it does not start like a segment").into());
     }
     let version = from.u16()?;
-    if version != VERSION {
+    if ![VERSION, VERSION_SEALED].contains(&version) {
         return Err(HeaderFault::Version(version));
     }
     let command = from.u64()?;

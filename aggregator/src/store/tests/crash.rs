@@ -6,7 +6,7 @@ use shared::id::{AgentId, Digest, Lane, TimeNs};
 use super::agent::{Agent, Link};
 use super::model::Model;
 use super::{Node, Random, all_rows};
-use crate::state::{Command, Effects, Origin, Outcome, Payload, Submission};
+use crate::state::{Command, Effects, Origin, Outcome, Payload, Submission, Window};
 
 const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
@@ -126,7 +126,31 @@ impl Run {
     }
 
     fn merge(&mut self) {
-        self.apply(Command::Merge);
+        self.merge_by(Command::Merge);
+    }
+
+    /// Of a partition that ended, of the one that goes on, or of one that is not there.
+    fn seal(&mut self) {
+        self.settle();
+        let hour = self.history.now / HOUR;
+        let day = hour.div_euclid(24) - self.history.random.below(4) as i64 + 1;
+        self.merge_by(Command::Seal(Window {
+            start_hour: day * 24,
+            hours: 24,
+        }));
+    }
+
+    /// All merges end, whatever it takes, and nothing breaks any more.
+    fn settle(&mut self) {
+        if !self.node.jobs.is_empty() && !self.node.finish_merges() {
+            self.power_cut();
+        }
+        self.node.sim.cut_at(u64::MAX / 2);
+        assert!(self.node.finish_merges());
+    }
+
+    fn merge_by(&mut self, command: Command) {
+        self.apply(command);
         self.model
             .merge(self.history.log.len() as u64, &self.node.state);
         if self.history.random.chance(40) {
@@ -193,26 +217,19 @@ fn run(seed: u64) {
         now: start,
     });
     for _ in 0..10 + run.history.random.below(20) {
-        match run.history.random.below(20) {
+        match run.history.random.below(22) {
             0..14 => run.submit(),
             14..17 => run.merge(),
             17 => run.power_cut(),
             18 => {
-                if !run.node.jobs.is_empty() && !run.node.finish_merges() {
-                    run.power_cut();
-                }
-                run.node.sim.cut_at(u64::MAX / 2);
+                run.settle();
                 run.retention();
             }
+            19 => run.seal(),
             _ => run.compare(),
         }
     }
-    run.node.sim.cut_at(u64::MAX / 2);
-    if !run.node.finish_merges() {
-        run.power_cut();
-    }
-    run.node.sim.cut_at(u64::MAX / 2);
-    assert!(run.node.finish_merges());
+    run.settle();
     run.compare();
     replicas_agree(&mut run);
 }

@@ -4,9 +4,9 @@ use journal::SimStorage;
 use shared::batch::Values;
 use shared::id::TimeNs;
 
-use super::Node;
 use super::features::{Bench, DAY, HOUR, copy};
-use crate::state::Command;
+use super::{Node, all_rows};
+use crate::state::{Command, Window};
 use crate::store::{Store, StoreError};
 
 /// Enough for a segment and for the trial of room, and little more.
@@ -46,6 +46,118 @@ fn a_transaction_that_found_the_disk_full_is_done_again() {
         assert_eq!(store.view().row_count("truck"), Some(1));
     }
     assert!(in_transaction > 0, "no transaction was hit");
+}
+
+fn seal(bench: &mut Bench) {
+    bench.apply(&Command::Seal(Window {
+        start_hour: 1000 * 24,
+        hours: 24,
+    }));
+}
+
+/// Two parts and a late row, and the partition is to be sealed.
+fn with_a_partition_to_seal() -> Bench {
+    let mut bench = Bench::new();
+    for at in 0..2 {
+        let times: Vec<i64> = (0..4_000).map(|row| 1000 * DAY + 2 * row + at).collect();
+        let values = (0..4_000).map(|row| f64::from(row).sqrt()).collect();
+        bench.data(&times, Values::Float(values));
+        bench.merge();
+    }
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    seal(&mut bench);
+    bench
+}
+
+/// Rows must not wait for what only saves room, and come once whatever is tried again.
+#[test]
+fn without_room_for_sealing_the_rows_are_merged_all_the_same() {
+    let (mut in_parts, mut sealed) = (0, 0);
+    for room in (0..90).map(|step| (1 << 17) + step * 4_096) {
+        let mut bench = with_a_partition_to_seal();
+        bench.node.sim.give_room_back();
+        full(&bench.node.sim, room);
+        let mut ran = bench.node.jobs[0].run();
+        if let Err(StoreError::Full { .. }) = ran {
+            bench.node.sim.fill_up(u64::MAX);
+            ran = bench.node.jobs[0].run();
+        }
+        bench.node.store.finish_merge(ran.unwrap()).unwrap();
+        bench.node.jobs.clear();
+        let expected = all_rows(&bench.node.store.view());
+        assert_eq!(expected.len(), 8_001);
+        bench.node.sim.fill_up(u64::MAX);
+        bench.node.sim.power_cut();
+        let (store, _) = Store::open(&*bench.node.sim.as_storage()).unwrap();
+        assert_eq!(all_rows(&store.view()), expected);
+        match store.segments().list().unwrap().len() {
+            1 => sealed += 1,
+            3 => in_parts += 1,
+            other => panic!("{other} files"),
+        }
+    }
+    assert!(in_parts > 0 && sealed > 0, "{in_parts} {sealed}");
+}
+
+/// A transaction that was told of a full disk may have been committed: the one that is tried again
+/// must be the same, though there is room for more by then.
+#[test]
+fn what_was_written_once_is_what_counts() {
+    for sealed in [false, true] {
+        let mut bench = with_a_partition_to_seal();
+        let part = bench.files().into_iter().min().unwrap();
+        if !sealed {
+            assert!(bench.node.sim.flip_bit(&format!("segments/{part}"), 60 * 8));
+        }
+        drop(bench.node.jobs[0].run().unwrap());
+        if !sealed {
+            assert!(bench.node.sim.flip_bit(&format!("segments/{part}"), 60 * 8));
+        }
+        let again = bench.node.jobs[0].run().unwrap();
+        bench.node.store.finish_merge(again).unwrap();
+        bench.node.jobs.clear();
+        assert_eq!(all_rows(&bench.node.store.view()).len(), 8_001);
+        assert_eq!(bench.files().len(), if sealed { 1 } else { 3 });
+    }
+}
+
+/// Once a merge stopped at anything damaged would stop the node, at every start.
+#[test]
+fn what_is_damaged_is_not_sealed_and_holds_up_nobody() {
+    let mut bench = with_a_partition_to_seal();
+    let part = bench.files().into_iter().min().unwrap();
+    assert!(bench.node.sim.flip_bit(&format!("segments/{part}"), 60 * 8));
+    assert!(bench.node.finish_merges());
+    assert_eq!(bench.files().len(), 3);
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(8_001));
+    assert!(bench.node.store.verify(&part).is_err());
+}
+
+#[test]
+fn a_partition_that_is_sealed_takes_what_comes_late() {
+    let mut bench = with_a_partition_to_seal();
+    let view = bench.node.store.view();
+    assert!(bench.node.finish_merges());
+    assert_eq!(bench.files().len(), 3, "a view still reads the parts");
+    let expected = all_rows(&view);
+    drop(view);
+    let [file] = <[String; 1]>::try_from(bench.files()).unwrap();
+    assert!(
+        file.contains("-24000+24.") && file.ends_with(".sealed.seg"),
+        "{file}"
+    );
+    assert_eq!(all_rows(&bench.node.store.view()), expected);
+    bench.data(&[1000 * DAY + 7], Values::Float(vec![7.0]));
+    bench.merge();
+    let ended = TimeNs(1001 * DAY + 2 * HOUR);
+    let unsealed = |bench: &Bench, now| bench.node.store.view().unsealed(now);
+    assert_eq!(unsealed(&bench, TimeNs(ended.0 - 1)), [], "it goes on");
+    assert_eq!(unsealed(&bench, ended).len(), 1, "nothing more comes");
+    seal(&mut bench);
+    assert!(bench.node.finish_merges());
+    assert_eq!(bench.files().len(), 1);
+    assert_eq!(bench.node.store.view().row_count("truck"), Some(8_002));
+    assert_eq!(unsealed(&bench, ended), []);
 }
 
 #[test]

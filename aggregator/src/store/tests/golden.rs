@@ -13,7 +13,7 @@ use shared::reading::FieldType;
 
 use super::agent::Agent;
 use super::features::{DAY, submission};
-use crate::state::{Command, Outcome, Payload, Settings, State, Wish};
+use crate::state::{Command, Outcome, Payload, Settings, State, Window, Wish};
 
 fn folder(format: &str) -> PathBuf {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
@@ -133,6 +133,14 @@ fn settings() -> Command {
     }
 }
 
+/// A kind that came later, of which states know nothing.
+fn seal() -> Command {
+    Command::Seal(Window {
+        start_hour: 489_984,
+        hours: 24,
+    })
+}
+
 fn command(format: &str, name: &str) -> Command {
     Command::decode(&read(format, name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
@@ -166,6 +174,8 @@ fn golden_commands_are_read_as_what_was_written() {
             assert_eq!(read, sample, "{name}");
         }
     }
+    assert_eq!(command("command/v1", "seal.bin"), seal());
+    assert_eq!(seal().encode(), read("command/v1", "seal.bin"));
     assert_eq!(command("command/v2", "settings.bin"), settings());
     assert_eq!(settings().encode(), read("command/v2", "settings.bin"));
 }
@@ -215,6 +225,7 @@ fn write_golden_files() {
     for (name, command) in samples() {
         keep("command/v1", name, &command.encode());
     }
+    keep("command/v1", "seal.bin", &seal().encode());
     keep("command/v2", "settings.bin", &settings().encode());
     keep("state/v2", "state.bin", &applied_with_settings().encode());
 }

@@ -180,6 +180,12 @@ impl Node {
                 self.jobs
                     .push(self.store.begin_merge(index, &self.state, raft));
             }
+            Some(Job::Seal(window)) => {
+                assert!(self.finish_merges(), "no faults while applying");
+                let raft = Bytes::from(format!("raft at {index}"));
+                self.jobs
+                    .push(self.store.begin_seal(index, &self.state, raft, window));
+            }
             Some(Job::Retention { before }) => {
                 self.store
                     .drop_before(index, before)
