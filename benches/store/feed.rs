@@ -6,7 +6,7 @@ use std::ops::Range;
 use aggregator::state::{Origin, Payload, Submission};
 use bytes::Bytes;
 use shared::batch::{
-    self, Body, Column, Data, Group, Header, SeriesColumns, SeriesDefinition, Values,
+    self, Body, Column, Data, Group, Header, Hello, SeriesColumns, SeriesDefinition, Values,
 };
 use shared::id::{AgentId, BatchNumber, Digest, Epoch, Lane, LocalSeriesId, TimeNs};
 use shared::reading::FieldType;
@@ -24,12 +24,12 @@ const READINGS: [&str; 7] = [
 ];
 const DIAGNOSTICS: [&str; 3] = ["fuel_state", "current_load", "status"];
 const TAGS: [&str; 7] = [
-    "fleet",
-    "driver",
-    "model",
     "device_version",
-    "load_capacity",
+    "driver",
+    "fleet",
     "fuel_capacity",
+    "load_capacity",
+    "model",
     "nominal_fuel_consumption",
 ];
 
@@ -74,7 +74,8 @@ impl Fleet {
         TimeNs(self.times[row])
     }
 
-    pub(crate) fn names(&mut self, truck: usize) -> Result<Submission, Box<dyn Error>> {
+    /// What a truck says before its first reading.
+    pub(crate) fn names(&mut self, truck: usize) -> Result<[Submission; 2], Box<dyn Error>> {
         let definition = |id, table: &str, fields: &[&str]| SeriesDefinition {
             id: LocalSeriesId(id),
             table: table.to_owned(),
@@ -100,8 +101,17 @@ impl Fleet {
             definition(0, "readings", &READINGS),
             definition(1, "diagnostics", &DIAGNOSTICS),
         ]);
+        let hello = Body::Hello(Hello {
+            older_epochs: Vec::new(),
+            last: None,
+            max_unsafe_ms: 10_000,
+        });
         let now = self.time(0);
-        self.agents[truck].seal(Lane::Names, &body, now)
+        let agent = &mut self.agents[truck];
+        Ok([
+            agent.seal(Lane::Names, &hello, now)?,
+            agent.seal(Lane::Names, &body, now)?,
+        ])
     }
 
     pub(crate) fn batch(

@@ -61,7 +61,7 @@ impl Replica {
         self.clock(fleet.time(0))?;
         let all = 0..fleet.trucks();
         let all: Result<Vec<_>, _> = all.map(|truck| fleet.names(truck)).collect();
-        self.command(&Command::Submissions(all?))
+        self.command(&Command::Submissions(all?.into_iter().flatten().collect()))
     }
 
     /// These rows of all trucks.
