@@ -424,7 +424,7 @@ ack = true
         panic!("somebody is waited for");
     }
 
-    async fn stops_at_once(limit: Duration) -> bool {
+    async fn stops_at_once(limit: std::time::Duration) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let config = Config::parse(CONFIG, &folder.path().join("agent.toml")).unwrap();
         let socket = folder.path().join("lines.sock");

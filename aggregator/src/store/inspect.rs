@@ -134,10 +134,14 @@ fn put_column(text: &mut String, column: &ColumnLayout) -> fmt::Result {
         flags,
         values,
     } = *column;
-    let codec = values.codec.map(|codec| match strong {
-        true => strong::form_name(codec),
-        false => codec_name(field_type, codec),
-    });
+    let name = |codec| {
+        if strong {
+            strong::form_name(codec)
+        } else {
+            codec_name(field_type, codec)
+        }
+    };
+    let codec = values.codec.map(name);
     let (codec, bytes) = (codec.unwrap_or_default(), values.bytes);
     write!(
         text,

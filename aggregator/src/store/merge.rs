@@ -280,7 +280,7 @@ fn passes(rows: &RowList, seal: Option<&Seal>, catalog: &Catalog) -> Vec<RangeIn
     let mut weights: BTreeMap<SeriesId, u64> = BTreeMap::new();
     if let Some(seal) = seal {
         seal.weights(catalog, |series, values| {
-            *weights.entry(series).or_insert(0) += values
+            *weights.entry(series).or_insert(0) += values;
         });
     }
     for rows in rows.rows.iter() {
