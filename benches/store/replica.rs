@@ -17,8 +17,6 @@ use crate::feed::Fleet;
 
 /// Batches of one command, as a group commit gathers them.
 const BATCHES: usize = 32;
-/// As the cluster has it.
-const SEAL_AFTER_NS: i64 = 2 * 3_600 * 1_000_000_000;
 
 pub(crate) struct Replica {
     state: State,
@@ -86,8 +84,7 @@ impl Replica {
 
     /// What is due, as the leader's steward would say.
     pub(crate) fn merge_or_seal(&mut self) -> Result<(), Box<dyn Error>> {
-        let ended = self.state.now().0 - SEAL_AFTER_NS;
-        let windows = self.view().unsealed(TimeNs(ended));
+        let windows = self.view().unsealed(self.state.now());
         match windows.first() {
             Some(window) => self.command(&Command::Seal(*window)),
             None => self.command(&Command::Merge),

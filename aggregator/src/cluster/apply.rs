@@ -184,7 +184,7 @@ impl Drop for Merges {
         *jobs = None;
         *lives = None;
         // A merge under way ends first: its files are whole then. Those that wait do not begin, or
-        // give up if they wait for room.
+        // give up if they wait for room or seal.
         merged.close();
         if let Some(thread) = thread.take()
             && thread.join().is_err()

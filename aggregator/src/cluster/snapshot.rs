@@ -291,6 +291,7 @@ impl Receiver {
             return Err(format!("{} of its files are missing", missing.len()));
         }
         let here = self.segments.list().map_err(|e| e.to_string())?;
+        let here: BTreeSet<String> = here.into_iter().collect();
         if let Some(gone) = offer.files.iter().find(|file| !here.contains(&file.name)) {
             // A merge or retention took its place while others came.
             return Err(format!("{} is gone meanwhile: offer it again", gone.name));

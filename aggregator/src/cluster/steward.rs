@@ -132,8 +132,10 @@ impl Duties {
             if large || old {
                 self.unmerged_since = None;
                 due.push(Duty::Merge);
-            } else {
-                due.extend(self.seal(now, state.now(), unsealed));
+            } else if let Some(seal) = self.seal(now, state.now(), unsealed) {
+                // It is a merge, too.
+                self.unmerged_since = None;
+                due.push(seal);
             }
         }
         if timed && elapsed(self.retention_asked, now) >= RETENTION_EVERY {

@@ -15,6 +15,8 @@ use super::segment::{SegmentFile, SegmentHead};
 use super::strong;
 use crate::state::rows::SeriesRows;
 
+/// Where the version stands, behind the magic.
+const VERSION_AT: u64 = 8;
 const CANNOT_FAIL: &str = "writing to a string cannot fail";
 
 /// Shows a segment: header, blocks, columns, and with `rows` what they hold. Every checksum and the
@@ -39,7 +41,14 @@ pub(crate) fn segment(
         }
         Err(other) => return Err(other),
     };
-    show(&head_text(&file, head, &blocks));
+    let mut version = [0; 2];
+    content.read_at(VERSION_AT, &mut version).map_err(io)?;
+    show(&head_text(
+        &file,
+        u16::from_le_bytes(version),
+        head,
+        &blocks,
+    ));
     let mut damaged = false;
     for meta in &blocks {
         let mut bytes = vec![0; usize::try_from(meta.bytes).expect("a u32 fits")];
@@ -66,14 +75,14 @@ pub(crate) fn segment(
     Ok(damaged)
 }
 
-fn head_text(file: &SegmentFile, head: SegmentHead, blocks: &[BlockMeta]) -> String {
+fn head_text(file: &SegmentFile, version: u16, head: SegmentHead, blocks: &[BlockMeta]) -> String {
     let SegmentHead {
         command,
         partition,
         merged_at,
     } = head;
     format!(
-        "segment {}, version 1, {} bytes, digest {}\n  merge command {command}, at {merged_at} ns of replicated time\n  partition {}\n  {}",
+        "segment {}, version {version}, {} bytes, digest {}\n  merge command {command}, at {merged_at} ns of replicated time\n  partition {}\n  {}",
         file.name,
         file.len,
         file.digest,

@@ -264,13 +264,19 @@ impl Seal {
             let info = catalog.series(series)?;
             Some(catalog.table_by_id(info.table_id)?.fields.len())
         };
-        let blocks = self.segments.iter().flat_map(|segment| &segment.blocks);
-        for block in blocks {
+        // Every row of a series gets a place in every column that any of them has.
+        let mut all: BTreeMap<SeriesId, (u64, usize)> = BTreeMap::new();
+        for block in self.segments.iter().flat_map(|segment| &segment.blocks) {
+            let (rows, widest) = all.entry(block.series).or_default();
             let width = match block.columns.len() {
                 0 => width_most(block.series).unwrap_or(0),
                 columns => columns,
             };
-            add(block.series, u64::from(block.rows) * (width as u64 + 1));
+            *rows += u64::from(block.rows);
+            *widest = (*widest).max(width);
+        }
+        for (series, (rows, width)) in all {
+            add(series, rows * (width as u64 + 1));
         }
     }
 }

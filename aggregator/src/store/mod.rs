@@ -177,8 +177,10 @@ impl Store {
             segment.head.partition == partition && !dropped(&segment.head)
         };
         let segments: Vec<_> = self.segments.iter().filter(ours).map(Arc::clone).collect();
-        // One that is sealed already, where another replica's is not, is not written again.
-        let seal = (segments.len() > 1).then_some(Seal {
+        // One that is sealed already, where another replica's is not, is not written again, and one
+        // that cannot be read is not read again.
+        let is_whole = segments.iter().all(|segment| !segment.is_spoilt());
+        let seal = (is_whole && segments.len() > 1).then_some(Seal {
             partition,
             segments,
         });
@@ -294,6 +296,9 @@ impl Store {
             ..
         } = snapshot;
         files.sort_by(|a, b| a.name.cmp(&b.name));
+        if files.windows(2).any(|two| two[0].name == two[1].name) {
+            return Err(StoreError::damaged("snapshot", 0, "it names a file twice"));
+        }
         let state = decode_state(&bytes)?;
         if state.index() > index {
             return Err(StoreError::damaged(

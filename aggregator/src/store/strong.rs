@@ -151,6 +151,9 @@ fn numbers<T: pco::data_types::Number + Default>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
     use shared::column::encode_values;
 
     use super::*;
@@ -167,15 +170,51 @@ mod tests {
         (0..count).map(move |nth| (mixed(nth) % 97) * (mixed(nth + 7) % 3))
     }
 
-    #[test]
-    fn what_is_worth_it_comes_back_bit_by_bit() {
+    /// Values of each form, and the file of it.
+    fn samples() -> [(Values, u8, &'static str); 3] {
         let ints = Values::Int(noise(5_000).collect());
         let decimals = noise(5_000).map(|int| int as f64 / 10.0);
         let decimals = Values::Float(decimals.collect());
         let mut odd: Vec<f64> = noise(5_000).map(|int| int as f64 / 3.0).collect();
         (odd[7], odd[9]) = (-0.0, f64::from_bits(0x7ff8_0000_0000_1234));
-        let odd = Values::Float(odd);
-        for (values, form) in [(ints, INTS), (decimals, DECIMALS + 1), (odd, FLOATS)] {
+        [
+            (ints, INTS, "ints.bin"),
+            (decimals, DECIMALS + 1, "decimals.bin"),
+            (Values::Float(odd), FLOATS, "floats.bin"),
+        ]
+    }
+
+    fn golden(name: &str) -> PathBuf {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/packed/v1");
+        PathBuf::from(fixtures).join(name)
+    }
+
+    /// What was written once is read for ever; another pco may write other bytes.
+    #[test]
+    fn golden_columns_are_read() {
+        for (values, form, name) in samples() {
+            let bytes = fs::read(golden(name)).unwrap();
+            assert_eq!(bytes[0], form);
+            assert!(gives_back(&bytes, &values), "{name}");
+        }
+    }
+
+    /// Run with `--ignored` after adding a sample. It leaves files that are there alone.
+    #[test]
+    #[ignore = "writes the golden files of new samples"]
+    fn write_golden_columns() {
+        for (values, _, name) in samples() {
+            let path = golden(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if !path.exists() {
+                fs::write(path, encode(&values, &own(&values)).unwrap()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_worth_it_comes_back_bit_by_bit() {
+        for (values, form, _) in samples() {
             let own = own(&values);
             let bytes = encode(&values, &own).expect("it is worth it");
             assert_eq!(bytes[0], form);
