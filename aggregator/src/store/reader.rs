@@ -27,7 +27,7 @@ const GATHERED_BYTES_MAX: usize = 64 << 20;
 /// So long after its end a partition still waits for what comes late.
 const SEAL_AFTER_NS: i64 = 2 * HOUR_NS;
 /// Merges wait while one is sealed: parts that are so large together stay, and gain little by it.
-const SEAL_BYTES_MAX: u64 = 1 << 30;
+const SEAL_BYTES_MAX: u64 = 256 << 20;
 /// What comes late for a sealed partition has it sealed again at once if it is more than this part of its
 /// bytes; else a day after it was sealed, once it lies in so many parts or none came for so long.
 const LATE_SHARE: u64 = 8;
