@@ -281,6 +281,11 @@ impl SimStorage {
         disk.cut_at = Some(disk.operations + nth);
     }
 
+    /// Whether the power went and is not back.
+    pub fn is_off(&self) -> bool {
+        self.disk().off
+    }
+
     /// Operations that changed the disk so far: writes, lengths, syncs, names.
     pub fn operations(&self) -> u64 {
         self.disk().operations

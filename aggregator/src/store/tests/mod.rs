@@ -208,6 +208,7 @@ impl Node {
                 Err(_) => return false,
             }
         }
-        true
+        // Files that nobody needs any more go without a word, also when the power does.
+        !self.sim.is_off()
     }
 }
