@@ -13,7 +13,7 @@ use shared::reading::FieldType;
 
 use crate::data;
 
-const READINGS: [&str; 7] = [
+pub(crate) const READINGS: [&str; 7] = [
     "latitude",
     "longitude",
     "elevation",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aggregator::store::Scan;
 
 use crate::data::START;
+use crate::feed::READINGS;
 use crate::replica::Replica;
 
 const HOUR_NS: i64 = 3_600 * 1_000_000_000;
@@ -21,17 +22,8 @@ pub(crate) fn report(replica: &Replica, values: u64) -> Result<(), Box<dyn Error
         time: i64::MIN..=i64::MAX,
         devices: None,
     };
-    let readings = [
-        "latitude",
-        "longitude",
-        "elevation",
-        "velocity",
-        "heading",
-        "grade",
-        "fuel_consumption",
-    ];
     for (name, scan, share) in [
-        ("all of readings", all("readings", &readings), 0.7),
+        ("all of readings", all("readings", &READINGS), 0.7),
         ("one field of all", all("readings", &["velocity"]), 0.1),
     ] {
         let start = Instant::now();
