@@ -19,11 +19,34 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Builds them once for this process. The error is for people.
+    /// Builds them once for this process, unless `TRIBUTARY_BIN_DIR` names a folder that has them:
+    /// so what was built to be shipped is tested as it is. The error is for people.
     pub fn build() -> Result<Binaries, String> {
         static BUILT: OnceLock<Result<Binaries, String>> = OnceLock::new();
-        BUILT.get_or_init(build).clone()
+        let find = || match env::var_os("TRIBUTARY_BIN_DIR") {
+            Some(folder) => ready_made(Path::new(&folder)),
+            None => build(),
+        };
+        BUILT.get_or_init(find).clone()
     }
+}
+
+fn ready_made(folder: &Path) -> Result<Binaries, String> {
+    let find = |name: &str| {
+        let path = folder.join(name);
+        let missing = || {
+            format!(
+                "TRIBUTARY_BIN_DIR has no {name}: {} is no file",
+                path.display()
+            )
+        };
+        path.is_file().then(|| path.clone()).ok_or_else(missing)
+    };
+    Ok(Binaries {
+        aggregator: find("tributary-aggregator")?,
+        agent: find("tributary-agent")?,
+        cli: find("tributary")?,
+    })
 }
 
 /// Builds one more program of the workspace, as the quickstart for its own test.
@@ -125,6 +148,19 @@ pub fn workspace() -> &'static Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_without_a_binary_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tributary-aggregator"), "").unwrap();
+        let error = ready_made(folder.path()).unwrap_err();
+        assert!(error.contains("has no tributary-agent:"), "{error}");
+        for name in ["tributary-agent", "tributary"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found = ready_made(folder.path()).unwrap();
+        assert_eq!(found.cli, folder.path().join("tributary"));
+    }
 
     #[test]
     fn paths_come_from_cargos_report() {
