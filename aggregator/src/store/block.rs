@@ -66,9 +66,12 @@ pub(super) struct LongText {
 }
 
 /// Cuts sorted rows into pieces that fit blocks.
-pub(super) fn cut(rows: &SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
+pub(super) fn cut(rows: SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
     let width = rows.columns.len().max(1);
     let piece = (BLOCK_VALUES_MAX / width).clamp(1, BLOCK_ROWS_MAX);
+    if rows.times.len() <= piece {
+        return halve(rows, sink);
+    }
     let mut from = 0;
     while from < rows.times.len() {
         let to = (from + piece).min(rows.times.len());
@@ -534,7 +537,7 @@ mod tests {
     #[test]
     fn wide_and_heavy_rows_make_shorter_blocks() {
         let mut sizes = Vec::new();
-        cut(&sample(20_000), &mut |piece| sizes.push(piece.times.len()));
+        cut(sample(20_000), &mut |piece| sizes.push(piece.times.len()));
         assert_eq!(sizes, [8192, 8192, 3616]);
         let column = |field| Column {
             field,
@@ -547,7 +550,7 @@ mod tests {
             columns: (0..1024).map(column).collect(),
         };
         sizes.clear();
-        cut(&wide, &mut |piece| sizes.push(piece.times.len()));
+        cut(wide, &mut |piece| sizes.push(piece.times.len()));
         assert_eq!(sizes, [256, 256, 256, 232]);
         let heavy = SeriesRows {
             series: SeriesId(1),
@@ -559,7 +562,7 @@ mod tests {
             }],
         };
         sizes.clear();
-        cut(&heavy, &mut |piece| sizes.push(piece.times.len()));
+        cut(heavy, &mut |piece| sizes.push(piece.times.len()));
         assert_eq!(sizes, [500, 500]);
     }
 }

@@ -1,6 +1,6 @@
 //! Operations on decoded rows of one series: append, sort, cut. Used by merges and scans.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use shared::batch::{Column, Values};
 use shared::reading::FieldType;
@@ -85,9 +85,12 @@ impl SeriesRows {
     }
 
     /// The rows of a time range; `self` is sorted.
-    pub(crate) fn in_time(&self, time: &std::ops::RangeInclusive<i64>) -> SeriesRows {
+    pub(crate) fn in_time(self, time: &RangeInclusive<i64>) -> SeriesRows {
         let from = self.times.partition_point(|at| at < time.start());
         let to = self.times.partition_point(|at| at <= time.end());
+        if (from, to) == (0, self.times.len()) {
+            return self;
+        }
         self.slice(from..to.max(from))
     }
 }
@@ -221,10 +224,11 @@ mod tests {
             Some(vec![false, false, true, false, true])
         );
         assert_eq!(all.columns[1].values, Values::Int(vec![8, 7]));
+        assert_eq!(all.clone().in_time(&(1..=5)), all);
+        assert!(all.clone().in_time(&(6..=9)).times.is_empty());
         let some = all.in_time(&(2..=5));
         assert_eq!(some.times, [2, 5, 5]);
         assert_eq!(some.columns[0].values, Values::Float(vec![50.0]));
         assert_eq!(some.columns[1].present, Some(vec![true, false, true]));
-        assert!(all.in_time(&(6..=9)).times.is_empty());
     }
 }

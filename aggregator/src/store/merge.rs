@@ -241,18 +241,20 @@ impl Seal {
         take: &mut dyn FnMut(SeriesRows) -> Result<(), StoreError>,
     ) -> Result<(), Fault> {
         for segment in &self.segments {
+            let unreadable = |error| {
+                segment.spoil();
+                Fault::Unreadable(error)
+            };
             let blocks = &segment.blocks;
             let from = blocks.partition_point(|block| block.series < *series.start());
             let ours = blocks[from..].iter();
+            let content = segment.content().map_err(unreadable)?;
             for block in ours.take_while(|block| block.series <= *series.end()) {
                 if stops.load(Ordering::Relaxed) {
                     return Err(StoreError::Superseded.into());
                 }
-                let rows = segment.read(block, &|_| true).map_err(|error| {
-                    segment.spoil();
-                    Fault::Unreadable(error)
-                });
-                take(rows?)?;
+                let rows = segment.read(&*content, block, &|_| true);
+                take(rows.map_err(unreadable)?)?;
             }
         }
         Ok(())
@@ -371,7 +373,7 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         let writer = self.writers.get_mut(&partition).expect("just made");
         rows.sort_by_time();
         let mut written = Ok(());
-        block::cut(&rows, &mut |piece| {
+        block::cut(rows, &mut |piece| {
             if written.is_ok() {
                 written = writer.add(&piece);
             }

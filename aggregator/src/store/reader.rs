@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use journal::StorageFile;
 use shared::batch::Column;
 use shared::id::TimeNs;
 use shared::reading::FieldType;
@@ -79,8 +80,9 @@ pub struct ScanIter {
     view: Arc<View>,
     plan: Plan,
     segment: usize,
-    /// Blocks of the current segment that are still to be read.
+    /// Blocks of the current segment that are still to be read, and its file once one was.
     blocks: VecDeque<usize>,
+    content: Option<Arc<dyn StorageFile>>,
     list: usize,
     row: usize,
     ready: VecDeque<Chunk>,
@@ -177,6 +179,7 @@ impl View {
             plan,
             segment: 0,
             blocks: VecDeque::new(),
+            content: None,
             list: 0,
             row: 0,
             ready: VecDeque::new(),
@@ -292,31 +295,35 @@ impl Plan {
     }
 
     /// The chunk of sorted rows; `None` if none of them is in time.
-    fn chunk(&self, catalog: &Catalog, rows: &SeriesRows) -> Option<Chunk> {
+    fn chunk(&self, catalog: &Catalog, rows: SeriesRows) -> Option<Chunk> {
         let mut rows = rows.in_time(&self.time);
         if rows.times.is_empty() {
             return None;
         }
         let columns = (0_u16..).zip(&self.fields).map(|(field, wanted)| {
             let (slot, field_type) = (*wanted)?;
-            let column = rows.columns.iter().find(|column| column.field == slot)?;
+            let found = rows.columns.iter();
+            let mut found = found.enumerate().filter(|(_, column)| column.field == slot);
+            let at = found.next()?.0;
+            // A field may be asked for twice.
+            let is_last = !self.fields[usize::from(field) + 1..].contains(wanted);
+            let column = if is_last {
+                rows.columns.swap_remove(at)
+            } else {
+                rows.columns[at].clone()
+            };
             if column.values.is_empty() {
                 return None;
             }
-            let present = column
-                .present
-                .clone()
-                .filter(|flags| flags.contains(&false));
-            let values = widened(column.values.clone(), field_type);
             Some(Column {
                 field,
-                present,
-                values,
+                present: column.present.filter(|flags| flags.contains(&false)),
+                values: widened(column.values, field_type),
             })
         });
         let columns = columns.collect();
-        let times = std::mem::take(&mut rows.times);
-        let series = Arc::clone(catalog.series(rows.series)?);
+        let SeriesRows { series, times, .. } = rows;
+        let series = Arc::clone(catalog.series(series)?);
         Some(Chunk {
             series,
             times,
@@ -338,10 +345,14 @@ impl ScanIter {
         loop {
             let segment = self.view.segments.get(self.segment)?;
             if let Some(at) = self.blocks.pop_front() {
-                return Some(
-                    segment.read(&segment.blocks[at], &|slot| self.plan.wants_field(slot)),
-                );
+                let content = match self.content.take().map_or_else(|| segment.content(), Ok) {
+                    Ok(content) => self.content.insert(content),
+                    Err(error) => return Some(Err(error)),
+                };
+                let wanted = |slot| self.plan.wants_field(slot);
+                return Some(segment.read(&**content, &segment.blocks[at], &wanted));
             }
+            self.content = None;
             self.segment += 1;
             let next = self.view.segments.get(self.segment)?;
             self.blocks = self.plan.blocks(next);
@@ -393,7 +404,7 @@ impl ScanIter {
         for mut rows in gathered.into_values() {
             rows.sort_by_time();
             self.ready
-                .extend(self.plan.chunk(self.view.catalog(), &rows));
+                .extend(self.plan.chunk(self.view.catalog(), rows));
         }
         Ok(true)
     }
@@ -410,7 +421,7 @@ impl Iterator for ScanIter {
             match self.next_block() {
                 Some(Ok(rows)) => {
                     self.ready
-                        .extend(self.plan.chunk(self.view.catalog(), &rows));
+                        .extend(self.plan.chunk(self.view.catalog(), rows));
                     continue;
                 }
                 Some(Err(error)) => return Some(Err(error)),

@@ -354,15 +354,20 @@ impl SegmentHandle {
         }))
     }
 
-    /// Reads one block and checks it.
+    /// The file, to read several blocks of it.
+    pub(super) fn content(&self) -> Result<Arc<dyn StorageFile>, StoreError> {
+        self.file.open(&*self.storage)
+    }
+
+    /// Reads one block of the file and checks it.
     pub(super) fn read(
         &self,
+        content: &dyn StorageFile,
         block: &BlockMeta,
         wanted: &dyn Fn(u16) -> bool,
     ) -> Result<SeriesRows, StoreError> {
         let name = &self.file.name;
         let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
-        let content = self.file.open(&*self.storage)?;
         content
             .read_at(block.offset, &mut bytes)
             .map_err(|source| StoreError::io(name, source))?;
@@ -372,11 +377,11 @@ impl SegmentHandle {
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
-        let content = self.file.open(&*self.storage)?;
+        let content = self.content()?;
         self.file.check_digest(&*content)?;
         self.blocks
             .iter()
-            .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
+            .try_for_each(|block| self.read(&*content, block, &|_| true).map(|_| ()))
     }
 
     /// Whether it holds all that came for its partition until its command.
