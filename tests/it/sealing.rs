@@ -20,6 +20,7 @@ const READINGS: i64 = 2_000;
 fn a_day_that_is_over_becomes_one_file_on_every_node() {
     let options = cluster::Options {
         merge_seconds: 1,
+        seal_rest_seconds: 1,
         ..cluster::Options::default()
     };
     let mut cluster = ClusterUnderTest::start_with(options);

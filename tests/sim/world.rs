@@ -64,6 +64,7 @@ fn wishes(merge_bytes: u64) -> Wishes {
     Wishes {
         merge_bytes,
         merge_age: Duration::from_secs(2),
+        seal_rest: Duration::from_secs(2),
         settings: Wish::new(Some(400), Some(24)),
         log_keep_bytes: 8 << 10,
     }

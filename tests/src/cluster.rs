@@ -35,6 +35,8 @@ pub struct Options {
     pub merge_bytes: u64,
     /// The same by age.
     pub merge_seconds: u64,
+    /// A partition that is over becomes one segment once nothing came for it for so long.
+    pub seal_rest_seconds: u64,
     /// Log kept behind a merge for slow followers.
     pub log_keep_bytes: u64,
     /// What the nodes log: `RUST_LOG`.
@@ -47,6 +49,7 @@ impl Default for Options {
             nodes: 3,
             merge_bytes: 1 << 20,
             merge_seconds: 5,
+            seal_rest_seconds: 60,
             log_keep_bytes: 1 << 20,
             log: "info".to_owned(),
         }
@@ -391,6 +394,7 @@ impl Cluster {
         let Options {
             merge_bytes,
             merge_seconds,
+            seal_rest_seconds,
             log_keep_bytes,
             ..
         } = self.options;
@@ -423,6 +427,7 @@ election_ms_max = 800
 [store]
 merge_bytes = {merge_bytes}
 merge_seconds = {merge_seconds}
+seal_rest_seconds = {seal_rest_seconds}
 log_keep_bytes = {log_keep_bytes}
 
 [users]

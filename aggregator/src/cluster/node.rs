@@ -143,6 +143,7 @@ impl Cluster {
         let wishes = Wishes {
             merge_bytes: config.store.merge_bytes,
             merge_age: config.store.merge_age,
+            seal_rest: config.store.seal_rest,
             settings: config.store.settings,
             log_keep_bytes: config.store.log_keep_bytes,
         };

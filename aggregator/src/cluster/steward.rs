@@ -37,6 +37,8 @@ const LAG_MAX: u64 = 64;
 pub struct Wishes {
     pub merge_bytes: u64,
     pub merge_age: Duration,
+    /// For which nothing came for so long, a partition is sealed.
+    pub seal_rest: Duration,
     /// What the cluster is to agree on.
     pub settings: Wish,
     pub log_keep_bytes: u64,
@@ -222,6 +224,7 @@ fn tell_settings(state: &State, node: u64, configured: Wish, told: &mut Option<S
 /// Drives until `stop`.
 pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bool>) {
     let began = Instant::now();
+    let seal_rest = wishes.seal_rest;
     let (mut duties, mut asked) = (Duties::new(wishes), Purge::default());
     let mut settings_told = None;
     loop {
@@ -239,7 +242,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             progress,
             log_bytes: node.log.bytes_after(progress.merged),
             state: view.state(),
-            unsealed: &|now| view.unsealed(now),
+            unsealed: &|now| view.unsealed(now, seal_rest),
         });
         for duty in due {
             let command = match duty {
@@ -362,6 +365,7 @@ mod tests {
         Duties::new(Wishes {
             merge_bytes: 1_000,
             merge_age: Duration::from_secs(60),
+            seal_rest: Duration::from_secs(60),
             settings: Wish::new(Some(30), Some(12)),
             log_keep_bytes: 0,
         })

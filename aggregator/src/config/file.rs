@@ -77,6 +77,7 @@ struct StoreTable {
     retention_days: Option<u64>,
     merge_bytes: u64,
     merge_seconds: u64,
+    seal_rest_seconds: u64,
     partition_hours: Option<u64>,
     log_keep_bytes: u64,
 }
@@ -127,6 +128,7 @@ impl Default for StoreTable {
             retention_days: None,
             merge_bytes: 64 << 20,
             merge_seconds: 600,
+            seal_rest_seconds: 7_200,
             partition_hours: None,
             log_keep_bytes: 4 << 30,
         }
@@ -272,6 +274,8 @@ impl StoreTable {
             return Err(bad("store", "partition_hours", &hours, allowed));
         }
         let age = range("store", "merge_seconds", self.merge_seconds, 1, DAY_SECONDS)?;
+        let rest = self.seal_rest_seconds;
+        let rest = range("store", "seal_rest_seconds", rest, 1, DAY_SECONDS)?;
         let bytes = range("store", "merge_bytes", self.merge_bytes, 1 << 20, 16 << 30)?;
         let keep = range(
             "store",
@@ -287,6 +291,7 @@ impl StoreTable {
             ),
             merge_bytes: bytes,
             merge_age: Duration::from_secs(age),
+            seal_rest: Duration::from_secs(rest),
             log_keep_bytes: keep,
         })
     }

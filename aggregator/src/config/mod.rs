@@ -77,6 +77,8 @@ pub struct StoreOptions {
     pub merge_bytes: u64,
     /// Age after which it is merged even if small.
     pub merge_age: Duration,
+    /// A partition that ended waits until nothing came for it for so long: then its segments become one.
+    pub seal_rest: Duration,
     /// Log bytes kept behind the last merge for slow followers.
     pub log_keep_bytes: u64,
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use journal::StorageFile;
 use shared::batch::Column;
@@ -27,10 +28,13 @@ const GATHERED_BYTES_MAX: usize = 64 << 20;
 
 /// So long after its end a partition still waits for what comes late.
 const SEAL_AFTER_NS: i64 = 2 * HOUR_NS;
+/// As long as more comes, a partition waits at most so long, after its end and the first part of it:
+/// sealing writes all of it.
+const SEAL_WAIT_NS: i64 = 36 * HOUR_NS;
 /// Merges wait while one is sealed: parts that are so large together stay, and gain little by it.
 const SEAL_BYTES_MAX: u64 = 256 << 20;
-/// What comes late for a sealed partition has it sealed again at once if it is more than this part of its
-/// bytes; else a day after it was sealed, once it lies in so many parts or none came for so long.
+/// What comes late for a sealed partition has it sealed again if it is more than this part of its
+/// rows; else a day after it was sealed, once it lies in so many parts or none came for so long.
 const LATE_SHARE: u64 = 8;
 const LATE_PARTS_MAX: usize = 16;
 const LATE_REST_NS: i64 = 6 * HOUR_NS;
@@ -156,17 +160,17 @@ impl View {
     }
 
     /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
-    /// first.
-    pub fn unsealed(&self, now: TimeNs) -> Vec<Window> {
+    /// first. One for which something came in the last `rest` may have to wait.
+    pub fn unsealed(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
         let mut partitions: BTreeMap<Partition, Vec<Part>> = BTreeMap::new();
         for segment in self.segments.iter() {
             let of = partitions.entry(segment.head.partition).or_default();
             of.push(Part::of(segment));
         }
+        let rest = i64::try_from(rest.as_nanos()).unwrap_or(i64::MAX);
         let windows = partitions.iter().rev().filter_map(|(partition, parts)| {
             let window = partition.window()?;
-            let has_ended = window.end().0 <= now.0.saturating_sub(SEAL_AFTER_NS);
-            (has_ended && is_worth_sealing(parts, now)).then_some(window)
+            is_worth_sealing(parts, window.end(), now, rest).then_some(window)
         });
         windows.collect()
     }
@@ -232,6 +236,7 @@ struct Part {
     sealed: bool,
     spoilt: bool,
     bytes: u64,
+    rows: u64,
     merged_at: i64,
 }
 
@@ -241,26 +246,31 @@ impl Part {
             sealed: segment.is_sealed(),
             spoilt: segment.is_spoilt(),
             bytes: segment.file.len,
+            rows: segment.rows.values().sum(),
             merged_at: segment.head.merged_at,
         }
     }
 }
 
-fn is_worth_sealing(all: &[Part], now: TimeNs) -> bool {
-    let bytes = |of: &[Part]| of.iter().map(|one| one.bytes).sum::<u64>();
-    if bytes(all) > SEAL_BYTES_MAX || all.iter().any(|part| part.spoilt) {
+fn is_worth_sealing(all: &[Part], end: TimeNs, now: TimeNs, rest_ns: i64) -> bool {
+    let before = |age_ns| now.0.saturating_sub(age_ns);
+    let bytes: u64 = all.iter().map(|part| part.bytes).sum();
+    let is_spoilt = all.iter().any(|part| part.spoilt);
+    if end.0 > before(SEAL_AFTER_NS) || bytes > SEAL_BYTES_MAX || is_spoilt {
         return false;
     }
     let (sealed, parts): (Vec<Part>, Vec<Part>) = all.iter().partition(|part| part.sealed);
-    if sealed.is_empty() {
-        return parts.len() > 1;
-    }
-    let before = |age_ns| now.0.saturating_sub(age_ns);
     let all_before = |of: &[Part], time| of.iter().all(|part| part.merged_at <= time);
-    let rests = !parts.is_empty() && all_before(&parts, before(LATE_REST_NS));
-    let is_many = rests || parts.len() >= LATE_PARTS_MAX;
-    let is_much = bytes(&parts) * LATE_SHARE > bytes(&sealed);
-    is_much || (is_many && all_before(&sealed, before(SEAL_AGAIN_NS)))
+    let has_waited = |part: &Part| part.merged_at.max(end.0) <= before(SEAL_WAIT_NS);
+    let rests = all_before(&parts, before(rest_ns)) || parts.iter().any(has_waited);
+    if sealed.is_empty() {
+        return parts.len() > 1 && rests;
+    }
+    let rows = |of: &[Part]| of.iter().map(|one| one.rows).sum::<u64>();
+    let is_much = rows(&parts).saturating_mul(LATE_SHARE) > rows(&sealed);
+    let is_over = !parts.is_empty() && all_before(&parts, before(LATE_REST_NS));
+    let is_many = is_over || parts.len() >= LATE_PARTS_MAX;
+    (is_much && rests) || (is_many && all_before(&sealed, before(SEAL_AGAIN_NS)))
 }
 
 impl Plan {
@@ -441,43 +451,65 @@ mod tests {
     use super::*;
 
     const NOW: TimeNs = TimeNs(1_000 * HOUR_NS);
+    const ENDED: TimeNs = TimeNs(NOW.0 - SEAL_AFTER_NS);
+    const LONG_AGO: TimeNs = TimeNs(NOW.0 - SEAL_WAIT_NS);
+    const REST_NS: i64 = 2 * HOUR_NS;
 
-    fn part(sealed: bool, bytes: u64, hours_ago: i64) -> Part {
+    fn part(sealed: bool, rows: u64, hours_ago: i64) -> Part {
         Part {
             sealed,
             spoilt: false,
-            bytes,
+            bytes: 10,
+            rows,
             merged_at: NOW.0 - hours_ago * HOUR_NS,
         }
     }
 
+    fn is_worth_it(parts: &[Part], end: TimeNs) -> bool {
+        is_worth_sealing(parts, end, NOW, REST_NS)
+    }
+
     #[test]
     fn parts_are_sealed_unless_they_are_large_or_spoilt() {
-        let parts = [part(false, 100, 1), part(false, 100, 0)];
-        assert!(is_worth_sealing(&parts, NOW));
-        assert!(!is_worth_sealing(&parts[..1], NOW), "it is one already");
-        let large = [parts[0], part(false, SEAL_BYTES_MAX, 0)];
-        assert!(!is_worth_sealing(&large, NOW));
-        let spoilt = Part {
-            spoilt: true,
-            ..parts[0]
-        };
-        assert!(!is_worth_sealing(&[parts[0], spoilt], NOW));
+        let parts = [part(false, 100, 2), part(false, 100, 3)];
+        assert!(is_worth_it(&parts, ENDED));
+        assert!(!is_worth_it(&parts[..1], ENDED), "it is one already");
+        assert!(!is_worth_it(&parts, TimeNs(ENDED.0 + 1)), "it goes on");
+        let mut large = parts;
+        large[1].bytes = SEAL_BYTES_MAX;
+        assert!(!is_worth_it(&large, ENDED));
+        let mut spoilt = parts;
+        spoilt[1].spoilt = true;
+        assert!(!is_worth_it(&spoilt, ENDED));
+    }
+
+    /// Devices that are all a day late had every partition written three times, and a year that was
+    /// handed over at once each of its days again and again.
+    #[test]
+    fn as_long_as_more_comes_a_partition_waits_but_not_for_ever() {
+        let parts = [part(false, 100, 36), part(false, 10, 1)];
+        assert!(!is_worth_it(&parts, ENDED));
+        assert!(!is_worth_it(&parts, TimeNs(LONG_AGO.0 + 1)));
+        assert!(is_worth_it(&parts, LONG_AGO));
+        let young = [part(false, 100, 35), part(false, 10, 1)];
+        assert!(!is_worth_it(&young, LONG_AGO));
+        let more = [part(true, 100, 3), part(false, 100, 1)];
+        assert!(!is_worth_it(&more, LONG_AGO));
     }
 
     /// A device that writes into all partitions had all of them written again every hour.
     #[test]
     fn what_comes_late_is_sealed_when_it_is_worth_writing_all_again() {
         let sealed = part(true, 8_000, 25);
-        let with = |more: &[Part]| is_worth_sealing(&[&[sealed], more].concat(), NOW);
+        let with = |more: &[Part]| is_worth_it(&[&[sealed], more].concat(), ENDED);
         assert!(!with(&[]));
-        assert!(!with(&[part(false, 1_000, 1)]));
-        assert!(with(&[part(false, 1_001, 1)]), "more than an eighth");
+        assert!(!with(&[part(false, 1_000, 2)]));
+        assert!(with(&[part(false, 1_001, 2)]), "more than an eighth");
         assert!(with(&[part(false, 1, 6)]), "nothing more comes");
         assert!(!with(&[part(false, 1, 6), part(false, 1, 5)]));
         assert!(with(&[part(false, 1, 0); LATE_PARTS_MAX]));
         let lately = part(true, 8_000, 23);
         let many = [&[lately][..], &[part(false, 1, 6); LATE_PARTS_MAX]].concat();
-        assert!(!is_worth_sealing(&many, NOW), "it was just sealed");
+        assert!(!is_worth_it(&many, ENDED), "it was just sealed");
     }
 }

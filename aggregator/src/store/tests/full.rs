@@ -1,5 +1,7 @@
 //! A full disk: nothing is lost, all goes on once there is room. A failed sync: nothing is believed.
 
+use std::time::Duration;
+
 use journal::SimStorage;
 use shared::batch::Values;
 use shared::id::TimeNs;
@@ -150,7 +152,8 @@ fn a_partition_that_is_sealed_takes_what_comes_late() {
     bench.data(&[1000 * DAY + 7], Values::Float(vec![7.0]));
     bench.merge();
     let ended = TimeNs(1001 * DAY + 2 * HOUR);
-    let unsealed = |bench: &Bench, now| bench.node.store.view().unsealed(now);
+    let rest = Duration::from_secs(2 * 3_600);
+    let unsealed = |bench: &Bench, now| bench.node.store.view().unsealed(now, rest);
     assert_eq!(unsealed(&bench, TimeNs(ended.0 - 1)), [], "it goes on");
     assert_eq!(unsealed(&bench, ended).len(), 1, "nothing more comes");
     seal(&mut bench);
