@@ -8,7 +8,9 @@ mod error;
 mod memory;
 mod gather;
 mod strong;
+mod sum;
 mod block;
+mod index;
 mod segment;
 mod partition;
 mod manifest;
@@ -32,6 +34,7 @@ pub use merge::{MergeJob, Merged};
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
 pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
+pub use sum::Sum;
 
 use crate::state::{Rows, State, Window};
 use manifest::{Durable, Manifest};

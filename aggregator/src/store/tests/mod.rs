@@ -12,6 +12,7 @@ mod quarantine;
 mod crash;
 mod full;
 mod golden;
+mod segments;
 
 use std::sync::Arc;
 
