@@ -17,6 +17,8 @@ mod manifest;
 mod room;
 mod merge;
 mod reader;
+mod group;
+mod aggregate;
 mod retention;
 mod snapshot;
 pub(crate) mod inspect;
@@ -29,7 +31,9 @@ use bytes::Bytes;
 use journal::Storage;
 use shared::id::TimeNs;
 
+pub use aggregate::{Aggregate, Aggregates, Buckets, Piece};
 pub use error::StoreError;
+pub use group::{FieldState, Group, Measures};
 pub use merge::{MergeJob, Merged};
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
 pub use segment::SegmentFile;

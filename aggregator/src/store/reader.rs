@@ -76,8 +76,8 @@ pub struct Chunk {
 
 /// The rows of a scan, read as they are asked for.
 pub struct ScanIter {
-    view: Arc<View>,
-    plan: Plan,
+    pub(super) view: Arc<View>,
+    pub(super) plan: Plan,
     segment: usize,
     /// Blocks of the current segment that are still to be read.
     blocks: VecDeque<usize>,
@@ -86,12 +86,13 @@ pub struct ScanIter {
     ready: VecDeque<Chunk>,
 }
 
-struct Plan {
+pub(super) struct Plan {
     table: TableId,
     /// Sorted.
     series: Vec<SeriesId>,
-    fields: Vec<Option<(u16, FieldType)>>,
-    time: RangeInclusive<i64>,
+    /// Slots and types of the wanted fields; `None`: the table does not have it.
+    pub(super) fields: Vec<Option<(u16, FieldType)>>,
+    pub(super) time: RangeInclusive<i64>,
 }
 
 impl Views {
@@ -333,19 +334,28 @@ impl ScanIter {
         self
     }
 
-    /// The next block of the segments, if there is one.
-    fn next_block(&mut self) -> Option<Result<SeriesRows, StoreError>> {
+    /// The next block of the segments, if there is one: where, and which.
+    pub(super) fn next_block(&mut self) -> Option<(Arc<SegmentHandle>, usize)> {
         loop {
             let segment = self.view.segments.get(self.segment)?;
             if let Some(at) = self.blocks.pop_front() {
-                return Some(
-                    segment.read(&segment.blocks[at], &|slot| self.plan.wants_field(slot)),
-                );
+                return Some((Arc::clone(segment), at));
             }
             self.segment += 1;
             let next = self.view.segments.get(self.segment)?;
             self.blocks = self.plan.blocks(next);
         }
+    }
+
+    /// The wanted rows of a block; `None` if none of them is in time.
+    pub(super) fn read(
+        &self,
+        segment: &SegmentHandle,
+        block: usize,
+    ) -> Result<Option<Chunk>, StoreError> {
+        let wanted = &|slot| self.plan.wants_field(slot);
+        let rows = segment.read(&segment.blocks[block], wanted)?;
+        Ok(self.plan.chunk(self.view.catalog(), &rows))
     }
 
     /// Gathers rows of level 0 by series. False once there are no more.
@@ -407,14 +417,11 @@ impl Iterator for ScanIter {
             if let Some(chunk) = self.ready.pop_front() {
                 return Some(Ok(chunk));
             }
-            match self.next_block() {
-                Some(Ok(rows)) => {
-                    self.ready
-                        .extend(self.plan.chunk(self.view.catalog(), &rows));
-                    continue;
+            if let Some((segment, block)) = self.next_block() {
+                match self.read(&segment, block).transpose() {
+                    Some(chunk) => return Some(chunk),
+                    None => continue,
                 }
-                Some(Err(error)) => return Some(Err(error)),
-                None => {}
             }
             match self.gather() {
                 Ok(true) => {}

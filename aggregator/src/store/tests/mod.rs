@@ -13,6 +13,7 @@ mod crash;
 mod full;
 mod golden;
 mod segments;
+mod aggregate;
 
 use std::sync::Arc;
 
