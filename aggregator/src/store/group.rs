@@ -38,7 +38,7 @@ pub struct FieldState {
     pub count: u64,
     /// `None` of bools and texts, and of no values.
     pub sum: Option<Sum>,
-    /// Of floats in IEEE 754's total order: -0.0 lies below 0.0, NaN above all numbers.
+    /// Of floats in IEEE 754's total order: -0.0 lies below 0.0, NaN beyond all numbers.
     pub min: Option<Value>,
     pub max: Option<Value>,
     /// At the least time; of several there, the one that a scan has first.
