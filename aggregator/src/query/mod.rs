@@ -1,5 +1,5 @@
 //! SQL over the store: plans and runs statements against one view. The only folder that names
-//! DataFusion: no fork of it, and no plan nodes of our own beyond the scan.
+//! DataFusion: no fork of it, and no plan nodes of our own beyond sources.
 //!
 //! Behind it stands `store` (views), before it `serve` (who asks, and since when).
 
@@ -9,6 +9,8 @@ mod session;
 mod table;
 mod prune;
 mod scan;
+mod aggregate;
+mod states;
 mod system;
 mod pg_catalog;
 mod function;

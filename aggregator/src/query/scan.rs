@@ -9,7 +9,7 @@ use arrow::array::{
     StringBuilder, TimestampNanosecondArray, new_null_array,
 };
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics};
@@ -45,15 +45,15 @@ pub(super) struct ScanSource {
 }
 
 #[derive(Debug)]
-struct Rows {
-    view: Arc<View>,
-    table: String,
-    schema: SchemaRef,
-    columns: Vec<Source>,
-    fields: Vec<String>,
-    time: RangeInclusive<i64>,
+pub(super) struct Rows {
+    pub(super) view: Arc<View>,
+    pub(super) table: String,
+    pub(super) schema: SchemaRef,
+    pub(super) columns: Vec<Source>,
+    pub(super) fields: Vec<String>,
+    pub(super) time: RangeInclusive<i64>,
     /// The devices of each part; `None`: all.
-    parts: Vec<Option<Vec<String>>>,
+    pub(super) parts: Vec<Option<Vec<String>>>,
     count: Precision<usize>,
 }
 
@@ -101,6 +101,11 @@ impl ScanSource {
             limit: None,
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// What is read, if that is without a limit.
+    pub(super) fn rows(&self) -> Option<&Arc<Rows>> {
+        self.limit.is_none().then_some(&self.rows)
     }
 
     /// At most this many rows of each part.
@@ -170,25 +175,15 @@ impl DataSource for ScanSource {
     }
 
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        let Rows {
-            table, time, parts, ..
-        } = &*self.rows;
-        let devices = parts.iter().flatten().map(Vec::len).sum::<usize>();
-        write!(f, "table={table}, parts={}", parts.len())?;
-        if parts.iter().any(Option::is_some) {
-            write!(f, ", devices={devices}")?;
-        }
-        if *time != (i64::MIN..=i64::MAX) {
-            write!(f, ", time_ns={}..={}", time.start(), time.end())?;
-        }
+        self.rows.fmt(f)?;
         self.limit
             .map_or(Ok(()), |limit| write!(f, ", limit={limit}"))
     }
 
     fn output_partitioning(&self) -> Partitioning {
-        let parts = &self.rows.parts;
-        let ranges = self.rows.ranges().map(Partitioning::Range);
-        ranges.unwrap_or(Partitioning::UnknownPartitioning(parts.len()))
+        let mut columns = self.rows.columns.iter();
+        self.rows
+            .partitioning(columns.position(|column| *column == Source::Device))
     }
 
     fn eq_properties(&self) -> EquivalenceProperties {
@@ -257,13 +252,40 @@ impl Iterator for Batches {
 }
 
 impl Rows {
-    /// Parts are ranges of devices: grouping and joining by device needs no exchange.
-    fn ranges(&self) -> Option<RangePartitioning> {
+    /// Of a source whose column of devices, if it has one, is this.
+    pub(super) fn partitioning(&self, device: Option<usize>) -> Partitioning {
+        let ranges = self.ranges(device).map(Partitioning::Range);
+        ranges.unwrap_or(Partitioning::UnknownPartitioning(self.parts.len()))
+    }
+
+    pub(super) fn field_type(&self, field: usize) -> DataType {
         let at = self
             .columns
             .iter()
-            .position(|column| *column == Source::Device)?;
-        let device = Arc::new(PhysicalColumn::new(prune::DEVICE, at));
+            .position(|column| *column == Source::Field(field));
+        let at = at.expect("a field of the scan has a column");
+        self.schema.field(at).data_type().clone()
+    }
+
+    /// Which rows, for `EXPLAIN`.
+    pub(super) fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self {
+            table, time, parts, ..
+        } = self;
+        let devices = parts.iter().flatten().map(Vec::len).sum::<usize>();
+        write!(f, "table={table}, parts={}", parts.len())?;
+        if parts.iter().any(Option::is_some) {
+            write!(f, ", devices={devices}")?;
+        }
+        if *time != (i64::MIN..=i64::MAX) {
+            write!(f, ", time_ns={}..={}", time.start(), time.end())?;
+        }
+        Ok(())
+    }
+
+    /// Parts are ranges of devices: grouping and joining by device needs no exchange.
+    fn ranges(&self, device: Option<usize>) -> Option<RangePartitioning> {
+        let device = Arc::new(PhysicalColumn::new(prune::DEVICE, device?));
         let ordering = LexOrdering::new([PhysicalSortExpr::new_default(device)])?;
         let first = |part: &Option<Vec<String>>| {
             let device = part.as_ref()?.first()?.as_str();

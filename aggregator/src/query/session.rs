@@ -16,7 +16,7 @@ use datafusion::prelude::SessionConfig;
 
 use super::pg_catalog::{InformationSchema, PgCatalog, Relations};
 use super::table::Public;
-use super::{QueryError, QueryOptions, SessionSettings, Sources, function, pg_catalog};
+use super::{QueryError, QueryOptions, SessionSettings, Sources, aggregate, function, pg_catalog};
 
 /// Of all times: what a query answers does not depend on who asks.
 pub(super) const TIME_ZONE: &str = "UTC";
@@ -97,6 +97,7 @@ pub(super) fn base(options: &QueryOptions, runtime: Arc<RuntimeEnv>) -> SessionS
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
+        .with_physical_optimizer_rules(aggregate::rules())
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_scalar_functions(function::scalar())
         .with_aggregate_functions(SessionStateDefaults::default_aggregate_functions())

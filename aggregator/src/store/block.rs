@@ -10,9 +10,10 @@ use shared::reading::{FieldType, Value};
 use shared::wire::{Budget, WireError};
 
 use super::strong;
+use super::sum::Sum;
 use crate::state::SeriesId;
 use crate::state::bytes::{ReadFault, Reader, Writer};
-use crate::state::encode::{decode_value, encode_value};
+use crate::state::encode::decode_value;
 use crate::state::rows::SeriesRows;
 
 /// Rows of one block.
@@ -26,7 +27,7 @@ const DECODE_BYTES_MAX: usize = 256 << 20;
 /// Fewer rows than this are decoded faster than their statistics are worth in the index.
 const STATS_ROWS_MIN: usize = 128;
 /// Longer texts do not appear in statistics.
-const STATS_TEXT_BYTES_MAX: usize = 64;
+pub(super) const STATS_TEXT_BYTES_MAX: usize = 64;
 
 /// Bits of a column's kind.
 const FLAGGED: u8 = 1;
@@ -55,6 +56,10 @@ pub(crate) struct ColumnStats {
     pub(crate) max: Option<Value>,
     pub(crate) first: Option<Value>,
     pub(crate) last: Option<Value>,
+    /// `None` of bools and texts, and in segments of versions 1 and 2.
+    pub(crate) sum: Option<Sum>,
+    /// The times of first and last; `None` where segments of versions 1 and 2 do not tell.
+    pub(crate) ends: Option<(i64, i64)>,
 }
 
 /// A text that no node could read back, so that it must not be written.
@@ -143,7 +148,7 @@ pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockM
     let stats = columns
         .iter()
         .filter(|_| with_stats)
-        .map(|column| stats(column))
+        .map(|column| stats(column, &rows.times))
         .collect();
     let bytes = out.checked();
     let meta = BlockMeta {
@@ -310,7 +315,7 @@ fn part<T>(
     }
 }
 
-fn stats(column: &Column) -> ColumnStats {
+fn stats(column: &Column, times: &[i64]) -> ColumnStats {
     let values = &column.values;
     let len = values.len();
     let (min, max) = match values {
@@ -338,6 +343,13 @@ fn stats(column: &Column) -> ColumnStats {
         Values::Bool(v) => Some(Value::Bool(v[at])),
         Values::Text(v) => short(&v[at]),
     };
+    let rows = match &column.present {
+        None => Some((0, times.len() - 1)),
+        Some(flags) => {
+            let first = flags.iter().position(|flag| *flag);
+            first.zip(flags.iter().rposition(|flag| *flag))
+        }
+    };
     ColumnStats {
         field: column.field,
         count: u32::try_from(len).expect("BLOCK_ROWS_MAX"),
@@ -345,6 +357,8 @@ fn stats(column: &Column) -> ColumnStats {
         max,
         first: at(0),
         last: at(len - 1),
+        sum: Sum::of(values),
+        ends: rows.map(|(first, last)| (times[first], times[last])),
     }
 }
 
@@ -353,37 +367,10 @@ fn short(text: &str) -> Option<Value> {
 }
 
 impl BlockMeta {
-    /// Bytes of the shortest entry of the index.
+    /// Bytes of the shortest entry of an index of version 1 or 2.
     pub(super) const BYTES_MIN: usize = 4 + 8 + 4 + 4 + 8 + 8 + 2;
 
-    pub(super) fn encode(&self, out: &mut Writer) {
-        out.u32(self.series.0);
-        out.u64(self.offset);
-        out.u32(self.bytes);
-        out.u32(self.rows);
-        out.i64(self.time_min);
-        out.i64(self.time_max);
-        out.u16(u16::try_from(self.columns.len()).expect("TABLE_FIELDS_MAX"));
-        for ColumnStats {
-            field,
-            count,
-            min,
-            max,
-            first,
-            last,
-        } in &self.columns
-        {
-            out.u16(*field);
-            out.u32(*count);
-            for value in [min, max, first, last] {
-                out.u8(u8::from(value.is_some()));
-                if let Some(value) = value {
-                    encode_value(value, out);
-                }
-            }
-        }
-    }
-
+    /// An entry of an index of version 1 or 2; `index` has those that are written now.
     pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
         let (series, offset) = (SeriesId(from.u32()?), from.u64()?);
         let (bytes, rows) = (from.u32()?, from.u32()?);
@@ -400,6 +387,8 @@ impl BlockMeta {
                 max,
                 first,
                 last,
+                sum: None,
+                ends: (count == rows).then_some((time_min, time_max)),
             });
         }
         Ok(Self {
@@ -456,12 +445,6 @@ mod tests {
             }
             let part = decode(&bytes, &meta, &|field| field == 0).unwrap();
             assert_eq!(part.columns, [rows.columns[1].clone()]);
-            let mut index = Writer::default();
-            meta.encode(&mut index);
-            assert_eq!(
-                BlockMeta::decode(&mut Reader::new(&index.out)).unwrap(),
-                meta
-            );
         }
     }
 
@@ -498,6 +481,11 @@ mod tests {
             (&Some(Value::Float(0.0)), &floats.max)
         );
         assert_eq!(meta.columns[1].min, Some(Value::Text("t0".into())));
+        let tenths = (0..200).fold(0.0, |sum, n| sum + f64::from(n) / 10.0);
+        assert_eq!(floats.sum, Some(Sum::Float(tenths)));
+        assert_eq!(floats.ends, Some((0, 99_000_000_000)));
+        assert_eq!(meta.columns[1].ends, Some((0, 99_000_000_000)));
+        assert_eq!(meta.columns[1].sum, None);
         let (_, short) = encode(&sample(100), false).unwrap();
         assert!(short.columns.is_empty());
     }

@@ -7,12 +7,13 @@ use shared::batch::Values;
 use shared::column::{codec_name, time_codec_name};
 use shared::reading::FieldType;
 
-use super::block::{self, BlockMeta, ColumnLayout};
+use super::block::{self, BlockMeta, ColumnLayout, ColumnStats};
 use super::error::StoreError;
 use super::manifest::{self, Durable};
 use super::partition::Partition;
 use super::segment::{SegmentFile, SegmentHead};
 use super::strong;
+use super::sum::Sum;
 use crate::state::rows::SeriesRows;
 
 /// Where the version stands, behind the magic.
@@ -118,7 +119,7 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
         rows: count,
         time_min,
         time_max,
-        ..
+        columns: all_stats,
     } = meta;
     let mut text = format!(
         "block at {offset}, series {}, {count} rows, {bytes} bytes, times {time_min} to {time_max} ns\n",
@@ -127,7 +128,8 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
     let codec = times.codec.map(time_codec_name).unwrap_or_default();
     writeln!(text, "  times: {codec}, {} bytes", times.bytes).expect(CANNOT_FAIL);
     for column in &columns {
-        put_column(&mut text, column).expect(CANNOT_FAIL);
+        let stats = all_stats.iter().find(|one| one.field == column.field);
+        put_column(&mut text, column, stats).expect(CANNOT_FAIL);
     }
     if rows {
         put_rows(&mut text, &decoded).expect(CANNOT_FAIL);
@@ -135,7 +137,11 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
     Ok(text)
 }
 
-fn put_column(text: &mut String, column: &ColumnLayout) -> fmt::Result {
+fn put_column(
+    text: &mut String,
+    column: &ColumnLayout,
+    stats: Option<&ColumnStats>,
+) -> fmt::Result {
     let ColumnLayout {
         field,
         field_type,
@@ -161,6 +167,11 @@ fn put_column(text: &mut String, column: &ColumnLayout) -> fmt::Result {
         let codec = flags.codec.map(|codec| codec_name(FieldType::Bool, codec));
         let (codec, bytes) = (codec.unwrap_or_default(), flags.bytes);
         write!(text, "; presence: {codec}, {bytes} bytes")?;
+    }
+    match stats.and_then(|stats| stats.sum) {
+        Some(Sum::Int(sum)) => write!(text, "; sum {sum}")?,
+        Some(Sum::Float(sum)) => write!(text, "; sum {sum:?}")?,
+        None => {}
     }
     writeln!(text)
 }
@@ -269,7 +280,7 @@ mod tests {
     use super::*;
     use crate::state::SeriesId;
 
-    const NAME: &str = "0000000000000035-489984+24.7f3c2579cebae5ed.seg";
+    const NAME: &str = "0000000000000035-489984+24.83b7a9185690f9c0.seg";
     const MERGED_AT: i64 = 1_795_701_475_834_606_225;
 
     /// The row of the example in `docs/formats.md`.
@@ -319,12 +330,12 @@ mod tests {
     /// before has; what stands behind them is for people.
     fn documented() -> Vec<u8> {
         let page = include_str!("../../../docs/formats.md");
-        let (_, example) = page.split_once("### Example: one row, 191 bytes").unwrap();
+        let (_, example) = page.split_once("### Example: one row, 168 bytes").unwrap();
         let example = example.split("```").nth(1).unwrap();
         let lines = example.lines().filter_map(|line| line.split_once("  "));
         let offset = |text: &str| usize::from_str_radix(text, 16).unwrap();
         let lines: Vec<(usize, &str)> = lines.map(|(at, rest)| (offset(at), rest)).collect();
-        let ends = lines.iter().skip(1).map(|(at, _)| *at).chain([191]);
+        let ends = lines.iter().skip(1).map(|(at, _)| *at).chain([168]);
         let mut bytes = Vec::new();
         for ((at, rest), end) in lines.iter().zip(ends) {
             assert_eq!(*at, bytes.len());
@@ -347,7 +358,7 @@ mod tests {
         let (text, damaged) = shown(&disk(), true);
         assert!(!damaged, "{text}");
         for part in [
-            "segment 0000000000000035-489984+24.7f3c2579cebae5ed.seg, version 1, ",
+            "segment 0000000000000035-489984+24.83b7a9185690f9c0.seg, version 3, ",
             "merge command 53, at 1795701475834606225 ns",
             "24 hours from hour 489984 since 1970",
             "1 blocks, 1 rows, times 1764000004000000000 to 1764000004000000000 ns",
@@ -365,7 +376,7 @@ mod tests {
 
     #[test]
     fn damage_is_told_wherever_it_is() {
-        for byte in [0, 20, 50, 120, 160, 180] {
+        for byte in [0, 20, 50, 115, 140, 160] {
             let disk = disk();
             assert!(disk.flip_bit(NAME, byte * 8));
             let (text, damaged) = shown(&disk, false);

@@ -81,8 +81,8 @@ pub struct Chunk {
 
 /// The rows of a scan, read as they are asked for.
 pub struct ScanIter {
-    view: Arc<View>,
-    plan: Plan,
+    pub(super) view: Arc<View>,
+    pub(super) plan: Plan,
     segment: usize,
     /// Blocks of the current segment that are still to be read, and its file once one was.
     blocks: VecDeque<usize>,
@@ -92,12 +92,13 @@ pub struct ScanIter {
     ready: VecDeque<Chunk>,
 }
 
-struct Plan {
+pub(super) struct Plan {
     table: TableId,
     /// Sorted.
     series: Vec<SeriesId>,
-    fields: Vec<Option<(u16, FieldType)>>,
-    time: RangeInclusive<i64>,
+    /// Slots and types of the wanted fields; `None`: the table does not have it.
+    pub(super) fields: Vec<Option<(u16, FieldType)>>,
+    pub(super) time: RangeInclusive<i64>,
 }
 
 impl Views {
@@ -350,23 +351,34 @@ impl ScanIter {
         self
     }
 
-    /// The next block of the segments, if there is one.
-    fn next_block(&mut self) -> Option<Result<SeriesRows, StoreError>> {
+    /// The next block of the segments, if there is one: where, and which.
+    pub(super) fn next_block(&mut self) -> Option<(Arc<SegmentHandle>, usize)> {
         loop {
             let segment = self.view.segments.get(self.segment)?;
             if let Some(at) = self.blocks.pop_front() {
-                let content = match self.content.take().map_or_else(|| segment.content(), Ok) {
-                    Ok(content) => self.content.insert(content),
-                    Err(error) => return Some(Err(error)),
-                };
-                let wanted = |slot| self.plan.wants_field(slot);
-                return Some(segment.read(&**content, &segment.blocks[at], &wanted));
+                return Some((Arc::clone(segment), at));
             }
             self.content = None;
             self.segment += 1;
             let next = self.view.segments.get(self.segment)?;
             self.blocks = self.plan.blocks(next);
         }
+    }
+
+    /// The wanted rows of the block that came last; `None` if none of them is in time.
+    pub(super) fn read(
+        &mut self,
+        segment: &SegmentHandle,
+        block: usize,
+    ) -> Result<Option<Chunk>, StoreError> {
+        let content = match self.content.take() {
+            Some(content) => content,
+            None => segment.content()?,
+        };
+        let content = self.content.insert(content);
+        let wanted = &|slot| self.plan.wants_field(slot);
+        let rows = segment.read(&**content, &segment.blocks[block], wanted)?;
+        Ok(self.plan.chunk(self.view.catalog(), rows))
     }
 
     /// Gathers rows of level 0 by series. False once there are no more.
@@ -428,14 +440,11 @@ impl Iterator for ScanIter {
             if let Some(chunk) = self.ready.pop_front() {
                 return Some(Ok(chunk));
             }
-            match self.next_block() {
-                Some(Ok(rows)) => {
-                    self.ready
-                        .extend(self.plan.chunk(self.view.catalog(), rows));
-                    continue;
+            if let Some((segment, block)) = self.next_block() {
+                match self.read(&segment, block).transpose() {
+                    Some(chunk) => return Some(chunk),
+                    None => continue,
                 }
-                Some(Err(error)) => return Some(Err(error)),
-                None => {}
             }
             match self.gather() {
                 Ok(true) => {}

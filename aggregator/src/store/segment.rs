@@ -13,6 +13,7 @@ use shared::id::Digest;
 
 use super::block::{self, BlockMeta, LongText};
 use super::error::StoreError;
+use super::index;
 use super::partition::{Partition, SEALED, SEGMENT};
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
 use crate::state::rows::SeriesRows;
@@ -20,9 +21,9 @@ use crate::state::{Catalog, SeriesId, TableId};
 
 const MAGIC: &[u8; 8] = b"TRIBSEGM";
 const END_MAGIC: &[u8; 8] = b"TRIBEND.";
-const VERSION: u16 = 1;
-/// Of sealed ones, whose columns may be in a form that version 1 does not know.
-const VERSION_SEALED: u16 = 2;
+const VERSION: u16 = 3;
+/// Up to here entries of the index have no sums; sealed ones, and only they, had version 2.
+const VERSION_PLAIN_INDEX: u16 = 2;
 const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
 const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
 /// The digest runs over pieces of this size.
@@ -93,7 +94,7 @@ impl SegmentWriter {
         file.set_len(0).map_err(io)?;
         let mut out = Writer::default();
         out.out.extend_from_slice(MAGIC);
-        out.u16(if sealed { VERSION_SEALED } else { VERSION });
+        out.u16(VERSION);
         out.u64(head.command);
         head.partition.encode(&mut out);
         out.i64(head.merged_at);
@@ -141,13 +142,8 @@ impl SegmentWriter {
     /// Writes index and footer and syncs: the last that needs room.
     pub(super) fn complete(&mut self) -> Result<(), StoreError> {
         let index_offset = self.written + self.pending.len() as u64;
-        let mut index = Writer::default();
-        index.count(self.blocks.len());
         self.blocks.sort_by_key(|block| block.series);
-        for block in &self.blocks {
-            block.encode(&mut index);
-        }
-        let index = index.checked();
+        let index = index::encode(&self.blocks);
         self.put(&index)?;
         let rest = std::mem::take(&mut self.pending);
         if !rest.is_empty() {
@@ -258,7 +254,7 @@ impl SegmentFile {
         self.check_length(content)?;
         let mut header = [0; HEADER_BYTES];
         content.read_at(0, &mut header).map_err(io)?;
-        let head = read_header(&header).map_err(|fault| match fault {
+        let (version, head) = read_header(&header).map_err(|fault| match fault {
             HeaderFault::Version(version) => StoreError::Version {
                 file: name.into(),
                 version,
@@ -269,7 +265,7 @@ impl SegmentFile {
         let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
         let mut index = vec![0; index_bytes];
         content.read_at(index_at, &mut index).map_err(io)?;
-        let blocks = read_index(&index, index_at);
+        let blocks = read_index(version, &index, index_at);
         let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
         Ok((head, blocks))
     }
@@ -445,23 +441,24 @@ impl From<ReadFault> for HeaderFault {
     }
 }
 
-fn read_header(bytes: &[u8]) -> Result<SegmentHead, HeaderFault> {
+fn read_header(bytes: &[u8]) -> Result<(u16, SegmentHead), HeaderFault> {
     let mut from = Reader::checked(bytes)?;
     if from.take(MAGIC.len())? != MAGIC {
         return Err(ReadFault::Invalid("it does not start like a segment").into());
     }
     let version = from.u16()?;
-    if ![VERSION, VERSION_SEALED].contains(&version) {
+    if !(1..=VERSION).contains(&version) {
         return Err(HeaderFault::Version(version));
     }
     let command = from.u64()?;
     let partition = Partition::decode(&mut from)?;
     let merged_at = from.i64()?;
-    Ok(SegmentHead {
+    let head = SegmentHead {
         command,
         partition,
         merged_at,
-    })
+    };
+    Ok((version, head))
 }
 
 fn read_footer(bytes: &[u8]) -> Result<(u64, u64, Digest), ReadFault> {
@@ -473,12 +470,12 @@ fn read_footer(bytes: &[u8]) -> Result<(u64, u64, Digest), ReadFault> {
     Ok((from.u64()?, from.u64()?, Digest(from.digest()?)))
 }
 
-fn read_index(bytes: &[u8], blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault> {
-    let mut from = Reader::checked(bytes)?;
-    let count = from.count(BlockMeta::BYTES_MIN)?;
-    let blocks = (0..count).map(|_| BlockMeta::decode(&mut from));
-    let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
-    from.end()?;
+fn read_index(version: u16, bytes: &[u8], blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault> {
+    let blocks = if version > VERSION_PLAIN_INDEX {
+        index::decode(bytes)?
+    } else {
+        read_plain_index(bytes)?
+    };
     let inside = |block: &BlockMeta| {
         block
             .offset
@@ -488,5 +485,14 @@ fn read_index(bytes: &[u8], blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault
     if !blocks.iter().all(inside) || !blocks.is_sorted_by_key(|block| block.series) {
         return Err(ReadFault::Invalid("blocks of the index"));
     }
+    Ok(blocks)
+}
+
+fn read_plain_index(bytes: &[u8]) -> Result<Vec<BlockMeta>, ReadFault> {
+    let mut from = Reader::checked(bytes)?;
+    let count = from.count(BlockMeta::BYTES_MIN)?;
+    let blocks = (0..count).map(|_| BlockMeta::decode(&mut from));
+    let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
+    from.end()?;
     Ok(blocks)
 }

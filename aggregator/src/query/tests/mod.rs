@@ -4,6 +4,7 @@ mod model;
 mod features;
 mod psql;
 mod limits;
+mod aggregate;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use shared::id::{AgentId, Digest, Lane, TimeNs};
 
 use super::agent::{Agent, Link};
 use super::model::Model;
-use super::{Node, Random, all_rows};
+use super::{Node, Random, aggregate, all_rows};
 use crate::state::{Command, Effects, Origin, Outcome, Payload, Submission, Window};
 
 const DAY: i64 = 86_400_000_000_000;
@@ -195,6 +195,7 @@ impl Run {
             assert_eq!(self.node.state.position(agent, *epoch, *lane), *position);
         }
         assert_eq!(self.node.state.gaps().len(), self.model.gaps);
+        aggregate::check(&self.node.store.view());
         if self.node.jobs.is_empty() {
             let (found, expected) = (all_rows(&self.node.store.view()), self.model.plain());
             assert_eq!(found, expected);

@@ -12,6 +12,8 @@ mod quarantine;
 mod crash;
 mod full;
 mod golden;
+mod segments;
+mod aggregate;
 
 use std::sync::Arc;
 

@@ -1,0 +1,275 @@
+//! Aggregates by the store's states answer what reading the rows does.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use shared::id::TimeNs;
+
+use super::{Bench, DAY, START, counted};
+use crate::state::Command;
+
+const SECOND: i64 = 1_000_000_000;
+/// Two days from here on are plausible times.
+const FIRST: i64 = START - DAY;
+/// True for every row, but not known before rows are read.
+const BY_ROWS: &str = "device >= ''";
+const BY_STATES: &str = "states by statistics";
+
+/// Readings `from..to` of device `d<nth>`, ten seconds apart; `load` is an int or not.
+fn lines(nth: i64, from: i64, to: i64, is_int: bool) -> String {
+    let mut lines = String::new();
+    for row in from..to {
+        let time = FIRST + row * 10 * SECOND + nth;
+        let quarter = (row * 37 + nth * 11) % 400 - 200;
+        write!(
+            lines,
+            "engine,device=d{nth},site=s{} turns={quarter}i",
+            nth % 2
+        )
+        .unwrap();
+        let load = if is_int { "i" } else { ".25" };
+        write!(lines, ",load={}{load}", quarter % 9).unwrap();
+        if row % 3 != 1 {
+            write!(
+                lines,
+                ",heat={:?}",
+                f64::from(i32::try_from(quarter).unwrap()) / 4.0
+            )
+            .unwrap();
+        }
+        if row % 7 == 0 {
+            write!(lines, ",running={},state=\"s{}\"", quarter > 0, quarter % 3).unwrap();
+        }
+        writeln!(lines, " {time}").unwrap();
+    }
+    lines
+}
+
+fn send(bench: &mut Bench, nth: i64, from: i64, to: i64, is_int: bool) {
+    let all = lines(nth, from, to, is_int);
+    let all: Vec<&str> = all.lines().collect();
+    for some in all.chunks(400) {
+        bench.lines(&some.join("\n"));
+    }
+}
+
+fn seal(bench: &mut Bench) {
+    let windows = bench.store.view().unsealed(TimeNs(i64::MAX));
+    let window = *windows.first().expect("a day in parts");
+    bench.apply(&Command::Seal(window));
+    let job = bench
+        .store
+        .begin_seal(bench.index, &bench.state, Bytes::new(), window);
+    bench.store.finish_merge(job.run().unwrap()).unwrap();
+}
+
+/// Two days in parts and sealed, what came late, and level 0; a device without a tag and with few rows.
+fn filled() -> Bench {
+    let mut bench = Bench::new();
+    for nth in 0..3 {
+        send(&mut bench, nth, 0, 4_000, true);
+    }
+    bench.merge();
+    for nth in 0..3 {
+        send(&mut bench, nth, 5_000, 10_000, true);
+    }
+    bench.merge();
+    seal(&mut bench);
+    send(&mut bench, 1, 4_000, 5_000, true);
+    bench.lines(&format!("engine,device=few turns=5i,load=2i {FIRST}"));
+    bench.merge();
+    for nth in 0..3 {
+        send(&mut bench, nth, 10_000, 12_000, false);
+    }
+    bench.merge();
+    send(&mut bench, 2, 12_000, 12_700, false);
+    send(&mut bench, 2, 4_000, 4_100, false);
+    bench
+}
+
+const FUNCTIONS: [&str; 2] = [
+    "count(*), count(heat), count(site), count(time), count(state), \
+     sum(turns), sum(heat), sum(load), avg(turns), avg(heat), avg(load)",
+    "min(heat), max(heat), min(turns), max(load), min(running), max(running), min(state), \
+     max(state), min(time), max(time), first(turns, time), last(turns, time), first(heat, time), \
+     last(heat, time), last(state, time), first_value(heat ORDER BY time) IGNORE NULLS, \
+     last_value(state ORDER BY time DESC) IGNORE NULLS",
+];
+
+const GROUPS: [&str; 8] = [
+    "",
+    "device",
+    "site",
+    "device, site",
+    "time_bucket('1 day', time)",
+    "device, time_bucket('1 hour', time)",
+    "date_bin(INTERVAL '7 minutes', time), site",
+    "time_bucket('2 days', time, TIMESTAMP '1970-01-02T03:00:00Z'), device",
+];
+
+fn query(function: &str, group: &str, condition: &str) -> String {
+    if group.is_empty() {
+        format!("SELECT {function} FROM engine WHERE {condition}")
+    } else {
+        format!("SELECT {group}, {function} FROM engine WHERE {condition} GROUP BY {group}")
+    }
+}
+
+async fn plan(bench: &Bench, sql: &str) -> String {
+    format!("{:?}", bench.ask(&format!("EXPLAIN {sql}")).await)
+}
+
+#[tokio::test]
+async fn answers_are_those_of_the_rows() {
+    let bench = filled();
+    let conditions = [
+        "true",
+        "device IN ('d1', 'few')",
+        "time >= '1972-09-26T03:00:00Z' AND time < '1972-09-27T06:54:32Z'",
+        "time > '2100-01-01'",
+    ];
+    let mut wrong = Vec::new();
+    for condition in conditions {
+        for group in GROUPS {
+            for functions in FUNCTIONS {
+                let by_states = query(functions, group, condition);
+                let by_rows = query(functions, group, &format!("{condition} AND {BY_ROWS}"));
+                let shown = plan(&bench, &by_states).await;
+                if !shown.contains(BY_STATES) {
+                    wrong.push(format!("{by_states}: {shown}"));
+                }
+                let found = counted(bench.ask(&by_states).await);
+                let wanted = counted(bench.ask(&by_rows).await);
+                if found != wanted {
+                    wrong.push(format!("{by_states}:\n{found:?}\n{wanted:?}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let by_rows = query(FUNCTIONS[0], "", BY_ROWS);
+    assert!(!plan(&bench, &by_rows).await.contains(BY_STATES));
+}
+
+/// Limits, joins and conditions on groups stand above the second stage.
+#[tokio::test]
+async fn what_stands_above_groups_sees_the_same() {
+    let bench = filled();
+    for sql in [
+        "SELECT device, max(turns) FROM engine WHERE {} GROUP BY device ORDER BY 2 DESC, 1 LIMIT 2",
+        "SELECT device, max(time) FROM engine WHERE {} GROUP BY device ORDER BY 2 DESC LIMIT 2",
+        "SELECT time_bucket('1 hour', time), min(heat) FROM engine WHERE {} GROUP BY 1 \
+         ORDER BY 1 LIMIT 5",
+        "SELECT time_bucket('1 hour', time), min(time) FROM engine WHERE {} GROUP BY 1 \
+         ORDER BY 2 LIMIT 5",
+        "SELECT device, sum(turns) FROM engine WHERE {} GROUP BY 1 HAVING sum(turns) < 0 ORDER BY 1",
+        "SELECT count(*), max(mean) FROM \
+         (SELECT device, avg(heat) AS mean FROM engine WHERE {} GROUP BY device)",
+        "SELECT a.device, a.many, b.most FROM \
+         (SELECT device, count(heat) AS many FROM engine WHERE {} GROUP BY device) a JOIN \
+         (SELECT device, max(turns) AS most FROM engine GROUP BY device) b USING (device) \
+         ORDER BY 1",
+        "SELECT sum(turns) + count(*) FROM engine WHERE {} UNION ALL \
+         SELECT max(turns) FROM engine ORDER BY 1",
+        "SELECT device, count(*) FROM engine WHERE {} AND turns < \
+         (SELECT avg(turns) FROM engine) GROUP BY device ORDER BY 1",
+    ] {
+        let by_states = sql.replace("{}", "true");
+        let shown = plan(&bench, &by_states).await;
+        assert!(shown.contains(BY_STATES), "{by_states}: {shown}");
+        let by_rows = sql.replace("{}", BY_ROWS);
+        let (found, wanted) = (bench.ask(&by_states).await, bench.ask(&by_rows).await);
+        assert_eq!(found, wanted, "{sql}");
+        assert!(!found.is_empty(), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn whole_blocks_are_not_read() {
+    let bench = filled();
+    let all =
+        "SELECT device, count(*), sum(turns), avg(heat), max(heat) FROM engine GROUP BY device";
+    let shown = plan(&bench, all).await;
+    assert!(shown.contains(BY_STATES), "{shown}");
+    let answer = counted(bench.ask(all).await);
+    let segments = bench.disk.directory("segments").unwrap();
+    for name in segments.list().unwrap() {
+        let file = segments.open(&name, journal::OpenMode::Existing).unwrap();
+        file.write_at(60, &[0xff; 200]).unwrap();
+    }
+    assert!(counted(bench.ask(all).await) == answer);
+    let error = bench
+        .refusal("SELECT sum(turns) FROM engine WHERE turns < 1000")
+        .await;
+    assert!(
+        matches!(error, crate::query::QueryError::Data(_)),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn everything_else_reads_rows() {
+    let bench = filled();
+    for sql in [
+        "SELECT sum(turns) FROM engine WHERE turns > 1",
+        "SELECT sum(turns + 1) FROM engine",
+        "SELECT count(DISTINCT turns) FROM engine",
+        "SELECT sum(turns) FILTER (WHERE running) FROM engine",
+        "SELECT stddev(heat), sum(turns) FROM engine",
+        "SELECT time, sum(turns) FROM engine GROUP BY time",
+        "SELECT state, sum(turns) FROM engine GROUP BY state",
+        "SELECT time_bucket('1 month', time), sum(turns) FROM engine GROUP BY 1",
+        "SELECT last(turns, heat) FROM engine",
+        "SELECT device, sum(turns) FROM engine GROUP BY ROLLUP (device)",
+        "SELECT sum(turns) FROM (SELECT turns FROM engine LIMIT 9)",
+        "SELECT DISTINCT device FROM engine",
+        "SELECT max(device) FROM engine",
+    ] {
+        let shown = plan(&bench, sql).await;
+        assert!(!shown.contains(BY_STATES), "{sql}: {shown}");
+        bench.ask(sql).await;
+    }
+}
+
+/// The sign of a zero is seen in the order of floats, and sums of ints wrap around.
+#[tokio::test]
+async fn odd_numbers_are_those_of_the_rows() {
+    let mut bench = Bench::new();
+    let values = |row: i64| match row % 5 {
+        0 => "zero=-0.0,big=9223372036854775807i",
+        1 => "zero=0.0,big=9223372036854775800i",
+        _ => "zero=-0.0",
+    };
+    let line = |row| format!("odd,device=d {} {}", values(row), START + row * SECOND);
+    let lines: Vec<String> = (0..300).map(line).collect();
+    bench.lines(&lines.join("\n"));
+    bench.merge();
+    let sql = "SELECT min(zero), max(zero), sum(zero), sum(big), max(big), count(big) FROM odd";
+    let found = bench.ask(sql).await;
+    assert_eq!(found, bench.ask(&format!("{sql} WHERE {BY_ROWS}")).await);
+    assert_eq!(found[0][..2], ["-0.0", "0.0"]);
+}
+
+#[tokio::test]
+async fn states_of_a_device_need_no_exchange() {
+    let mut bench = Bench::new();
+    for nth in 0..7 {
+        send(&mut bench, nth, 0, 9_400, true);
+    }
+    bench.merge();
+    assert!(bench.store.view().row_count("engine").unwrap() > 65_536);
+    let sql = "SELECT device, time_bucket('1 hour', time), avg(turns) FROM engine GROUP BY 1, 2";
+    let shown = plan(&bench, sql).await;
+    assert!(
+        shown.contains(BY_STATES) && shown.contains("parts=2"),
+        "{shown}"
+    );
+    assert!(!shown.contains("RepartitionExec"), "{shown}");
+    let hours = usize::try_from(9_400 * 10 * SECOND / (DAY / 24) + 1).unwrap();
+    assert_eq!(bench.ask(sql).await.len(), 7 * hours);
+    let sql = "SELECT count(*), sum(turns) FROM engine";
+    assert_eq!(
+        bench.ask(sql).await,
+        bench.ask(&format!("{sql} WHERE {BY_ROWS}")).await
+    );
+}

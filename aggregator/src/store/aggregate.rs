@@ -1,0 +1,314 @@
+//! Aggregates over a view: states for each series and bucket of time. A block that lies wholly in the
+//! time that is asked for and in one bucket is answered by its entry in the index, and not read; all
+//! others, and level 0, are decoded and folded. Either way the state is the same, bit by bit.
+//!
+//! Floats are added in this order: within a block, or what level 0 gathers of a series, by rows; then
+//! block by block as a scan has them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use shared::batch::Column;
+use shared::reading::FieldType;
+
+use super::block::BlockMeta;
+use super::error::StoreError;
+use super::group::{FieldState, Group, Measures};
+use super::reader::{Chunk, Scan, ScanIter, View};
+use crate::state::{SeriesId, SeriesInfo};
+
+/// States of fields in one piece, unless it is of one bucket.
+const STATES_MAX: usize = 65_536;
+
+/// What to aggregate.
+#[derive(Debug, Clone)]
+pub struct Aggregate {
+    pub table: String,
+    /// With what is asked of each. Fields that the table does not have have no values.
+    pub fields: Vec<(String, Measures)>,
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub time: RangeInclusive<i64>,
+    /// `None`: all.
+    pub devices: Option<Vec<String>>,
+    /// `None`: all times are one.
+    pub buckets: Option<Buckets>,
+}
+
+/// Spans of equal width, one of which begins at the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buckets {
+    width_ns: i64,
+    origin: i64,
+}
+
+/// States of one series, from a block or what level 0 gathered. Pieces of one series and bucket are
+/// to be merged in the order in which they come.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    pub series: Arc<SeriesInfo>,
+    /// By time; each bucket once.
+    pub groups: Vec<Group>,
+}
+
+/// The pieces, made as they are asked for.
+pub struct Aggregates {
+    scan: ScanIter,
+    measures: Vec<Measures>,
+    buckets: Option<Buckets>,
+    folding: Option<Folding>,
+}
+
+/// A chunk that is being folded.
+struct Folding {
+    chunk: Chunk,
+    /// The next row, and of each column the next value.
+    row: usize,
+    values: Vec<usize>,
+}
+
+impl Buckets {
+    /// `None` if the width is not above 0.
+    pub fn new(width_ns: i64, origin: i64) -> Option<Self> {
+        (width_ns > 0).then_some(Self { width_ns, origin })
+    }
+
+    /// Where the bucket of a time begins; `None` if that, or the distance between it and the origin,
+    /// needs more than 64 bits.
+    pub fn start(&self, time: i64) -> Option<i64> {
+        let distance = time.checked_sub(self.origin)?;
+        let distance = distance.checked_sub(distance.rem_euclid(self.width_ns))?;
+        self.origin.checked_add(distance)
+    }
+
+    /// How many of these sorted times, of which there are some, lie in the bucket of the first.
+    fn run(&self, times: &[i64]) -> (Option<i64>, usize) {
+        let start = self.start(times[0]);
+        let end = start.and_then(|start| start.checked_add(self.width_ns));
+        let rows = match end {
+            Some(end) => times.partition_point(|time| *time < end),
+            None => times
+                .iter()
+                .take_while(|time| self.start(**time) == start)
+                .count(),
+        };
+        (start, rows)
+    }
+}
+
+impl View {
+    /// A table that is not there has no rows.
+    pub fn aggregate(self: &Arc<Self>, wanted: Aggregate) -> Aggregates {
+        let Aggregate {
+            table,
+            fields,
+            time,
+            devices,
+            buckets,
+        } = wanted;
+        let (fields, measures) = fields.into_iter().unzip();
+        let scan = self.scan(Scan {
+            table,
+            fields,
+            time,
+            devices,
+        });
+        Aggregates {
+            scan,
+            measures,
+            buckets,
+            folding: None,
+        }
+    }
+}
+
+impl Aggregates {
+    /// One state for each series and bucket, in memory: for those who know that these are few.
+    pub fn merged(self) -> Result<BTreeMap<(SeriesId, Option<i64>), Group>, StoreError> {
+        let mut merged: BTreeMap<(SeriesId, Option<i64>), Group> = BTreeMap::new();
+        for piece in self {
+            let Piece { series, groups } = piece?;
+            for group in groups {
+                match merged.entry((series.id, group.bucket)) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(group);
+                    }
+                    Entry::Occupied(mut entry) => entry.get_mut().merge(group),
+                }
+            }
+        }
+        Ok(merged)
+    }
+
+    /// What the index says of a whole block; `None` if it has to be read.
+    fn answered(&self, block: &BlockMeta) -> Option<Piece> {
+        let (plan, view) = (&self.scan.plan, &self.scan.view);
+        let in_time = [block.time_min, block.time_max]
+            .iter()
+            .all(|time| plan.time.contains(time));
+        let bucket = match &self.buckets {
+            None => None,
+            Some(buckets) => {
+                let start = buckets.start(block.time_min)?;
+                if buckets.start(block.time_max)? != start {
+                    return None;
+                }
+                Some(start)
+            }
+        };
+        let says_nothing = block.columns.is_empty() && !plan.fields.is_empty();
+        if !in_time || says_nothing {
+            return None;
+        }
+        let field = |(field, measures): (&Option<(u16, FieldType)>, &Measures)| {
+            let Some((slot, field_type)) = *field else {
+                return Some(FieldState::default());
+            };
+            let at = block
+                .columns
+                .binary_search_by_key(&slot, |stats| stats.field);
+            let stats = at.ok().map(|at| &block.columns[at]);
+            stats.map_or(Some(FieldState::default()), |stats| {
+                FieldState::of_stats(stats, field_type, *measures)
+            })
+        };
+        let group = Group {
+            bucket,
+            rows: block.rows.into(),
+            time_min: block.time_min,
+            time_max: block.time_max,
+            fields: plan
+                .fields
+                .iter()
+                .zip(&self.measures)
+                .map(field)
+                .collect::<Option<_>>()?,
+        };
+        Some(Piece {
+            series: Arc::clone(view.catalog().series(block.series)?),
+            groups: vec![group],
+        })
+    }
+}
+
+impl Folding {
+    fn new(chunk: Chunk) -> Self {
+        Self {
+            row: 0,
+            values: vec![0; chunk.columns.len()],
+            chunk,
+        }
+    }
+
+    /// The next buckets; there must be rows left.
+    fn piece(&mut self, measures: &[Measures], buckets: Option<Buckets>) -> Piece {
+        let Chunk {
+            series,
+            times,
+            columns,
+        } = &self.chunk;
+        let mut groups = Vec::new();
+        while self.row < times.len() && groups.len() * columns.len() < STATES_MAX {
+            let (bucket, rows) = match buckets {
+                None => (None, times.len()),
+                Some(buckets) => buckets.run(&times[self.row..]),
+            };
+            let run = self.row..self.row + rows;
+            let mut fields = Vec::with_capacity(columns.len());
+            for ((column, measures), value) in columns.iter().zip(measures).zip(&mut self.values) {
+                let state = column.as_ref().and_then(|column| {
+                    let (values, ends) = values_of(column, &run, *value)?;
+                    *value = values.end;
+                    let ends = (times[ends.0], times[ends.1]);
+                    Some(FieldState::of_values(
+                        &column.values,
+                        values,
+                        ends,
+                        *measures,
+                    ))
+                });
+                fields.push(state.unwrap_or_default());
+            }
+            groups.push(Group {
+                bucket,
+                rows: rows as u64,
+                time_min: times[run.start],
+                time_max: times[run.end - 1],
+                fields,
+            });
+            self.row = run.end;
+        }
+        Piece {
+            series: Arc::clone(series),
+            groups,
+        }
+    }
+}
+
+/// The values of a run of rows, of which the first would be at `from`, and the rows of the first and the
+/// last one.
+fn values_of(
+    column: &Column,
+    run: &Range<usize>,
+    from: usize,
+) -> Option<(Range<usize>, (usize, usize))> {
+    let Some(flags) = &column.present else {
+        return Some((run.clone(), (run.start, run.end - 1)));
+    };
+    let flags = &flags[run.clone()];
+    let first = flags.iter().position(|flag| *flag)?;
+    let last = flags.iter().rposition(|flag| *flag)?;
+    let count = flags.iter().filter(|flag| **flag).count();
+    Some((from..from + count, (run.start + first, run.start + last)))
+}
+
+impl Iterator for Aggregates {
+    type Item = Result<Piece, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(folding) = &mut self.folding
+                && folding.row < folding.chunk.times.len()
+            {
+                return Some(Ok(folding.piece(&self.measures, self.buckets)));
+            }
+            let read = match self.scan.next_block() {
+                Some((segment, block)) => {
+                    if let Some(piece) = self.answered(&segment.blocks[block]) {
+                        return Some(Ok(piece));
+                    }
+                    self.scan.read(&segment, block).transpose()
+                }
+                None => Some(self.scan.next()?),
+            };
+            match read {
+                Some(Ok(chunk)) => self.folding = Some(Folding::new(chunk)),
+                Some(Err(error)) => return Some(Err(error)),
+                None => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_begin_where_the_origin_says() {
+        let buckets = Buckets::new(10, 3).unwrap();
+        for (time, start) in [(3, 3), (12, 3), (13, 13), (2, -7), (-7, -7), (-8, -17)] {
+            assert_eq!(buckets.start(time), Some(start), "{time}");
+        }
+        assert_eq!(buckets.start(i64::MIN), None);
+        assert_eq!(Buckets::new(7, 0).unwrap().start(i64::MIN), None);
+        assert_eq!(Buckets::new(0, 0), None);
+        let times = [i64::MIN, i64::MIN + 1, 3, 4, 13];
+        assert_eq!(buckets.run(&times), (None, 2));
+        assert_eq!(buckets.run(&times[2..]), (Some(3), 2));
+        let last = Buckets::new(i64::MAX, 0).unwrap();
+        assert_eq!(last.run(&[0, i64::MAX - 1, i64::MAX]), (Some(0), 2));
+        assert_eq!(last.run(&[i64::MAX]), (Some(i64::MAX), 1));
+    }
+}
