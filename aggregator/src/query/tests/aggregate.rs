@@ -1,6 +1,7 @@
 //! Aggregates by the store's states answer what reading the rows does.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use shared::id::TimeNs;
@@ -54,7 +55,10 @@ fn send(bench: &mut Bench, nth: i64, from: i64, to: i64, is_int: bool) {
 }
 
 fn seal(bench: &mut Bench) {
-    let windows = bench.store.view().unsealed(TimeNs(i64::MAX));
+    let windows = bench
+        .store
+        .view()
+        .unsealed(TimeNs(i64::MAX), Duration::ZERO);
     let window = *windows.first().expect("a day in parts");
     bench.apply(&Command::Seal(window));
     let job = bench

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shared::batch::{Body, Column, Data, Group as Rows, SeriesColumns, SeriesDefinition, Values};
 use shared::id::{Lane, LocalSeriesId, TimeNs};
@@ -256,7 +257,12 @@ impl Fleet {
     }
 
     fn seal(&mut self) {
-        let windows = self.bench.node.store.view().unsealed(TimeNs(i64::MAX));
+        let windows = self
+            .bench
+            .node
+            .store
+            .view()
+            .unsealed(TimeNs(i64::MAX), Duration::ZERO);
         if let Some(window) = windows.first() {
             self.bench.apply(&Command::Seal(*window));
             assert!(self.bench.node.finish_merges());
