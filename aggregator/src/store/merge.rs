@@ -15,6 +15,7 @@ use bytes::Bytes;
 use journal::Storage;
 
 use super::block;
+use super::claims::Claims;
 use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
@@ -42,6 +43,7 @@ pub struct MergeJob {
     pub(super) raft: Bytes,
     pub(super) manifest: Arc<Manifest>,
     pub(super) segments: Arc<dyn Storage>,
+    pub(super) claims: Arc<Claims>,
     pub(super) seal: Option<Seal>,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
@@ -120,7 +122,7 @@ impl MergeJob {
             .advance(self.expected, &durable, files, &gone)?;
         let handles = files
             .iter()
-            .map(|file| SegmentHandle::open(&self.segments, file.clone(), self.state.catalog()))
+            .map(|file| SegmentHandle::open(&self.claims, file.clone(), self.state.catalog()))
             .collect::<Result<_, _>>()?;
         Ok(Merged {
             durable,

@@ -9,6 +9,7 @@ mod memory;
 mod gather;
 mod strong;
 mod block;
+mod claims;
 mod segment;
 mod partition;
 mod manifest;
@@ -27,6 +28,7 @@ use bytes::Bytes;
 use journal::Storage;
 use shared::id::TimeNs;
 
+pub use claims::{Claims, Promise};
 pub use error::StoreError;
 pub use merge::{MergeJob, Merged};
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
@@ -46,6 +48,7 @@ const INSTALL_ROOM_FILE: &str = "room-install.tmp";
 /// The store of one node. One owner; readers hold views.
 pub struct Store {
     files: Arc<dyn Storage>,
+    claims: Arc<Claims>,
     manifest: Arc<Manifest>,
     level0: Level0,
     segments: Arc<Vec<Arc<SegmentHandle>>>,
@@ -84,7 +87,8 @@ impl Store {
         let segments_left = files.list().map_err(io)?;
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
         let state = decode_state(&durable.state)?;
-        let segments = open_segments(&files, &durable.files, &state, &[])?;
+        let claims = Claims::new(Arc::clone(&files));
+        let segments = open_segments(&claims, &durable.files, &state, &[])?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
         let removed = remove_unnamed(&*files, segments_left, &durable.files)?;
         let index = durable.index;
@@ -103,6 +107,7 @@ impl Store {
         };
         let store = Self {
             files,
+            claims,
             manifest: Arc::new(manifest),
             level0: Level0::new(),
             segments,
@@ -212,6 +217,7 @@ impl Store {
             raft,
             manifest: Arc::clone(&self.manifest),
             segments: Arc::clone(&self.files),
+            claims: Arc::clone(&self.claims),
             seal,
             written: OnceLock::new(),
             stops: Arc::default(),
@@ -293,6 +299,7 @@ impl Store {
             raft,
             state: bytes,
             mut files,
+            promise: _promise,
             ..
         } = snapshot;
         files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -312,7 +319,7 @@ impl Store {
         room.map_err(StoreError::or_full)?;
         let mut here = self.segments.to_vec();
         here.extend(self.doomed.iter().filter_map(Weak::upgrade));
-        let segments = open_segments(&self.files, &files, &state, &here)?;
+        let segments = open_segments(&self.claims, &files, &state, &here)?;
         for segment in &segments {
             if !self
                 .segments
@@ -354,6 +361,11 @@ impl Store {
     /// The directory of the segment files: a received snapshot's files go here, synced.
     pub fn segments(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.files)
+    }
+
+    /// Who needs which of these files: what a snapshot counts on is promised to it.
+    pub fn claims(&self) -> Arc<Claims> {
+        Arc::clone(&self.claims)
     }
 
     /// Reads all of a segment that is in the store and checks it.
@@ -470,14 +482,14 @@ fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
 
 /// Reads what the files say of themselves, taking those that are known already.
 fn open_segments(
-    storage: &Arc<dyn Storage>,
+    claims: &Arc<Claims>,
     files: &[SegmentFile],
     state: &State,
     known: &[Arc<SegmentHandle>],
 ) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
     let open = |file: &SegmentFile| match known.iter().find(|known| known.file == *file) {
         Some(known) => Ok(Arc::clone(known)),
-        None => SegmentHandle::open(storage, file.clone(), state.catalog()),
+        None => SegmentHandle::open(claims, file.clone(), state.catalog()),
     };
     files.iter().map(open).collect()
 }

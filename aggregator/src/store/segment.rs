@@ -12,6 +12,7 @@ use journal::{OpenMode, Storage, StorageFile};
 use shared::id::Digest;
 
 use super::block::{self, BlockMeta, LongText};
+use super::claims::Claims;
 use super::error::StoreError;
 use super::partition::{Partition, SEALED, SEGMENT};
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
@@ -57,7 +58,7 @@ pub(crate) struct SegmentHandle {
     /// Sorted by series; the blocks of one series in the order of their writing.
     pub(super) blocks: Vec<BlockMeta>,
     pub(super) rows: BTreeMap<TableId, u64>,
-    storage: Arc<dyn Storage>,
+    claims: Arc<Claims>,
     doomed: AtomicBool,
     /// Not all of it could be read.
     spoilt: AtomicBool,
@@ -327,13 +328,13 @@ impl SegmentFile {
 impl SegmentHandle {
     /// Reads a segment that the manifest or a snapshot names and checks all but its blocks.
     pub(super) fn open(
-        storage: &Arc<dyn Storage>,
+        claims: &Arc<Claims>,
         file: SegmentFile,
         catalog: &Catalog,
     ) -> Result<Arc<Self>, StoreError> {
         let name = file.name.as_str();
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
-        let open = file.open(&**storage)?;
+        let open = file.open(&**claims.files())?;
         let (head, blocks) = file.read_parts(&*open)?;
         let mut rows = BTreeMap::new();
         for block in &blocks {
@@ -342,13 +343,13 @@ impl SegmentHandle {
             };
             *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
         }
-        let storage = Arc::clone(storage);
+        claims.hold(name);
         Ok(Arc::new(Self {
             file,
             head,
             blocks,
             rows,
-            storage,
+            claims: Arc::clone(claims),
             doomed: AtomicBool::new(false),
             spoilt: AtomicBool::new(false),
         }))
@@ -362,7 +363,7 @@ impl SegmentHandle {
     ) -> Result<SeriesRows, StoreError> {
         let name = &self.file.name;
         let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
-        let content = self.file.open(&*self.storage)?;
+        let content = self.file.open(&**self.claims.files())?;
         content
             .read_at(block.offset, &mut bytes)
             .map_err(|source| StoreError::io(name, source))?;
@@ -372,7 +373,7 @@ impl SegmentHandle {
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
-        let content = self.file.open(&*self.storage)?;
+        let content = self.file.open(&**self.claims.files())?;
         self.file.check_digest(&*content)?;
         self.blocks
             .iter()
@@ -412,12 +413,8 @@ impl SegmentHandle {
 
 impl Drop for SegmentHandle {
     fn drop(&mut self) {
-        if self.doomed.load(Ordering::Acquire)
-            && let Err(error) = self.storage.remove(&self.file.name)
-        {
-            // The manifest does not name it: the next open removes it.
-            tracing::warn!(file = self.file.name, %error, "a dropped segment stays for now");
-        }
+        let doomed = self.doomed.load(Ordering::Acquire);
+        self.claims.release(&self.file.name, doomed);
     }
 }
 
