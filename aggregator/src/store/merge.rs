@@ -16,6 +16,7 @@ use journal::Storage;
 
 use super::block;
 use super::claims::Claims;
+use super::damage::{self, Place};
 use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
@@ -201,7 +202,7 @@ impl MergeJob {
         for series in passes(&self.rows, seal, self.state.catalog()) {
             if let Some(seal) = seal {
                 let take = &mut |rows| output.gather(seal.partition, rows);
-                seal.read(&series, &self.stops, take)?;
+                seal.read(&series, &self.state, &self.stops, take)?;
             }
             for rows in self.rows.rows.iter() {
                 let mut failed = Ok(());
@@ -239,19 +240,20 @@ impl Seal {
     fn read(
         &self,
         series: &RangeInclusive<SeriesId>,
+        state: &State,
         stops: &AtomicBool,
         take: &mut dyn FnMut(SeriesRows) -> Result<(), StoreError>,
     ) -> Result<(), Fault> {
         for segment in &self.segments {
             let blocks = &segment.blocks;
             let from = blocks.partition_point(|block| block.series < *series.start());
-            let ours = blocks[from..].iter();
-            for block in ours.take_while(|block| block.series <= *series.end()) {
+            let ours = blocks.iter().enumerate().skip(from);
+            for (at, block) in ours.take_while(|(_, block)| block.series <= *series.end()) {
                 if stops.load(Ordering::Relaxed) {
                     return Err(StoreError::Superseded.into());
                 }
                 let rows = segment.read(block, &|_| true).map_err(|error| {
-                    segment.spoil();
+                    damage::report(segment, Place::Block(at), &error, state);
                     Fault::Unreadable(error)
                 });
                 take(rows?)?;

@@ -10,6 +10,7 @@ mod gather;
 mod strong;
 mod block;
 mod claims;
+mod damage;
 mod segment;
 mod partition;
 mod manifest;
@@ -29,6 +30,7 @@ use journal::Storage;
 use shared::id::TimeNs;
 
 pub use claims::{Claims, Promise};
+pub use damage::{DamageCount, DamageRow, DamagedBlock};
 pub use error::StoreError;
 pub use merge::{MergeJob, Merged};
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
@@ -88,7 +90,7 @@ impl Store {
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
         let state = decode_state(&durable.state)?;
         let claims = Claims::new(Arc::clone(&files));
-        let segments = open_segments(&claims, &durable.files, &state, &[])?;
+        let segments = open_what_can_be(&claims, &durable.files, &state)?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
         let removed = remove_unnamed(&*files, segments_left, &durable.files)?;
         let index = durable.index;
@@ -480,6 +482,27 @@ fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
     })
 }
 
+/// As [`open_segments`], for a node that has nothing else: what is damaged is an error to whoever asks
+/// for it, and holds up nobody else.
+fn open_what_can_be(
+    claims: &Arc<Claims>,
+    files: &[SegmentFile],
+    state: &State,
+) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
+    let open = |file: &SegmentFile| {
+        let error = match SegmentHandle::open(claims, file.clone(), state.catalog()) {
+            Err(error @ StoreError::Damaged { .. }) => error,
+            other => return other,
+        };
+        let Some(segment) = SegmentHandle::opaque(claims, file.clone()) else {
+            return Err(error);
+        };
+        damage::report(&segment, damage::Place::File, &error, state);
+        Ok(segment)
+    };
+    files.iter().map(open).collect()
+}
+
 /// Reads what the files say of themselves, taking those that are known already.
 fn open_segments(
     claims: &Arc<Claims>,
@@ -488,6 +511,12 @@ fn open_segments(
     known: &[Arc<SegmentHandle>],
 ) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
     let open = |file: &SegmentFile| match known.iter().find(|known| known.file == *file) {
+        // What a snapshot has brought may be sound where the file was not.
+        Some(known) if known.is_opaque() => {
+            let opened = SegmentHandle::open(claims, file.clone(), state.catalog());
+            let sound = opened.ok().filter(|opened| opened.verify().is_ok());
+            Ok(sound.unwrap_or_else(|| Arc::clone(known)))
+        }
         Some(known) => Ok(Arc::clone(known)),
         None => SegmentHandle::open(claims, file.clone(), state.catalog()),
     };

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use shared::id::Digest;
 
 use super::block::{self, BlockMeta, LongText};
 use super::claims::Claims;
+use super::damage::Faults;
 use super::error::StoreError;
 use super::partition::{Partition, SEALED, SEGMENT};
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
@@ -25,9 +27,9 @@ const VERSION: u16 = 1;
 /// Of sealed ones, whose columns may be in a form that version 1 does not know.
 const VERSION_SEALED: u16 = 2;
 const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
-const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
+pub(super) const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
 /// The digest runs over pieces of this size.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 const TMP: &str = ".tmp";
 
 /// What names a segment in the manifest and in a snapshot.
@@ -60,8 +62,9 @@ pub(crate) struct SegmentHandle {
     pub(super) rows: BTreeMap<TableId, u64>,
     claims: Arc<Claims>,
     doomed: AtomicBool,
-    /// Not all of it could be read.
-    spoilt: AtomicBool,
+    pub(super) faults: Faults,
+    /// Neither header nor index could be read: what is in it is not known.
+    opaque: bool,
 }
 
 /// Writes one segment; nothing is visible under its name before `name`.
@@ -217,11 +220,26 @@ impl SegmentFile {
         self.check_digest(content)
     }
 
+    /// One block of an open file, checked.
+    pub(super) fn read_block(
+        &self,
+        content: &dyn StorageFile,
+        block: &BlockMeta,
+        wanted: &dyn Fn(u16) -> bool,
+    ) -> Result<SeriesRows, StoreError> {
+        let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
+        content
+            .read_at(block.offset, &mut bytes)
+            .map_err(|source| unreadable(&self.name, block.offset, &source))?;
+        block::decode(&bytes, block, wanted)
+            .map_err(|fault| StoreError::damaged(&self.name, block.offset, fault.to_string()))
+    }
+
     /// Opens what the manifest or a snapshot names.
-    fn open(&self, storage: &dyn Storage) -> Result<Arc<dyn StorageFile>, StoreError> {
+    pub(super) fn open(&self, storage: &dyn Storage) -> Result<Arc<dyn StorageFile>, StoreError> {
         let opened = storage.open(&self.name, OpenMode::Existing);
         opened.map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound {
+            if source.kind() == io::ErrorKind::NotFound {
                 StoreError::damaged(&self.name, 0, "the file is gone")
             } else {
                 StoreError::io(&self.name, source)
@@ -254,11 +272,11 @@ impl SegmentFile {
         content: &dyn StorageFile,
     ) -> Result<(SegmentHead, Vec<BlockMeta>), StoreError> {
         let name = self.name.as_str();
-        let io = |source| StoreError::io(name, source);
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
         self.check_length(content)?;
         let mut header = [0; HEADER_BYTES];
-        content.read_at(0, &mut header).map_err(io)?;
+        let read = content.read_at(0, &mut header);
+        read.map_err(|source| unreadable(name, 0, &source))?;
         let head = read_header(&header).map_err(|fault| match fault {
             HeaderFault::Version(version) => StoreError::Version {
                 file: name.into(),
@@ -269,13 +287,14 @@ impl SegmentFile {
         let (index_at, index_len) = self.read_footer(content)?;
         let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
         let mut index = vec![0; index_bytes];
-        content.read_at(index_at, &mut index).map_err(io)?;
+        let read = content.read_at(index_at, &mut index);
+        read.map_err(|source| unreadable(name, index_at, &source))?;
         let blocks = read_index(&index, index_at);
         let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
         Ok((head, blocks))
     }
 
-    fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
+    pub(super) fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
         let len = content.len();
         let len = len.map_err(|source| StoreError::io(&self.name, source))?;
         if len != self.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
@@ -292,7 +311,7 @@ impl SegmentFile {
         let mut footer = [0; FOOTER_BYTES];
         content
             .read_at(footer_at, &mut footer)
-            .map_err(|source| StoreError::io(&self.name, source))?;
+            .map_err(|source| unreadable(&self.name, footer_at, &source))?;
         let (index_at, index_len, digest) =
             read_footer(&footer).map_err(|fault| damaged(&fault.to_string()))?;
         if digest != self.digest {
@@ -313,7 +332,7 @@ impl SegmentFile {
             let len = usize::try_from((covered - at).min(PIECE_BYTES as u64)).expect("a piece");
             content
                 .read_at(at, &mut piece[..len])
-                .map_err(|source| StoreError::io(&self.name, source))?;
+                .map_err(|source| unreadable(&self.name, at, &source))?;
             digest = shared::batch::digest(digest, &piece[..len]);
             at += len as u64;
         }
@@ -351,8 +370,40 @@ impl SegmentHandle {
             rows,
             claims: Arc::clone(claims),
             doomed: AtomicBool::new(false),
-            spoilt: AtomicBool::new(false),
+            faults: Faults::default(),
+            opaque: false,
         }))
+    }
+
+    /// Stands for a segment that the manifest names and that cannot be opened: what its name says of
+    /// it, and no rows. `None`: the name says nothing.
+    pub(super) fn opaque(claims: &Arc<Claims>, file: SegmentFile) -> Option<Arc<Self>> {
+        let (command, partition) = Partition::of_file_name(&file.name)?;
+        let head = SegmentHead {
+            command,
+            partition,
+            merged_at: 0,
+        };
+        claims.hold(&file.name);
+        Some(Arc::new(Self {
+            file,
+            head,
+            blocks: Vec::new(),
+            rows: BTreeMap::new(),
+            claims: Arc::clone(claims),
+            doomed: AtomicBool::new(false),
+            faults: Faults::default(),
+            opaque: true,
+        }))
+    }
+
+    pub(super) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// The directory that its file is in.
+    pub(super) fn storage(&self) -> &dyn Storage {
+        &**self.claims.files()
     }
 
     /// Reads one block and checks it.
@@ -361,19 +412,14 @@ impl SegmentHandle {
         block: &BlockMeta,
         wanted: &dyn Fn(u16) -> bool,
     ) -> Result<SeriesRows, StoreError> {
-        let name = &self.file.name;
-        let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
-        let content = self.file.open(&**self.claims.files())?;
-        content
-            .read_at(block.offset, &mut bytes)
-            .map_err(|source| StoreError::io(name, source))?;
-        block::decode(&bytes, block, wanted)
-            .map_err(|fault| StoreError::damaged(name, block.offset, fault.to_string()))
+        let content = self.file.open(self.storage())?;
+        self.file.read_block(&*content, block, wanted)
     }
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
-        let content = self.file.open(&**self.claims.files())?;
+        let content = self.file.open(self.storage())?;
+        self.file.read_parts(&*content)?;
         self.file.check_digest(&*content)?;
         self.blocks
             .iter()
@@ -386,17 +432,17 @@ impl SegmentHandle {
     }
 
     /// Something in it cannot be read: it is not sealed.
-    pub(super) fn spoil(&self) {
-        self.spoilt.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn is_spoilt(&self) -> bool {
-        self.spoilt.load(Ordering::Relaxed)
+        !self.faults.is_empty()
     }
 
     /// Nobody new may take it; the file goes with the last view that names it.
     pub(super) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
     }
 
     /// It counts again.
@@ -413,8 +459,7 @@ impl SegmentHandle {
 
 impl Drop for SegmentHandle {
     fn drop(&mut self) {
-        let doomed = self.doomed.load(Ordering::Acquire);
-        self.claims.release(&self.file.name, doomed);
+        self.claims.release(&self.file.name, self.is_doomed());
     }
 }
 
@@ -424,6 +469,11 @@ impl fmt::Debug for SegmentHandle {
             .field("file", &self.file)
             .finish_non_exhaustive()
     }
+}
+
+/// What the disk does not give is as good as damaged: a peer has it.
+fn unreadable(file: &str, offset: u64, source: &io::Error) -> StoreError {
+    StoreError::damaged(file, offset, format!("it cannot be read: {source}"))
 }
 
 enum HeaderFault {
