@@ -79,6 +79,8 @@ struct StoreTable {
     merge_seconds: u64,
     partition_hours: Option<u64>,
     log_keep_bytes: u64,
+    /// 0: never.
+    scrub_days: u64,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +131,7 @@ impl Default for StoreTable {
             merge_seconds: 600,
             partition_hours: None,
             log_keep_bytes: 4 << 30,
+            scrub_days: 7,
         }
     }
 }
@@ -273,6 +276,7 @@ impl StoreTable {
         }
         let age = range("store", "merge_seconds", self.merge_seconds, 1, DAY_SECONDS)?;
         let bytes = range("store", "merge_bytes", self.merge_bytes, 1 << 20, 16 << 30)?;
+        let scrub = range("store", "scrub_days", self.scrub_days, 0, 365)?;
         let keep = range(
             "store",
             "log_keep_bytes",
@@ -288,6 +292,7 @@ impl StoreTable {
             merge_bytes: bytes,
             merge_age: Duration::from_secs(age),
             log_keep_bytes: keep,
+            scrub_period: (scrub > 0).then(|| Duration::from_secs(scrub * DAY_SECONDS)),
         })
     }
 }

@@ -19,6 +19,8 @@ mod merge;
 mod reader;
 mod retention;
 mod snapshot;
+mod scrub;
+mod metrics;
 pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,9 @@ pub use claims::{Claims, Promise};
 pub use damage::{DamageCount, DamageRow, DamagedBlock};
 pub use error::StoreError;
 pub use merge::{MergeJob, Merged};
+pub use metrics::StoreMetrics;
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
+pub use scrub::{ScrubOptions, Scrubber};
 pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
 
