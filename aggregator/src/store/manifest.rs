@@ -141,6 +141,18 @@ impl Manifest {
         })
     }
 
+    /// One segment stands for another, if it does not already; index and state stay.
+    pub(super) fn exchange(&self, gone: &str, new: &SegmentFile) -> Result<(), StoreError> {
+        self.change(|_, files| {
+            if !files.iter().any(|file| file.name == gone || file == new) {
+                return Err(StoreError::Superseded);
+            }
+            files.retain(|file| file.name != gone);
+            files.push(new.clone());
+            Ok(None)
+        })
+    }
+
     /// Becomes exactly this.
     pub(super) fn replace(&self, durable: &Durable) -> Result<(), StoreError> {
         self.change(|_, files| {

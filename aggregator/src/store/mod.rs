@@ -20,6 +20,7 @@ mod reader;
 mod retention;
 mod snapshot;
 mod scrub;
+mod repair;
 mod metrics;
 pub(crate) mod inspect;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use error::StoreError;
 pub use merge::{MergeJob, Merged};
 pub use metrics::StoreMetrics;
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
+pub use repair::{RepairEnd, Repaired, repair};
 pub use scrub::{ScrubOptions, Scrubber};
 pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;

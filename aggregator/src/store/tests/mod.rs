@@ -11,6 +11,7 @@ mod features;
 mod quarantine;
 mod crash;
 mod full;
+mod damage;
 mod golden;
 
 use std::sync::Arc;
