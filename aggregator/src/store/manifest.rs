@@ -181,10 +181,7 @@ impl Manifest {
         let changed = Self::transact(&db, edit).map_err(StoreError::or_full);
         if let Err(StoreError::Full { .. }) = changed {
             // Closing it writes nothing after a failed write.
-            guarded(|| {
-                drop(db);
-                Ok(())
-            })?;
+            close(db)?;
         } else {
             *open = Some(db);
         }
@@ -235,6 +232,23 @@ impl Manifest {
         });
         refused.map_or(done, Err)
     }
+}
+
+impl Drop for Manifest {
+    fn drop(&mut self) {
+        let db = self.db().take();
+        if let Some(Err(error)) = db.map(close) {
+            tracing::warn!(%error, "the manifest was not closed cleanly");
+        }
+    }
+}
+
+/// redb reads pages for it, and may give up on them.
+fn close(db: Database) -> Result<(), StoreError> {
+    guarded(|| {
+        drop(db);
+        Ok(())
+    })
 }
 
 fn open_file(file: &Arc<LatchedFile>) -> Result<Database, StoreError> {

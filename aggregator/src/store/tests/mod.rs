@@ -12,6 +12,7 @@ mod quarantine;
 mod crash;
 mod full;
 mod damage;
+mod flips;
 mod golden;
 
 use std::sync::Arc;
