@@ -22,6 +22,7 @@ use crate::query::{Engine, QueryError, QueryOptions};
 use crate::serve::http::{self, Http, HttpOptions};
 use crate::serve::pg::{self, Postgres, PostgresOptions};
 use crate::serve::{self, Admission, ServeMetrics, Service, ServiceOptions};
+use crate::store::{ScrubOptions, Scrubber, StoreMetrics};
 use crate::tls::{Material, RevocationMetrics, Revocations, RevokedError, TlsError};
 use crate::users::{Roster, UsersError};
 
@@ -69,6 +70,8 @@ pub enum NodeError {
     Cluster(#[from] ClusterError),
     #[error("consensus stopped: {0}. Nothing acknowledged is lost; restart the node")]
     Consensus(String),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
     #[error("signals cannot be received: {0}")]
     Signals(#[source] io::Error),
 }
@@ -108,6 +111,7 @@ pub async fn run(config: Config) -> Result<(), NodeError> {
 /// A node that serves.
 struct Running {
     cluster: Cluster,
+    scrubber: Scrubber,
     /// The doors, and what goes with them.
     tasks: JoinSet<()>,
     stop_doors: watch::Sender<bool>,
@@ -123,6 +127,7 @@ impl Running {
         let mut registry = metrics::registry();
         let revocation_metrics = RevocationMetrics::register(&mut registry);
         let ingest_metrics = IngestMetrics::register(&mut registry);
+        let store_metrics = StoreMetrics::register(&mut registry);
         let serve_metrics = ServeMetrics::register(&mut registry);
         let (stop_doors, stop) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -150,9 +155,16 @@ impl Running {
             registry: Arc::new(registry),
         };
         doors.open(&mut tasks, &stop).await?;
+        let options = ScrubOptions {
+            period: config.store.scrub_period,
+            node: config.name.clone(),
+        };
+        let views = cluster.views().clone();
+        let scrubber = Scrubber::start(views, options, store_metrics).map_err(NodeError::Thread)?;
         tracing::info!("serving");
         Ok(Running {
             cluster,
+            scrubber,
             tasks,
             stop_doors,
             stop_cluster,
@@ -167,6 +179,7 @@ impl Running {
             tracing::warn!("some connections did not end in time and are cut off");
             self.tasks.abort_all();
         }
+        drop(self.scrubber);
         self.stop_cluster.send_replace(true);
         if timeout(CLUSTER_STOP_LIMIT, self.cluster.stop())
             .await

@@ -3,9 +3,9 @@
 //! Start with `straight_line`: one page. `fire` hurts the same path, `ack_after_sync` proves what
 //! an acknowledgement means, `bad_input` what refusals say; `postgres` and `cli` are the two ways
 //! to read, `quickstart` the README's first command; `tidy` reads the repository itself.
-//! `sealing` waits until a day lies in one file. The `agent_*` files are the scenarios that an agent
-//! has to survive, one group each; `mqtt` is a client without manners, `fake_node` a node that tells
-//! a story.
+//! `sealing` waits until a day lies in one file, `damage` hurts such files. The `agent_*` files are
+//! the scenarios that an agent has to survive, one group each; `mqtt` is a client without manners,
+//! `fake_node` a node that tells a story.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,6 +24,7 @@ mod agent_clock;
 mod ack_after_sync;
 mod bad_input;
 mod sealing;
+mod damage;
 mod agent_reload;
 mod quickstart;
 mod tidy;

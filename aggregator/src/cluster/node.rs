@@ -314,6 +314,7 @@ impl Parts {
         let (store, recovered) = Store::open(&*self.store)?;
         join::check_log(&self.log, store.durable_index(), &self.name, self.seat.id).await?;
         let (views, segments) = (store.views(), store.segments());
+        let claims = store.claims();
         let proposer = Proposer::new(self.boot);
         let failed = |error: io::Error| ClusterError::Fatal(error.to_string());
         let applier = Applier::new(store, recovered, Arc::clone(&proposer), self.inline);
@@ -352,7 +353,7 @@ impl Parts {
         let (peer, proposals) = Peer::new(
             incarnation,
             raft.clone(),
-            segments,
+            (segments, claims),
             admission,
             gate,
             incoming,

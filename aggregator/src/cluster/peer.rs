@@ -21,6 +21,7 @@ use super::snapshot::Receiver;
 use super::types::{CommandBytes, Raft, TypeConfig};
 use super::wire::{self, Kind, Proposed};
 use crate::state::Command;
+use crate::store::Claims;
 
 /// Commands of other nodes that wait for openraft to take them.
 pub(super) const PROPOSALS_MAX: usize = 64;
@@ -44,7 +45,7 @@ impl Peer {
     pub(super) fn new(
         incarnation: u64,
         raft: Raft,
-        segments: Arc<dyn journal::Storage>,
+        (segments, claims): (Arc<dyn journal::Storage>, Arc<Claims>),
         admission: Arc<Admission>,
         gate: Arc<Gate>,
         incoming: Arc<Incoming>,
@@ -53,7 +54,7 @@ impl Peer {
         let peer = Peer {
             incarnation,
             raft,
-            receiver: Arc::new(Receiver::new(segments)),
+            receiver: Arc::new(Receiver::new(segments, claims)),
             proposals,
             admission,
             gate,

@@ -16,7 +16,7 @@ use super::link::{CallError, Link, Purpose};
 use super::log::Vote;
 use super::types::{Member, TypeConfig};
 use super::wire::{self, Chunk, Kind, Offer, WireError};
-use crate::store::{SegmentFile, SnapshotFiles};
+use crate::store::{Claims, Promise, SegmentFile, SnapshotFiles};
 
 /// Bytes of one part.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -111,6 +111,7 @@ fn read_part(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Bytes>
 /// Snapshots that are being received: one for each sender, the latest.
 pub(super) struct Receiver {
     segments: Arc<dyn Storage>,
+    claims: Arc<Claims>,
     /// Counts offers: what came of two of them, of one sender or of two, never meets in one file.
     offers: AtomicU64,
     /// Names did not become durable: a later sync that succeeds would not say that they have.
@@ -127,6 +128,8 @@ struct Receiving {
     state: BytesMut,
     /// Files that are still to come, one after the other.
     missing: BTreeSet<u32>,
+    /// The sender was told that this node has the others.
+    promise: Promise,
     /// The one that has begun.
     part: Option<(u32, Part)>,
 }
@@ -189,9 +192,10 @@ impl Drop for Part {
 }
 
 impl Receiver {
-    pub(super) fn new(segments: Arc<dyn Storage>) -> Receiver {
+    pub(super) fn new(segments: Arc<dyn Storage>, claims: Arc<Claims>) -> Receiver {
         Receiver {
             segments,
+            claims,
             offers: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             receiving: Mutex::default(),
@@ -211,6 +215,9 @@ impl Receiver {
         if offer.state_bytes > STATE_BYTES_MAX {
             return Err(format!("a state of {} bytes", offer.state_bytes));
         }
+        let names = offer.files.iter().map(|file| file.name.clone());
+        // First: what is here then stays, whatever view of it ends meanwhile.
+        let promise = self.claims.promise(names.collect());
         let here = self.segments.list().map_err(|e| e.to_string())?;
         let nth = self.offers.fetch_add(1, Ordering::Relaxed);
         let here: BTreeSet<String> = here.into_iter().collect();
@@ -223,6 +230,7 @@ impl Receiver {
             nth,
             state: BytesMut::new(),
             missing,
+            promise,
             part: None,
         };
         let replaced = self.receiving().insert(from.to_owned(), receiving);
@@ -282,6 +290,7 @@ impl Receiver {
             offer,
             state,
             missing,
+            promise,
             ..
         } = removed.ok_or("no snapshot was offered")?;
         if state.len() as u64 != offer.state_bytes {
@@ -293,7 +302,7 @@ impl Receiver {
         let here = self.segments.list().map_err(|e| e.to_string())?;
         let here: BTreeSet<String> = here.into_iter().collect();
         if let Some(gone) = offer.files.iter().find(|file| !here.contains(&file.name)) {
-            // A merge or retention took its place while others came.
+            // Not by this node: its disk, or somebody.
             return Err(format!("{} is gone meanwhile: offer it again", gone.name));
         }
         if self.failed.load(Ordering::Relaxed) {
@@ -309,12 +318,8 @@ impl Receiver {
         // A leader that was replaced comes no more for what it began.
         self.receiving()
             .retain(|_, other| other.offer.index > offer.index);
-        Ok(SnapshotFiles::new(
-            offer.index,
-            offer.raft,
-            state.freeze(),
-            offer.files,
-        ))
+        let snapshot = SnapshotFiles::new(offer.index, offer.raft, state.freeze(), offer.files);
+        Ok(snapshot.with_promise(promise))
     }
 }
 
@@ -355,6 +360,10 @@ mod tests {
         (offer, state, content)
     }
 
+    fn receiver(storage: &Arc<dyn Storage>) -> Receiver {
+        Receiver::new(Arc::clone(storage), Claims::new(Arc::clone(storage)))
+    }
+
     fn offer(to: &Receiver, from: &str, offer: &Offer) -> Vec<u32> {
         let wanted = to.offer(from, &offer.encode()).unwrap();
         wire::decode_wanted(&wanted).unwrap()
@@ -379,7 +388,7 @@ mod tests {
     fn two_senders_do_not_write_into_one_file() {
         let (snapshot, state, content) = merged();
         let storage = SimStorage::new(2).as_storage();
-        let receiver = Receiver::new(Arc::clone(&storage));
+        let receiver = receiver(&storage);
         let (half, end) = (content.len() / 2, content.len());
         for leader in ["old", "new"] {
             assert_eq!(offer(&receiver, leader, &snapshot), [0_u32]);
@@ -405,7 +414,7 @@ mod tests {
     #[test]
     fn a_transfer_goes_on_with_what_is_missing() {
         let storage = SimStorage::new(2).as_storage();
-        let receiver = Receiver::new(Arc::clone(&storage));
+        let receiver = receiver(&storage);
         let (snapshot, state, content) = merged_with_copies(3);
         let (half, end) = (content.len() / 2, content.len());
         assert_eq!(offer(&receiver, "a", &snapshot), [0, 1, 2]);
@@ -429,7 +438,7 @@ mod tests {
     fn an_offer_of_many_files_opens_one_at_a_time() {
         let sim = SimStorage::new(2);
         sim.limit_open_files(1);
-        let receiver = Receiver::new(sim.as_storage());
+        let receiver = receiver(&sim.as_storage());
         let (many, _, content) = merged_with_copies(20);
         let wanted = offer(&receiver, "a", &many);
         assert_eq!(wanted.len(), 20);
@@ -447,7 +456,7 @@ mod tests {
     fn what_is_not_what_was_offered_gets_no_name() {
         let (snapshot, state, content) = merged();
         let storage = SimStorage::new(2).as_storage();
-        let receiver = Receiver::new(Arc::clone(&storage));
+        let receiver = receiver(&storage);
         for at in [0, content.len() / 2, content.len() - 20] {
             let mut bad = content.to_vec();
             bad[at] ^= 1;
@@ -456,6 +465,54 @@ mod tests {
             send(&receiver, "a", Some(0), &bad.into(), 0..content.len()).unwrap_err();
             receiver.finish("a").unwrap_err();
             assert!(storage.list().unwrap().is_empty(), "byte {at}");
+        }
+    }
+
+    /// A view that ended unlinked the file between the offer, which was told that it is here, and the
+    /// installation, which ended the node then.
+    #[test]
+    fn what_an_offer_counts_on_stays_until_it_is_installed() {
+        for ends_before_all_came in [true, false] {
+            let sim = SimStorage::new(1);
+            let (mut store, job) = begun(&sim);
+            store.finish_merge(job.run().unwrap()).unwrap();
+            let receiver = Receiver::new(store.segments(), store.claims());
+            let kept = store.snapshot().unwrap();
+            let (raft, state) = (kept.raft.clone(), kept.state.clone());
+            let mut offered = Offer {
+                index: 4,
+                raft: raft.clone(),
+                state_bytes: state.len() as u64,
+                files: kept.files.clone(),
+            };
+            drop(kept);
+            let view = store.view();
+            let without = SnapshotFiles::new(3, raft, state.clone(), Vec::new());
+            store.install(without).unwrap();
+            assert!(
+                offer(&receiver, "a", &offered).is_empty(),
+                "a view reads it"
+            );
+            send(&receiver, "a", None, &state, 0..state.len()).unwrap();
+            let mut view = Some(view);
+            view.take_if(|_| ends_before_all_came);
+            let received = receiver.finish("a").unwrap();
+            drop(view);
+            store.install(received).unwrap();
+            assert_eq!(store.view().row_count("weather"), Some(1));
+            // One that comes to nothing holds nothing.
+            store
+                .install(SnapshotFiles::new(
+                    5,
+                    offered.raft.clone(),
+                    state.clone(),
+                    Vec::new(),
+                ))
+                .unwrap();
+            let left = store.segments().list().unwrap();
+            assert!(left.is_empty(), "{left:?}");
+            offered.index = 6;
+            assert_eq!(offer(&receiver, "a", &offered), [0]);
         }
     }
 }

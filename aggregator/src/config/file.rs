@@ -80,6 +80,8 @@ struct StoreTable {
     seal_rest_seconds: u64,
     partition_hours: Option<u64>,
     log_keep_bytes: u64,
+    /// 0: never.
+    scrub_days: u64,
 }
 
 #[derive(Deserialize)]
@@ -131,6 +133,7 @@ impl Default for StoreTable {
             seal_rest_seconds: 7_200,
             partition_hours: None,
             log_keep_bytes: 4 << 30,
+            scrub_days: 7,
         }
     }
 }
@@ -277,6 +280,7 @@ impl StoreTable {
         let rest = self.seal_rest_seconds;
         let rest = range("store", "seal_rest_seconds", rest, 1, DAY_SECONDS)?;
         let bytes = range("store", "merge_bytes", self.merge_bytes, 1 << 20, 16 << 30)?;
+        let scrub = range("store", "scrub_days", self.scrub_days, 0, 365)?;
         let keep = range(
             "store",
             "log_keep_bytes",
@@ -293,6 +297,7 @@ impl StoreTable {
             merge_age: Duration::from_secs(age),
             seal_rest: Duration::from_secs(rest),
             log_keep_bytes: keep,
+            scrub_period: (scrub > 0).then(|| Duration::from_secs(scrub * DAY_SECONDS)),
         })
     }
 }

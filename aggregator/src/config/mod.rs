@@ -81,6 +81,8 @@ pub struct StoreOptions {
     pub seal_rest: Duration,
     /// Log bytes kept behind the last merge for slow followers.
     pub log_keep_bytes: u64,
+    /// In which every segment is read and verified once; `None`: never.
+    pub scrub_period: Option<Duration>,
 }
 
 /// Bounds of the MQTT listener.
@@ -220,6 +222,20 @@ revoked = "revoked.toml"
         let text = format!("{SMALL}\n[limits]\nagent_bytes_per_second_max = 5000\n");
         let limits = check(&text).unwrap().limits;
         assert_eq!(limits.agent_bytes_per_second_max, 5_000);
+    }
+
+    #[test]
+    fn segments_are_scrubbed_in_a_week_unless_told_otherwise() {
+        let period = |text: &str| check(text).unwrap().store.scrub_period;
+        let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+        assert_eq!(period(SMALL), days(7));
+        let with = |days: u64| format!("{SMALL}\n[store]\nscrub_days = {days}\n");
+        assert_eq!((period(&with(0)), period(&with(30))), (None, days(30)));
+        let error = check(&with(366)).unwrap_err();
+        assert!(
+            error.contains("`store.scrub_days` = 366: allowed are 0 to 365"),
+            "{error}"
+        );
     }
 
     #[test]

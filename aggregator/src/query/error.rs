@@ -101,7 +101,9 @@ impl QueryError {
             Self::TooLarge { .. } => "ask for less: a shorter time, fewer groups, or a LIMIT",
             Self::Busy { .. } => "try again later, or ask another node",
             Self::Timeout { .. } => "bound the time: WHERE time > now() - interval '1 hour'",
-            Self::Data(_) => "the log of this node names the file; the other nodes still answer",
+            Self::Data(_) => {
+                "SELECT * FROM node_damage says what this node cannot read; the others still answer"
+            }
             Self::Internal { .. } => "report it with the statement",
         }
     }
@@ -170,7 +172,10 @@ fn classify(error: &DataFusionError) -> QueryError {
 
 fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryError {
     if let Some(failure) = error.downcast_ref::<StoreFailure>() {
-        tracing::error!(error = %failure.0, "a query met stored data that cannot be read");
+        // What is damaged was told when it was found.
+        if !matches!(*failure.0, StoreError::Damaged { .. }) {
+            tracing::error!(error = %failure.0, "a query met stored data that cannot be read");
+        }
         return QueryError::Data(Arc::clone(&failure.0));
     }
     match error.downcast_ref::<DataFusionError>() {

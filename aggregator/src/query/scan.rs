@@ -75,12 +75,13 @@ impl ScanSource {
         pruned: Pruned,
         cores: usize,
     ) -> Self {
-        let rows = view.row_count(&table).unwrap_or(0);
+        let known = view.row_count(&table);
+        let rows = known.unwrap_or(0);
         let count = usize::try_from(rows).unwrap_or(usize::MAX);
-        let count = if pruned.is_all() {
-            Precision::Exact(count)
-        } else {
-            Precision::Inexact(count)
+        let count = match known {
+            Some(_) if pruned.is_all() => Precision::Exact(count),
+            Some(_) => Precision::Inexact(count),
+            None => Precision::Absent,
         };
         let parts = if rows < DIVIDED_ROWS_MIN { 1 } else { cores };
         let Pruned { time, devices } = pruned;

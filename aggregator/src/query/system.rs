@@ -1,4 +1,5 @@
-//! Tables that are views of the state: who sends, what is lost, who serves.
+//! Tables that are views of the state: who sends, what is lost, who serves, and what this node cannot
+//! read.
 
 use std::sync::Arc;
 
@@ -11,8 +12,10 @@ use shared::id::{Epoch, TimeNs};
 
 use super::{NodeRow, Sources, session};
 use crate::state::{AgentRow, GapRow};
+use crate::store::{DamageRow, DamagedBlock};
 
-pub(super) const NAMES: [&str; 3] = ["agents", "gaps", "nodes"];
+/// A table of readings with one of these names goes first; no publisher may fill the first three.
+pub(super) const NAMES: [&str; 4] = ["agents", "gaps", "nodes", "node_damage"];
 
 /// A system table as of the view; `None` if it is not one.
 pub(super) fn table(
@@ -23,13 +26,14 @@ pub(super) fn table(
         "agents" => agents(&sources.view.agents()),
         "gaps" => gaps(&sources.view.gaps()),
         "nodes" => nodes(&sources.nodes),
+        "node_damage" => damage(&sources.view.damage()),
         _ => return Ok(None),
     };
     memory_table(rows).map(Some)
 }
 
 /// The columns of each system table.
-pub(super) fn schemas() -> [(&'static str, SchemaRef); 3] {
+pub(super) fn schemas() -> [(&'static str, SchemaRef); 4] {
     let schema = |rows: Vec<(&str, ArrayRef)>| {
         let batch = RecordBatch::try_from_iter(rows).expect("columns of one length");
         batch.schema()
@@ -38,6 +42,7 @@ pub(super) fn schemas() -> [(&'static str, SchemaRef); 3] {
         ("agents", schema(agents(&[]))),
         ("gaps", schema(gaps(&[]))),
         ("nodes", schema(nodes(&[]))),
+        ("node_damage", schema(damage(&[]))),
     ]
 }
 
@@ -103,6 +108,39 @@ fn nodes(rows: &[NodeRow]) -> Vec<(&'static str, ArrayRef)> {
         ("role", texts(rows.iter().map(|row| row.role))),
         ("applied", numbers(rows.iter().map(|row| row.applied))),
         ("lag", numbers(rows.iter().map(|row| row.lag))),
+    ]
+}
+
+/// Of the node that is asked: each has files of its own.
+fn damage(rows: &[DamageRow]) -> Vec<(&'static str, ArrayRef)> {
+    let block = |row: &DamageRow| row.block.clone();
+    let times = |of: fn(&DamageRow) -> Option<TimeNs>| -> ArrayRef {
+        let times = rows.iter().map(|row| of(row).map(|time| time.0));
+        let array = times.collect::<TimestampNanosecondArray>();
+        Arc::new(array.with_timezone(session::TIME_ZONE))
+    };
+    let texts_of = |of: fn(DamagedBlock) -> String| -> ArrayRef {
+        let texts = rows.iter().map(|row| block(row).map(of));
+        Arc::new(texts.collect::<StringArray>())
+    };
+    let numbers_of = |of: fn(DamagedBlock) -> u32| {
+        numbers(rows.iter().map(|row| block(row).map(of).map(u64::from)))
+    };
+    vec![
+        ("file", texts(rows.iter().map(|row| row.file.as_str()))),
+        (
+            "partition",
+            texts(rows.iter().map(|row| row.partition.as_str())),
+        ),
+        ("offset", numbers(rows.iter().map(|row| Some(row.offset)))),
+        ("series", numbers_of(|block| block.series)),
+        ("table", texts_of(|block| block.table)),
+        ("device", texts_of(|block| block.device)),
+        ("rows", numbers_of(|block| block.rows)),
+        ("time_min", times(|row| row.time_min)),
+        ("time_max", times(|row| row.time_max)),
+        ("what", texts(rows.iter().map(|row| row.what.as_str()))),
+        ("found_at", times(|row| Some(row.found_at))),
     ]
 }
 

@@ -82,16 +82,18 @@ impl SchemaProvider for Public {
             .catalog()
             .tables()
             .map(|table| table.name.clone());
-        tables.chain(system::NAMES.map(str::to_owned)).collect()
+        let stored = |name: &str| self.sources.view.catalog().table(name).is_some();
+        let system = system::NAMES.into_iter().filter(|name| !stored(name));
+        tables.chain(system.map(str::to_owned)).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        if let Some(table) = system::table(&self.sources, name)? {
-            return Ok(Some(table));
-        }
         let view = &self.sources.view;
         let Some(table) = view.catalog().table(name) else {
-            return self.pg.table(name).await;
+            return match system::table(&self.sources, name)? {
+                Some(table) => Ok(Some(table)),
+                None => self.pg.table(name).await,
+            };
         };
         let schema = schema_of(table);
         let (view, name, cores) = (Arc::clone(view), name.to_owned(), self.cores);

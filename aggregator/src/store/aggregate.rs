@@ -267,6 +267,9 @@ impl Iterator for Aggregates {
     type Item = Result<Piece, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.scan.unreadable.take() {
+            return Some(Err(error));
+        }
         loop {
             if let Some(folding) = &mut self.folding
                 && folding.row < folding.chunk.times.len()

@@ -5,7 +5,8 @@ use std::io;
 /// Sorted by who must act.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The bytes are not what was written: repair from a peer. Never served.
+    /// The bytes are not what was written, or the disk does not give them: repair from a peer. Never
+    /// served.
     #[error("{file}: damaged at byte {offset}: {what}")]
     Damaged {
         file: String,

@@ -141,6 +141,18 @@ impl Manifest {
         })
     }
 
+    /// One segment stands for another, if it does not already; index and state stay.
+    pub(super) fn exchange(&self, gone: &str, new: &SegmentFile) -> Result<(), StoreError> {
+        self.change(|_, files| {
+            if !files.iter().any(|file| file.name == gone || file == new) {
+                return Err(StoreError::Superseded);
+            }
+            files.retain(|file| file.name != gone);
+            files.push(new.clone());
+            Ok(None)
+        })
+    }
+
     /// Becomes exactly this.
     pub(super) fn replace(&self, durable: &Durable) -> Result<(), StoreError> {
         self.change(|_, files| {
@@ -169,10 +181,7 @@ impl Manifest {
         let changed = Self::transact(&db, edit).map_err(StoreError::or_full);
         if let Err(StoreError::Full { .. }) = changed {
             // Closing it writes nothing after a failed write.
-            guarded(|| {
-                drop(db);
-                Ok(())
-            })?;
+            close(db)?;
         } else {
             *open = Some(db);
         }
@@ -223,6 +232,23 @@ impl Manifest {
         });
         refused.map_or(done, Err)
     }
+}
+
+impl Drop for Manifest {
+    fn drop(&mut self) {
+        let db = self.db().take();
+        if let Some(Err(error)) = db.map(close) {
+            tracing::warn!(%error, "the manifest was not closed cleanly");
+        }
+    }
+}
+
+/// redb reads pages for it, and may give up on them.
+fn close(db: Database) -> Result<(), StoreError> {
+    guarded(|| {
+        drop(db);
+        Ok(())
+    })
 }
 
 fn open_file(file: &Arc<LatchedFile>) -> Result<Database, StoreError> {

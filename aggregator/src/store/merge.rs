@@ -15,6 +15,8 @@ use bytes::Bytes;
 use journal::Storage;
 
 use super::block;
+use super::claims::Claims;
+use super::damage::{self, Place};
 use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
@@ -42,6 +44,7 @@ pub struct MergeJob {
     pub(super) raft: Bytes,
     pub(super) manifest: Arc<Manifest>,
     pub(super) segments: Arc<dyn Storage>,
+    pub(super) claims: Arc<Claims>,
     pub(super) seal: Option<Seal>,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
@@ -120,7 +123,7 @@ impl MergeJob {
             .advance(self.expected, &durable, files, &gone)?;
         let handles = files
             .iter()
-            .map(|file| SegmentHandle::open(&self.segments, file.clone(), self.state.catalog()))
+            .map(|file| SegmentHandle::open(&self.claims, file.clone(), self.state.catalog()))
             .collect::<Result<_, _>>()?;
         Ok(Merged {
             durable,
@@ -199,7 +202,7 @@ impl MergeJob {
         for series in passes(&self.rows, seal, self.state.catalog()) {
             if let Some(seal) = seal {
                 let take = &mut |rows| output.gather(seal.partition, rows);
-                seal.read(&series, &self.stops, take)?;
+                seal.read(&series, &self.state, &self.stops, take)?;
             }
             for rows in self.rows.rows.iter() {
                 let mut failed = Ok(());
@@ -237,24 +240,26 @@ impl Seal {
     fn read(
         &self,
         series: &RangeInclusive<SeriesId>,
+        state: &State,
         stops: &AtomicBool,
         take: &mut dyn FnMut(SeriesRows) -> Result<(), StoreError>,
     ) -> Result<(), Fault> {
         for segment in &self.segments {
-            let unreadable = |error| {
-                segment.spoil();
+            let unreadable = |place, error| {
+                damage::report(segment, place, &error, state);
                 Fault::Unreadable(error)
             };
             let blocks = &segment.blocks;
             let from = blocks.partition_point(|block| block.series < *series.start());
-            let ours = blocks[from..].iter();
-            let content = segment.content().map_err(unreadable)?;
-            for block in ours.take_while(|block| block.series <= *series.end()) {
+            let ours = blocks.iter().enumerate().skip(from);
+            let content = segment.content();
+            let content = content.map_err(|error| unreadable(Place::File, error))?;
+            for (at, block) in ours.take_while(|(_, block)| block.series <= *series.end()) {
                 if stops.load(Ordering::Relaxed) {
                     return Err(StoreError::Superseded.into());
                 }
                 let rows = segment.read(&*content, block, &|_| true);
-                take(rows.map_err(unreadable)?)?;
+                take(rows.map_err(|error| unreadable(Place::Block(at), error))?)?;
             }
         }
         Ok(())

@@ -11,6 +11,8 @@ mod strong;
 mod sum;
 mod block;
 mod index;
+mod claims;
+mod damage;
 mod segment;
 mod partition;
 mod manifest;
@@ -21,6 +23,9 @@ mod group;
 mod aggregate;
 mod retention;
 mod snapshot;
+mod scrub;
+mod repair;
+mod metrics;
 pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
@@ -32,10 +37,15 @@ use journal::Storage;
 use shared::id::TimeNs;
 
 pub use aggregate::{Aggregate, Aggregates, Buckets, Piece};
+pub use claims::{Claims, Promise};
+pub use damage::{DamageCount, DamageRow, DamagedBlock};
 pub use error::StoreError;
 pub use group::{FieldState, Group, Measures};
 pub use merge::{MergeJob, Merged};
+pub use metrics::StoreMetrics;
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
+pub use repair::{RepairEnd, Repaired, repair};
+pub use scrub::{ScrubOptions, Scrubber};
 pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
 pub use sum::Sum;
@@ -53,6 +63,7 @@ const INSTALL_ROOM_FILE: &str = "room-install.tmp";
 /// The store of one node. One owner; readers hold views.
 pub struct Store {
     files: Arc<dyn Storage>,
+    claims: Arc<Claims>,
     manifest: Arc<Manifest>,
     level0: Level0,
     segments: Arc<Vec<Arc<SegmentHandle>>>,
@@ -91,7 +102,8 @@ impl Store {
         let segments_left = files.list().map_err(io)?;
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
         let state = decode_state(&durable.state)?;
-        let segments = open_segments(&files, &durable.files, &state, &[])?;
+        let claims = Claims::new(Arc::clone(&files));
+        let segments = open_what_can_be(&claims, &durable.files, &state)?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
         let removed = remove_unnamed(&*files, segments_left, &durable.files)?;
         let index = durable.index;
@@ -110,6 +122,7 @@ impl Store {
         };
         let store = Self {
             files,
+            claims,
             manifest: Arc::new(manifest),
             level0: Level0::new(),
             segments,
@@ -219,6 +232,7 @@ impl Store {
             raft,
             manifest: Arc::clone(&self.manifest),
             segments: Arc::clone(&self.files),
+            claims: Arc::clone(&self.claims),
             seal,
             written: OnceLock::new(),
             stops: Arc::default(),
@@ -300,6 +314,7 @@ impl Store {
             raft,
             state: bytes,
             mut files,
+            promise: _promise,
             ..
         } = snapshot;
         files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -319,7 +334,7 @@ impl Store {
         room.map_err(StoreError::or_full)?;
         let mut here = self.segments.to_vec();
         here.extend(self.doomed.iter().filter_map(Weak::upgrade));
-        let segments = open_segments(&self.files, &files, &state, &here)?;
+        let segments = open_segments(&self.claims, &files, &state, &here)?;
         for segment in &segments {
             if !self
                 .segments
@@ -361,6 +376,11 @@ impl Store {
     /// The directory of the segment files: a received snapshot's files go here, synced.
     pub fn segments(&self) -> Arc<dyn Storage> {
         Arc::clone(&self.files)
+    }
+
+    /// Who needs which of these files: what a snapshot counts on is promised to it.
+    pub fn claims(&self) -> Arc<Claims> {
+        Arc::clone(&self.claims)
     }
 
     /// Reads all of a segment that is in the store and checks it.
@@ -475,16 +495,43 @@ fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
     })
 }
 
+/// As [`open_segments`], for a node that has nothing else: what is damaged is an error to whoever asks
+/// for it, and holds up nobody else.
+fn open_what_can_be(
+    claims: &Arc<Claims>,
+    files: &[SegmentFile],
+    state: &State,
+) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
+    let open = |file: &SegmentFile| {
+        let error = match SegmentHandle::open(claims, file.clone(), state.catalog()) {
+            Err(error @ StoreError::Damaged { .. }) => error,
+            other => return other,
+        };
+        let Some(segment) = SegmentHandle::opaque(claims, file.clone()) else {
+            return Err(error);
+        };
+        damage::report(&segment, damage::Place::File, &error, state);
+        Ok(segment)
+    };
+    files.iter().map(open).collect()
+}
+
 /// Reads what the files say of themselves, taking those that are known already.
 fn open_segments(
-    storage: &Arc<dyn Storage>,
+    claims: &Arc<Claims>,
     files: &[SegmentFile],
     state: &State,
     known: &[Arc<SegmentHandle>],
 ) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
     let open = |file: &SegmentFile| match known.iter().find(|known| known.file == *file) {
+        // What a snapshot has brought may be sound where the file was not.
+        Some(known) if known.is_opaque() => {
+            let opened = SegmentHandle::open(claims, file.clone(), state.catalog());
+            let sound = opened.ok().filter(|opened| opened.verify().is_ok());
+            Ok(sound.unwrap_or_else(|| Arc::clone(known)))
+        }
         Some(known) => Ok(Arc::clone(known)),
-        None => SegmentHandle::open(storage, file.clone(), state.catalog()),
+        None => SegmentHandle::open(claims, file.clone(), state.catalog()),
     };
     files.iter().map(open).collect()
 }

@@ -1,6 +1,7 @@
 //! Partitions: windows of time. Times that are not plausible share one, so that a wild clock
 //! cannot make a file per reading.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use shared::id::Digest;
@@ -11,6 +12,7 @@ use crate::state::bytes::{ReadFault, Reader, Writer};
 /// How files of segments end, and those of sealed ones.
 pub(super) const SEGMENT: &str = ".seg";
 pub(super) const SEALED: &str = ".sealed.seg";
+const WILD: &str = "wild";
 const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 impl From<Window> for Partition {
@@ -54,6 +56,28 @@ impl Partition {
         }
     }
 
+    /// Times that its rows have; `None` for what is wild.
+    pub(super) fn times(self) -> Option<RangeInclusive<i64>> {
+        let Window { start_hour, .. } = self.window()?;
+        Some(start_hour.saturating_mul(HOUR_NS)..=self.end()?.saturating_sub(1))
+    }
+
+    /// What the name of a segment's file says: its command and partition.
+    pub(super) fn of_file_name(name: &str) -> Option<(u64, Self)> {
+        let (command, rest) = name.split_at_checked(16)?;
+        let command = u64::from_str_radix(command, 16).ok()?;
+        let (partition, _) = rest.strip_prefix('-')?.split_once('.')?;
+        let partition = match partition.split_once('+') {
+            Some((start_hour, hours)) => Self::Window {
+                start_hour: start_hour.parse().ok()?,
+                hours: hours.parse().ok().filter(|hours| *hours > 0)?,
+            },
+            None if partition == WILD => Self::Wild,
+            None => return None,
+        };
+        Some((command, partition))
+    }
+
     /// How the file of a segment is named: which command made it, for which partition, what is in
     /// it, and whether that is all that came for the partition until then. Nodes that were short of
     /// room or memory may have cut the same rows otherwise: one name never stands for other bytes.
@@ -64,10 +88,7 @@ impl Partition {
 
     /// The name of a file that is being written begins so.
     pub(crate) fn stem(self, command: u64) -> String {
-        match self {
-            Self::Window { start_hour, hours } => format!("{command:016x}-{start_hour}+{hours}"),
-            Self::Wild => format!("{command:016x}-wild"),
-        }
+        format!("{command:016x}-{self}")
     }
 
     pub(super) fn encode(self, out: &mut Writer) {
@@ -85,6 +106,15 @@ impl Partition {
             (0, start_hour, hours) if hours > 0 => Ok(Self::Window { start_hour, hours }),
             (1, 0, 0) => Ok(Self::Wild),
             _ => Err(ReadFault::Invalid("partition")),
+        }
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window { start_hour, hours } => write!(f, "{start_hour}+{hours}"),
+            Self::Wild => f.write_str(WILD),
         }
     }
 }
@@ -121,11 +151,24 @@ mod tests {
             }
         );
         assert_eq!(of(day).end(), Some(2 * day));
+        assert_eq!(of(day).times(), Some(day..=2 * day - 1));
         assert_eq!(of(11 * day), Partition::Wild);
         assert_eq!(Partition::of(0, 24, None), Partition::Wild);
         let name = |sealed| of(day).file_name(16, Digest([1; 8]), sealed);
         let stem = "0000000000000010-24+24.0101010101010101";
         assert_eq!(name(false), format!("{stem}.seg"));
         assert_eq!(name(true), format!("{stem}.sealed.seg"));
+        for partition in [of(day), of(-1), Partition::Wild] {
+            let name = partition.file_name(u64::MAX, Digest([7; 8]), true);
+            assert_eq!(Partition::of_file_name(&name), Some((u64::MAX, partition)));
+        }
+        for bad in [
+            "",
+            "manifest.redb",
+            "0000000000000010-24+0.seg",
+            "0000000000000010-x.seg",
+        ] {
+            assert_eq!(Partition::of_file_name(bad), None, "{bad}");
+        }
     }
 }

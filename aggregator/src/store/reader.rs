@@ -11,6 +11,7 @@ use shared::batch::Column;
 use shared::id::TimeNs;
 use shared::reading::FieldType;
 
+use super::damage::{self, Place};
 use super::error::StoreError;
 use super::gather::widened;
 use super::memory::RowList;
@@ -83,6 +84,8 @@ pub struct Chunk {
 pub struct ScanIter {
     pub(super) view: Arc<View>,
     pub(super) plan: Plan,
+    /// Told before any row.
+    pub(super) unreadable: Option<StoreError>,
     segment: usize,
     /// Blocks of the current segment that are still to be read, and its file once one was.
     blocks: VecDeque<usize>,
@@ -149,9 +152,13 @@ impl View {
         self.state.last_values(series)
     }
 
-    /// Rows of a table, exactly; `None` if there is no such table.
+    /// Rows of a table, exactly; `None` if there is no such table, or a segment is damaged so that
+    /// nobody knows what is in it.
     pub fn row_count(&self, table: &str) -> Option<u64> {
         let table = self.catalog().table(table)?.id;
+        if self.segments.iter().any(|segment| segment.is_opaque()) {
+            return None;
+        }
         let merged = self
             .segments
             .iter()
@@ -180,6 +187,7 @@ impl View {
     pub fn scan(self: &Arc<Self>, scan: Scan) -> ScanIter {
         let plan = self.plan(scan);
         ScanIter {
+            unreadable: self.unreadable(&plan),
             view: Arc::clone(self),
             plan,
             segment: 0,
@@ -190,6 +198,19 @@ impl View {
             ready: VecDeque::new(),
         }
         .at_first_segment()
+    }
+
+    /// What of the rows that are asked for may be in a segment that could not be opened.
+    fn unreadable(&self, plan: &Plan) -> Option<StoreError> {
+        let may_hold = |segment: &&Arc<SegmentHandle>| {
+            let times = segment.head.partition.times();
+            segment.is_opaque()
+                && !plan.series.is_empty()
+                && times.is_none_or(|times| plan.overlaps(*times.start(), *times.end()))
+        };
+        let segment = self.segments.iter().find(may_hold)?;
+        let what = "neither header nor index can be read: what is in it is not known";
+        Some(StoreError::damaged(&segment.file.name, 0, what))
     }
 
     fn plan(&self, scan: Scan) -> Plan {
@@ -371,13 +392,19 @@ impl ScanIter {
         segment: &SegmentHandle,
         block: usize,
     ) -> Result<Option<Chunk>, StoreError> {
+        let tell = |place, error: &StoreError| {
+            damage::report(segment, place, error, &self.view.state);
+        };
         let content = match self.content.take() {
             Some(content) => content,
-            None => segment.content()?,
+            None => segment
+                .content()
+                .inspect_err(|error| tell(Place::File, error))?,
         };
-        let content = self.content.insert(content);
         let wanted = &|slot| self.plan.wants_field(slot);
-        let rows = segment.read(&**content, &segment.blocks[block], wanted)?;
+        let rows = segment.read(&*content, &segment.blocks[block], wanted);
+        self.content = Some(content);
+        let rows = rows.inspect_err(|error| tell(Place::Block(block), error))?;
         Ok(self.plan.chunk(self.view.catalog(), rows))
     }
 
@@ -417,6 +444,7 @@ impl ScanIter {
                 }
             });
             decoded.map_err(|_| {
+                tracing::error!("a batch in memory does not decode any more: please report this");
                 StoreError::damaged("level 0", 0, "a batch does not decode any more")
             })?;
         }
@@ -436,6 +464,9 @@ impl Iterator for ScanIter {
     type Item = Result<Chunk, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.unreadable.take() {
+            return Some(Err(error));
+        }
         loop {
             if let Some(chunk) = self.ready.pop_front() {
                 return Some(Ok(chunk));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,8 @@ use journal::{OpenMode, Storage, StorageFile};
 use shared::id::Digest;
 
 use super::block::{self, BlockMeta, LongText};
+use super::claims::Claims;
+use super::damage::Faults;
 use super::error::StoreError;
 use super::index;
 use super::partition::{Partition, SEALED, SEGMENT};
@@ -25,9 +28,9 @@ const VERSION: u16 = 3;
 /// Up to here entries of the index have no sums; sealed ones, and only they, had version 2.
 const VERSION_PLAIN_INDEX: u16 = 2;
 const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
-const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
+pub(super) const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
 /// The digest runs over pieces of this size.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 const TMP: &str = ".tmp";
 
 /// What names a segment in the manifest and in a snapshot.
@@ -58,10 +61,11 @@ pub(crate) struct SegmentHandle {
     /// Sorted by series; the blocks of one series in the order of their writing.
     pub(super) blocks: Vec<BlockMeta>,
     pub(super) rows: BTreeMap<TableId, u64>,
-    storage: Arc<dyn Storage>,
+    claims: Arc<Claims>,
     doomed: AtomicBool,
-    /// Not all of it could be read.
-    spoilt: AtomicBool,
+    pub(super) faults: Faults,
+    /// Neither header nor index could be read: what is in it is not known.
+    opaque: bool,
 }
 
 /// Writes one segment; nothing is visible under its name before `name`.
@@ -212,11 +216,26 @@ impl SegmentFile {
         self.check_digest(content)
     }
 
+    /// One block of an open file, checked.
+    pub(super) fn read_block(
+        &self,
+        content: &dyn StorageFile,
+        block: &BlockMeta,
+        wanted: &dyn Fn(u16) -> bool,
+    ) -> Result<SeriesRows, StoreError> {
+        let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
+        content
+            .read_at(block.offset, &mut bytes)
+            .map_err(|source| unreadable(&self.name, block.offset, &source))?;
+        block::decode(&bytes, block, wanted)
+            .map_err(|fault| StoreError::damaged(&self.name, block.offset, fault.to_string()))
+    }
+
     /// Opens what the manifest or a snapshot names.
-    fn open(&self, storage: &dyn Storage) -> Result<Arc<dyn StorageFile>, StoreError> {
+    pub(super) fn open(&self, storage: &dyn Storage) -> Result<Arc<dyn StorageFile>, StoreError> {
         let opened = storage.open(&self.name, OpenMode::Existing);
         opened.map_err(|source| {
-            if source.kind() == std::io::ErrorKind::NotFound {
+            if source.kind() == io::ErrorKind::NotFound {
                 StoreError::damaged(&self.name, 0, "the file is gone")
             } else {
                 StoreError::io(&self.name, source)
@@ -249,11 +268,11 @@ impl SegmentFile {
         content: &dyn StorageFile,
     ) -> Result<(SegmentHead, Vec<BlockMeta>), StoreError> {
         let name = self.name.as_str();
-        let io = |source| StoreError::io(name, source);
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
         self.check_length(content)?;
         let mut header = [0; HEADER_BYTES];
-        content.read_at(0, &mut header).map_err(io)?;
+        let read = content.read_at(0, &mut header);
+        read.map_err(|source| unreadable(name, 0, &source))?;
         let (version, head) = read_header(&header).map_err(|fault| match fault {
             HeaderFault::Version(version) => StoreError::Version {
                 file: name.into(),
@@ -264,13 +283,14 @@ impl SegmentFile {
         let (index_at, index_len) = self.read_footer(content)?;
         let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
         let mut index = vec![0; index_bytes];
-        content.read_at(index_at, &mut index).map_err(io)?;
+        let read = content.read_at(index_at, &mut index);
+        read.map_err(|source| unreadable(name, index_at, &source))?;
         let blocks = read_index(version, &index, index_at);
         let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
         Ok((head, blocks))
     }
 
-    fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
+    pub(super) fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
         let len = content.len();
         let len = len.map_err(|source| StoreError::io(&self.name, source))?;
         if len != self.len || len < (HEADER_BYTES + FOOTER_BYTES) as u64 {
@@ -287,7 +307,7 @@ impl SegmentFile {
         let mut footer = [0; FOOTER_BYTES];
         content
             .read_at(footer_at, &mut footer)
-            .map_err(|source| StoreError::io(&self.name, source))?;
+            .map_err(|source| unreadable(&self.name, footer_at, &source))?;
         let (index_at, index_len, digest) =
             read_footer(&footer).map_err(|fault| damaged(&fault.to_string()))?;
         if digest != self.digest {
@@ -308,7 +328,7 @@ impl SegmentFile {
             let len = usize::try_from((covered - at).min(PIECE_BYTES as u64)).expect("a piece");
             content
                 .read_at(at, &mut piece[..len])
-                .map_err(|source| StoreError::io(&self.name, source))?;
+                .map_err(|source| unreadable(&self.name, at, &source))?;
             digest = shared::batch::digest(digest, &piece[..len]);
             at += len as u64;
         }
@@ -323,13 +343,13 @@ impl SegmentFile {
 impl SegmentHandle {
     /// Reads a segment that the manifest or a snapshot names and checks all but its blocks.
     pub(super) fn open(
-        storage: &Arc<dyn Storage>,
+        claims: &Arc<Claims>,
         file: SegmentFile,
         catalog: &Catalog,
     ) -> Result<Arc<Self>, StoreError> {
         let name = file.name.as_str();
         let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
-        let open = file.open(&**storage)?;
+        let open = file.open(&**claims.files())?;
         let (head, blocks) = file.read_parts(&*open)?;
         let mut rows = BTreeMap::new();
         for block in &blocks {
@@ -338,21 +358,53 @@ impl SegmentHandle {
             };
             *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
         }
-        let storage = Arc::clone(storage);
+        claims.hold(name);
         Ok(Arc::new(Self {
             file,
             head,
             blocks,
             rows,
-            storage,
+            claims: Arc::clone(claims),
             doomed: AtomicBool::new(false),
-            spoilt: AtomicBool::new(false),
+            faults: Faults::default(),
+            opaque: false,
         }))
+    }
+
+    /// Stands for a segment that the manifest names and that cannot be opened: what its name says of
+    /// it, and no rows. `None`: the name says nothing.
+    pub(super) fn opaque(claims: &Arc<Claims>, file: SegmentFile) -> Option<Arc<Self>> {
+        let (command, partition) = Partition::of_file_name(&file.name)?;
+        let head = SegmentHead {
+            command,
+            partition,
+            merged_at: 0,
+        };
+        claims.hold(&file.name);
+        Some(Arc::new(Self {
+            file,
+            head,
+            blocks: Vec::new(),
+            rows: BTreeMap::new(),
+            claims: Arc::clone(claims),
+            doomed: AtomicBool::new(false),
+            faults: Faults::default(),
+            opaque: true,
+        }))
+    }
+
+    pub(super) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    /// The directory that its file is in.
+    pub(super) fn storage(&self) -> &dyn Storage {
+        &**self.claims.files()
     }
 
     /// The file, to read several blocks of it.
     pub(super) fn content(&self) -> Result<Arc<dyn StorageFile>, StoreError> {
-        self.file.open(&*self.storage)
+        self.file.open(self.storage())
     }
 
     /// Reads one block of the file and checks it.
@@ -362,18 +414,13 @@ impl SegmentHandle {
         block: &BlockMeta,
         wanted: &dyn Fn(u16) -> bool,
     ) -> Result<SeriesRows, StoreError> {
-        let name = &self.file.name;
-        let mut bytes = vec![0; usize::try_from(block.bytes).expect("a u32 fits")];
-        content
-            .read_at(block.offset, &mut bytes)
-            .map_err(|source| StoreError::io(name, source))?;
-        block::decode(&bytes, block, wanted)
-            .map_err(|fault| StoreError::damaged(name, block.offset, fault.to_string()))
+        self.file.read_block(content, block, wanted)
     }
 
     /// Reads every byte and compares it with the digest and the checksums.
     pub(super) fn verify(&self) -> Result<(), StoreError> {
         let content = self.content()?;
+        self.file.read_parts(&*content)?;
         self.file.check_digest(&*content)?;
         self.blocks
             .iter()
@@ -386,17 +433,17 @@ impl SegmentHandle {
     }
 
     /// Something in it cannot be read: it is not sealed.
-    pub(super) fn spoil(&self) {
-        self.spoilt.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn is_spoilt(&self) -> bool {
-        self.spoilt.load(Ordering::Relaxed)
+        !self.faults.is_empty()
     }
 
     /// Nobody new may take it; the file goes with the last view that names it.
     pub(super) fn doom(&self) {
         self.doomed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
     }
 
     /// It counts again.
@@ -413,12 +460,7 @@ impl SegmentHandle {
 
 impl Drop for SegmentHandle {
     fn drop(&mut self) {
-        if self.doomed.load(Ordering::Acquire)
-            && let Err(error) = self.storage.remove(&self.file.name)
-        {
-            // The manifest does not name it: the next open removes it.
-            tracing::warn!(file = self.file.name, %error, "a dropped segment stays for now");
-        }
+        self.claims.release(&self.file.name, self.is_doomed());
     }
 }
 
@@ -428,6 +470,11 @@ impl fmt::Debug for SegmentHandle {
             .field("file", &self.file)
             .finish_non_exhaustive()
     }
+}
+
+/// What the disk does not give is as good as damaged: a peer has it.
+fn unreadable(file: &str, offset: u64, source: &io::Error) -> StoreError {
+    StoreError::damaged(file, offset, format!("it cannot be read: {source}"))
 }
 
 enum HeaderFault {

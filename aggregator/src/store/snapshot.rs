@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::claims::Promise;
 use super::segment::{SegmentFile, SegmentHandle};
 
 /// A snapshot to send, or one that was received. The files of one to send stay while it lives.
@@ -17,6 +18,8 @@ pub struct SnapshotFiles {
     pub state: Bytes,
     pub files: Vec<SegmentFile>,
     held: Vec<Arc<SegmentHandle>>,
+    /// Of one that came: its files stay until it is installed.
+    pub(super) promise: Option<Arc<Promise>>,
 }
 
 impl SnapshotFiles {
@@ -28,6 +31,16 @@ impl SnapshotFiles {
             state,
             files,
             held: Vec::new(),
+            promise: None,
+        }
+    }
+
+    /// Its files stay while it lives.
+    #[must_use]
+    pub fn with_promise(self, promise: Promise) -> Self {
+        Self {
+            promise: Some(Arc::new(promise)),
+            ..self
         }
     }
 
@@ -39,6 +52,7 @@ impl SnapshotFiles {
             state,
             files,
             held,
+            promise: None,
         }
     }
 

@@ -143,10 +143,9 @@ impl Relations {
             is_view: false,
             schema: table::schema_of(table),
         });
-        let hidden = |relation: &Relation| system::NAMES.contains(&relation.name.as_str());
+        let hidden = |relation: &Relation| self.view.catalog().table(&relation.name).is_some();
         let mut all: Vec<_> = stored
-            .filter(|stored| !hidden(stored))
-            .chain(system)
+            .chain(system.filter(|system| !hidden(system)))
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
@@ -173,10 +172,10 @@ impl Relations {
             Some(name) => name.replace("\"\"", "\""),
             None => written.to_lowercase(),
         };
-        if let Some(at) = system::NAMES.iter().position(|known| *known == name) {
-            return Some(SYSTEM_OID_MIN + i64::try_from(at).ok()?);
+        if let Some(table) = self.view.catalog().table(&name) {
+            return Some(TABLE_OID_MIN + i64::from(table.id.0));
         }
-        let table = self.view.catalog().table(&name)?;
-        Some(TABLE_OID_MIN + i64::from(table.id.0))
+        let at = system::NAMES.iter().position(|known| *known == name)?;
+        Some(SYSTEM_OID_MIN + i64::try_from(at).ok()?)
     }
 }

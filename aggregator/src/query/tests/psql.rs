@@ -64,13 +64,14 @@ async fn backslash_d_lists_tables_and_views() {
         ["public", "agents", "view", "ada"],
         ["public", "fire", "table", "ada"],
         ["public", "gaps", "view", "ada"],
+        ["public", "node_damage", "view", "ada"],
         ["public", "nodes", "view", "ada"],
     ];
     assert_eq!(rows(&bench, "\\d").await, listed);
     assert_eq!(rows(&bench, "\\dt").await, [listed[0], listed[2]]);
     assert_eq!(
         rows(&bench, "\\dv").await,
-        [listed[1], listed[3], listed[4]]
+        [listed[1], listed[3], listed[4], listed[5]]
     );
 }
 

@@ -28,7 +28,9 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>) -> Response {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let now_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
-    let mut agents = upstream.latest().agents();
+    let view = upstream.latest();
+    let damage = view.damage_count();
+    let mut agents = view.agents();
     let agents_total = agents.len();
     agents.sort_by_key(|agent| std::cmp::Reverse(agent.last_seen.0));
     agents.truncate(AGENTS_MAX);
@@ -44,6 +46,8 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>) -> Response {
         // As text: other readers of JSON lose digits of such numbers.
         "incarnation": format!("{:016x}", overview.incarnation),
         "ready": upstream.ready().is_ok(),
+        "damaged_files": damage.files,
+        "damaged_blocks": damage.blocks,
         "nodes": overview.nodes.iter().map(node).collect::<Vec<_>>(),
         "agents_total": agents_total,
         "agents": agents.iter().map(|row| agent(row, now_ns)).collect::<Vec<_>>(),

@@ -6,6 +6,7 @@ use journal::SimStorage;
 use shared::batch::Values;
 use shared::id::TimeNs;
 
+use super::damage::scrub;
 use super::features::{Bench, DAY, HOUR, copy};
 use super::{Node, all_rows};
 use crate::state::{Command, Window};
@@ -231,4 +232,30 @@ fn a_snapshot_waits_for_room() {
         assert_eq!(node.store.view().row_count("truck"), Some(1));
     }
     assert!(in_transaction > 0, "no transaction was hit");
+}
+
+#[test]
+fn on_a_full_disk_all_is_read_and_scrubbed() {
+    let mut bench = Bench::new();
+    let times: Vec<i64> = (0..4_000).map(|row| 1000 * DAY + row).collect();
+    bench.data(&times, Values::Float((0..4_000).map(f64::from).collect()));
+    bench.merge();
+    bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
+    bench.apply(&Command::Merge);
+    full(&bench.node.sim, 0);
+    let ran = bench.node.jobs[0].run();
+    assert!(matches!(ran, Err(StoreError::Full { .. })));
+    let operations = bench.node.sim.operations();
+    assert_eq!(all_rows(&bench.node.store.view()).len(), 4_001);
+    assert_eq!(scrub(&bench.node.store).blocks, 1);
+    assert_eq!(bench.node.store.view().damage(), []);
+    let [file] = <[String; 1]>::try_from(bench.files()).unwrap();
+    assert!(bench.node.sim.flip_bit(&format!("segments/{file}"), 60 * 8));
+    scrub(&bench.node.store);
+    assert_eq!(bench.node.store.view().damage_count().blocks, 1);
+    assert_eq!(
+        bench.node.sim.operations(),
+        operations,
+        "nothing is written"
+    );
 }

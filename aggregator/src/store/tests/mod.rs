@@ -11,6 +11,8 @@ mod features;
 mod quarantine;
 mod crash;
 mod full;
+mod damage;
+mod flips;
 mod golden;
 mod segments;
 mod aggregate;
