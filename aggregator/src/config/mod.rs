@@ -145,7 +145,7 @@ impl Config {
                 } else {
                     format!("{table}.{key}")
                 };
-                let line = file::line_of(text, table, key);
+                let line = file::line_of(text, &table, key);
                 ConfigError::Value {
                     path: path.to_owned(),
                     line,
@@ -160,6 +160,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::SameTime;
 
     const SMALL: &str = r#"
 name = "a"
@@ -218,6 +219,32 @@ revoked = "revoked.toml"
         let text = format!("{SMALL}\n[limits]\nagent_bytes_per_second_max = 5000\n");
         let limits = check(&text).unwrap().limits;
         assert_eq!(limits.agent_bytes_per_second_max, 5_000);
+    }
+
+    #[test]
+    fn tables_say_what_becomes_of_rows_of_the_same_time() {
+        let with = |more: &str| check(&format!("{SMALL}\n{more}\n"));
+        let config =
+            with("[tables.weather]\nsame_time = \"merge\"\n[tables.\"a b\"]\nsame_time = \"keep\"");
+        let tables = config.unwrap().store.settings.tables().clone();
+        let expected = [("a b", SameTime::Keep), ("weather", SameTime::Merge)];
+        assert_eq!(
+            tables,
+            expected.map(|(name, how)| (name.to_owned(), how)).into()
+        );
+        let error = with("[tables.weather]\nsame_time = \"last\"").unwrap_err();
+        let place = "a.toml:21: `tables.weather.same_time` = \"last\"";
+        assert!(error.contains(place) && error.contains("merge"), "{error}");
+        assert!(
+            with("[tables.gaps]\nsame_time = \"keep\"")
+                .unwrap_err()
+                .contains("itself")
+        );
+        assert!(
+            with("[tables.weather]\nmerge = true")
+                .unwrap_err()
+                .contains("same_time")
+        );
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The catalog: tables, their fields and tag keys, and every series, numbered in apply order and
 //! therefore alike on all replicas. Shared with readers copy on write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shared::reading::FieldType;
 
 use super::bytes::Writer;
 use super::cow::{CowList, CowMap};
+use super::settings::SameTime;
 
 /// Tables a cluster keeps.
 pub const TABLES_MAX: usize = 4_096;
@@ -19,13 +20,15 @@ pub const TABLE_TAGS_MAX: usize = 256;
 pub const SERIES_MAX: usize = 4_000_000;
 /// Series of the table `quarantine`; all further devices share one.
 pub const QUARANTINE_SERIES_MAX: u32 = 65_536;
+/// Tables that wait for their first row to merge rows of the same time.
+pub const DECLARED_TABLES_MAX: usize = 1_024;
 /// Integers up to this size are exact as floats.
 pub const EXACT_INT_MAX: u64 = 1 << 53;
 
 /// Where values go that cannot be stored as declared.
 pub const QUARANTINE: &str = "quarantine";
 /// Tables that are views of the state; no publisher may fill them.
-const RESERVED_TABLES: [&str; 4] = [QUARANTINE, "agents", "gaps", "nodes"];
+pub const RESERVED_TABLES: [&str; 4] = [QUARANTINE, "agents", "gaps", "nodes"];
 /// Columns that every table has.
 const RESERVED_COLUMNS: [&str; 2] = ["time", "device"];
 /// The fields of `quarantine`, all text, in this order.
@@ -46,7 +49,9 @@ pub struct TableInfo {
     pub name: String,
     /// Union of the tag keys of all its series, sorted.
     pub tag_keys: Vec<String>,
-    /// In order of first use; a column of rows names its field by the index in here.
+    /// As it was agreed on before the first row; from then on it stays.
+    pub same_time: SameTime,
+    /// In order of first use; a column of rows names its field by the index in here. None without rows.
     pub fields: Vec<(String, FieldType)>,
     /// Parallel to `fields`: an int is stored that is not exact as a float, so the field is not widened.
     pub(super) inexact: Vec<bool>,
@@ -93,6 +98,8 @@ pub struct Catalog {
     series: CowList<Arc<SeriesInfo>>,
     keys: CowMap<Box<[u8]>, SeriesId>,
     quarantine_series: u32,
+    /// Tables without rows that will merge those of the same time.
+    declared: Arc<BTreeSet<String>>,
 }
 
 impl Catalog {
@@ -103,6 +110,7 @@ impl Catalog {
             series: CowList::new(),
             keys: CowMap::new(),
             quarantine_series: 0,
+            declared: Arc::default(),
         }
     }
 
@@ -129,6 +137,41 @@ impl Catalog {
 
     pub fn series_count(&self) -> usize {
         self.series.len()
+    }
+
+    /// What holds of a table, or will with its first row.
+    pub fn same_time(&self, table: &str) -> SameTime {
+        match self.table(table).filter(|info| info.has_rows()) {
+            Some(info) => info.same_time,
+            None if self.declared.contains(table) => SameTime::Merge,
+            None => SameTime::Keep,
+        }
+    }
+
+    /// Whether rows of a series that have the same time are one.
+    pub(crate) fn merges_same_time(&self, series: SeriesId) -> bool {
+        let table = self.series(series).map(|info| info.table_id);
+        let table = table.and_then(|id| self.table_by_id(id));
+        table.is_some_and(|table| table.same_time == SameTime::Merge)
+    }
+
+    /// Takes over what the cluster agreed on. Nothing changes for a table that has rows.
+    pub(super) fn declare(this: &mut Arc<Self>, table: &str, same_time: SameTime) {
+        let has_rows = this.table(table).is_some_and(TableInfo::has_rows);
+        let has_room = this.declared.len() < DECLARED_TABLES_MAX;
+        match same_time {
+            SameTime::Merge if has_room && !has_rows && !this.declared.contains(table) => {
+                Arc::make_mut(&mut Arc::make_mut(this).declared).insert(table.to_owned());
+            }
+            SameTime::Keep if this.declared.contains(table) => {
+                Arc::make_mut(&mut Arc::make_mut(this).declared).remove(table);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn declared(&self) -> &BTreeSet<String> {
+        &self.declared
     }
 
     pub(super) fn all_tables(&self) -> &[Arc<TableInfo>] {
@@ -259,6 +302,7 @@ impl Catalog {
             id,
             name: name.to_owned(),
             tag_keys: Vec::new(),
+            same_time: SameTime::Keep,
             fields: Vec::new(),
             inexact: Vec::new(),
             series: CowList::new(),
@@ -309,6 +353,14 @@ impl Catalog {
         slot
     }
 
+    pub(super) fn restore_same_time(&mut self, table: TableId, same_time: SameTime) {
+        self.table_mut(table).same_time = same_time;
+    }
+
+    pub(super) fn restore_declared(&mut self, declared: BTreeSet<String>) {
+        self.declared = Arc::new(declared);
+    }
+
     pub(super) fn count_quarantine(&mut self) {
         let Some(table) = self.table(QUARANTINE) else {
             return;
@@ -343,6 +395,12 @@ impl Catalog {
         if table.fields.len() >= TABLE_FIELDS_MAX {
             return Err(Refusal::TooManyFields);
         }
+        if !table.has_rows() && self.declared.contains(&table.name) {
+            let table = self.table_mut(table_id);
+            table.same_time = SameTime::Merge;
+            let name = table.name.clone();
+            Arc::make_mut(&mut self.declared).remove(&name);
+        }
         Ok((self.push_field(table_id, name, found, inexact), found))
     }
 
@@ -367,6 +425,11 @@ impl TableInfo {
 
     pub fn series_count(&self) -> usize {
         self.series.len()
+    }
+
+    /// Its first field comes with its first row.
+    pub fn has_rows(&self) -> bool {
+        !self.fields.is_empty()
     }
 }
 

@@ -12,7 +12,7 @@ use shared::id::{AgentId, Epoch, Lane, TimeNs};
 use shared::payload::line::LineOptions;
 use shared::verdict::Position;
 
-use super::catalog::{Catalog, SeriesId};
+use super::catalog::{Catalog, SeriesId, TableInfo};
 use super::clock::Clock;
 use super::command::{Command, Origin, Payload, Submission, Window};
 use super::cow::CowMap;
@@ -20,7 +20,7 @@ use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, dec
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
 use super::rows::{Rows, raised};
-use super::settings::{Agreement, Settings, Wish};
+use super::settings::{Agreement, SameTime, Settings, Wish};
 
 pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
@@ -82,6 +82,17 @@ pub enum Job {
     Retention {
         before: TimeNs,
     },
+}
+
+/// What became of a wish for one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableStanding {
+    /// It is so, or will be with the first row.
+    InForce,
+    /// Not more than half of the members say so, or too many tables wait for their first row.
+    NotAgreed,
+    /// The table has rows that came under the other setting.
+    TooLate,
 }
 
 impl Default for State {
@@ -151,7 +162,9 @@ impl State {
                 if self.is_member(*node) {
                     let lives = |node| self.clock.voters.contains_key(&node);
                     let members = self.members.len();
-                    self.settings.told(*node, *wish, members, lives);
+                    for (table, same_time) in self.settings.told(*node, wish, members, lives) {
+                        Catalog::declare(&mut self.catalog, &table, same_time);
+                    }
                 }
             }
         }
@@ -179,8 +192,20 @@ impl State {
     }
 
     /// What a node told of its configuration.
-    pub fn settings_of(&self, node: u64) -> Option<Wish> {
-        self.settings.told.get(&node).copied()
+    pub fn settings_of(&self, node: u64) -> Option<&Wish> {
+        self.settings.told.get(&node)
+    }
+
+    /// How a table stands to what a configuration says of it.
+    pub fn table_standing(&self, table: &str, wanted: SameTime) -> TableStanding {
+        let has_rows = self.catalog.table(table).is_some_and(TableInfo::has_rows);
+        if self.catalog.same_time(table) == wanted {
+            TableStanding::InForce
+        } else if has_rows {
+            TableStanding::TooLate
+        } else {
+            TableStanding::NotAgreed
+        }
     }
 
     /// Whether the cluster admitted a node with this id.

@@ -23,6 +23,6 @@ pub use command::{Command, Origin, Payload, Submission, Window};
 pub use dedup::{AgentRow, GapRow};
 pub use encode::StateError;
 pub use last::LastValue;
-pub use machine::{Effects, Job, Outcome, State};
+pub use machine::{Effects, Job, Outcome, State, TableStanding};
 pub use rows::Rows;
-pub use settings::{Settings, Wish};
+pub use settings::{SameTime, Settings, Wish};

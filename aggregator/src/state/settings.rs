@@ -5,11 +5,27 @@
 //! gone: rows must not be dropped because of somebody who never said so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shared::limits::NAME_BYTES_MAX;
 
 use super::bytes::{ReadFault, Reader, Writer};
 
 pub const RETENTION_DAYS_MAX: u32 = 36_500;
 pub const PARTITION_HOURS_MAX: u32 = 24 * 366;
+/// Tables of which one node may say something.
+pub const TABLE_WISHES_MAX: usize = 256;
+
+/// What becomes of rows of one series that have the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SameTime {
+    /// All of them stay.
+    #[default]
+    Keep = 0,
+    /// They become one row: field by field the later in log order, and what only the earlier has.
+    Merge = 1,
+}
 
 /// What all replicas go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,10 +35,12 @@ pub struct Settings {
 }
 
 /// What the configuration of one node says; `None`: nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
     retention_days: Option<u32>,
     partition_hours: Option<u32>,
+    /// Shared: every view has a copy.
+    tables: Arc<BTreeMap<String, SameTime>>,
 }
 
 /// Which settings are in force, and whose wish they are.
@@ -68,37 +86,102 @@ impl Settings {
     }
 }
 
+impl SameTime {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Merge => "merge",
+        }
+    }
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Keep, Self::Merge]
+            .into_iter()
+            .find(|one| *one as u8 == byte)
+    }
+}
+
 impl Wish {
     /// Of what is out of range the nearest that is not: applying never fails.
     pub fn new(retention_days: Option<u32>, partition_hours: Option<u32>) -> Self {
         Self {
             retention_days: retention_days.map(|days| days.clamp(1, RETENTION_DAYS_MAX)),
             partition_hours: partition_hours.map(|hours| hours.clamp(1, PARTITION_HOURS_MAX)),
+            tables: Arc::default(),
         }
     }
 
-    pub fn retention_days(self) -> Option<u32> {
+    /// Of names that are too long, or are more than [`TABLE_WISHES_MAX`], nothing is said.
+    #[must_use]
+    pub fn with_tables(self, tables: BTreeMap<String, SameTime>) -> Self {
+        let fits = |(name, _): &(String, SameTime)| name.len() <= NAME_BYTES_MAX;
+        let tables = tables.into_iter().filter(fits).take(TABLE_WISHES_MAX);
+        Self {
+            tables: Arc::new(tables.collect()),
+            ..self
+        }
+    }
+
+    pub fn retention_days(&self) -> Option<u32> {
         self.retention_days
     }
 
-    pub fn partition_hours(self) -> Option<u32> {
+    pub fn partition_hours(&self) -> Option<u32> {
         self.partition_hours
     }
 
-    /// Whether all that is wished is so.
-    pub fn is_met_by(self, settings: Settings) -> bool {
+    /// What is said of tables, by name.
+    pub fn tables(&self) -> &BTreeMap<String, SameTime> {
+        &self.tables
+    }
+
+    /// Whether all that is wished of the whole cluster is so.
+    pub fn is_met_by(&self, settings: Settings) -> bool {
         let days = self.retention_days.unwrap_or(settings.retention_days);
         let hours = self.partition_hours.unwrap_or(settings.partition_hours);
         Settings::new(days, hours) == settings
     }
 
+    /// Whether it says nothing that [`Wish::encode_days_and_hours`] leaves out.
+    pub(super) fn is_days_and_hours(&self) -> bool {
+        self.tables.is_empty()
+    }
+
     /// 0 stands for nothing.
-    pub(super) fn encode(self, out: &mut Writer) {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        self.encode_days_and_hours(out);
+        out.count(self.tables.len());
+        for (table, same_time) in &*self.tables {
+            out.text(table);
+            out.u8(*same_time as u8);
+        }
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let wish = Self::decode_days_and_hours(from)?;
+        let count = from.count(5)?;
+        if count > TABLE_WISHES_MAX {
+            return Err(ReadFault::Invalid("too many tables in the settings"));
+        }
+        let mut tables = BTreeMap::new();
+        for _ in 0..count {
+            let table = from.text()?;
+            let same_time = SameTime::from_byte(from.u8()?);
+            let same_time = same_time.ok_or(ReadFault::Invalid("same_time of a table"))?;
+            if table.len() > NAME_BYTES_MAX || tables.insert(table.to_owned(), same_time).is_some()
+            {
+                return Err(ReadFault::Invalid("name of a table"));
+            }
+        }
+        Ok(wish.with_tables(tables))
+    }
+
+    pub(super) fn encode_days_and_hours(&self, out: &mut Writer) {
         out.u32(self.retention_days.unwrap_or(0));
         out.u32(self.partition_hours.unwrap_or(0));
     }
 
-    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+    pub(super) fn decode_days_and_hours(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
         let said = |value: u32| (value > 0).then_some(value);
         Ok(Self::new(said(from.u32()?), said(from.u32()?)))
     }
@@ -106,22 +189,23 @@ impl Wish {
 
 impl Agreement {
     /// One of `members` tells what its configuration says. `lives`: those that were heard of lately.
+    /// Returns what is agreed on now of the tables that it names.
     pub(super) fn told(
         &mut self,
         node: u64,
-        wish: Wish,
+        wish: &Wish,
         members: usize,
         lives: impl Fn(u64) -> bool,
-    ) {
-        self.told.insert(node, wish);
+    ) -> Vec<(String, SameTime)> {
+        self.told.insert(node, wish.clone());
         let told = self.told.iter();
-        let living: Vec<Wish> = told
+        let living: Vec<&Wish> = told
             .filter(|(other, _)| **other == node || lives(**other))
-            .map(|(_, wish)| *wish)
+            .map(|(_, wish)| wish)
             .collect();
-        let agreed = |wished: fn(Wish) -> Option<u32>| {
+        let agreed = |wished: fn(&Wish) -> Option<u32>| {
             let wanted = wished(wish)?;
-            let agreeing = living.iter().filter(|one| wished(**one) == Some(wanted));
+            let agreeing = living.iter().filter(|one| wished(one) == Some(wanted));
             (agreeing.count() * 2 > members).then_some(wanted)
         };
         let Settings {
@@ -132,6 +216,12 @@ impl Agreement {
             agreed(Wish::retention_days).unwrap_or(retention_days),
             agreed(Wish::partition_hours).unwrap_or(partition_hours),
         );
+        let is_agreed = |(table, same_time): &(&String, &SameTime)| {
+            let says_so = |one: &&&Wish| one.tables.get(*table) == Some(*same_time);
+            living.iter().filter(says_so).count() * 2 > members
+        };
+        let tables = wish.tables.iter().filter(is_agreed);
+        tables.map(|(table, how)| (table.clone(), *how)).collect()
     }
 }
 
@@ -143,7 +233,7 @@ mod tests {
     fn what_more_than_half_of_the_members_say_is_in_force() {
         let mut agreement = Agreement::default();
         let mut tell = |node, (days, hours), members| {
-            agreement.told(node, Wish::new(Some(days), Some(hours)), members, |_| true);
+            agreement.told(node, &Wish::new(Some(days), Some(hours)), members, |_| true);
             let in_force = agreement.in_force;
             (in_force.retention_days(), in_force.partition_hours())
         };
@@ -163,9 +253,9 @@ mod tests {
     #[test]
     fn who_says_nothing_is_for_nothing() {
         let mut agreement = Agreement::default();
-        agreement.told(1, Wish::new(Some(3_650), None), 1, |_| true);
-        agreement.told(2, Wish::default(), 2, |_| true);
-        agreement.told(3, Wish::default(), 3, |_| true);
+        agreement.told(1, &Wish::new(Some(3_650), None), 1, |_| true);
+        agreement.told(2, &Wish::default(), 2, |_| true);
+        agreement.told(3, &Wish::default(), 3, |_| true);
         assert_eq!(agreement.in_force, Settings::new(3_650, 24));
     }
 
@@ -175,15 +265,30 @@ mod tests {
         let mut agreement = Agreement::default();
         let wish = |days| Wish::new(Some(days), None);
         for node in 1..=3 {
-            agreement.told(node, wish(30), 3, |_| true);
+            agreement.told(node, &wish(30), 3, |_| true);
         }
         let lives = |node| node != 2 && node != 3;
         for node in [1, 4, 5] {
-            agreement.told(node, wish(400), 5, lives);
+            agreement.told(node, &wish(400), 5, lives);
         }
         assert_eq!(agreement.in_force.retention_days(), 400);
-        agreement.told(5, wish(30), 5, lives);
+        agreement.told(5, &wish(30), 5, lives);
         assert_eq!(agreement.in_force.retention_days(), 400);
+    }
+
+    #[test]
+    fn each_table_is_agreed_on_for_itself() {
+        let mut agreement = Agreement::default();
+        let mut tell = |node, tables: &[(&str, SameTime)]| {
+            let owned = |(name, how): &(&str, SameTime)| ((*name).to_owned(), *how);
+            let wish = Wish::default().with_tables(tables.iter().map(owned).collect());
+            agreement.told(node, &wish, 3, |_| true)
+        };
+        let (merge, keep) = (SameTime::Merge, SameTime::Keep);
+        assert_eq!(tell(1, &[("a", merge), ("b", merge)]), []);
+        assert_eq!(tell(2, &[("a", merge), ("b", keep)]), [("a".into(), merge)]);
+        assert_eq!(tell(3, &[("b", keep)]), [("b".into(), keep)]);
+        assert_eq!(tell(3, &[]), [], "who says nothing is for nothing");
     }
 
     #[test]

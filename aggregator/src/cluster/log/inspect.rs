@@ -95,8 +95,13 @@ fn command_text(command: &Command) -> String {
             let said = |value: Option<u32>| value.map_or("unsaid".to_owned(), |it| it.to_string());
             let (days, hours) = (wish.retention_days(), wish.partition_hours());
             let (days, hours) = (said(days), said(hours));
+            let tables = wish.tables().iter();
+            let tables: String = tables
+                .map(|(table, how)| format!(", same_time of {table:?} {}", how.as_str()))
+                .collect();
             format!(
-                "settings of node {node}: retention in days {days}, partitions in hours {hours}"
+                "settings of node {node}: retention in days {days}, partitions in hours {hours}\
+                 {tables}"
             )
         }
     }
