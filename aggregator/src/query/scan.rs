@@ -75,9 +75,10 @@ impl ScanSource {
         pruned: Pruned,
         cores: usize,
     ) -> Self {
-        let rows = view.row_count(&table).unwrap_or(0);
+        let rows = view.row_count_max(&table);
+        let is_exact = pruned.is_all() && view.row_count(&table).is_some();
         let count = usize::try_from(rows).unwrap_or(usize::MAX);
-        let count = if pruned.is_all() {
+        let count = if is_exact {
             Precision::Exact(count)
         } else {
             Precision::Inexact(count)
