@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use super::Node;
 use super::apply::Progress;
+use super::quotas_told::QuotasTold;
 use super::types::Member;
-use crate::state::{Command, Settings, State, TableStanding, Window, Wish};
+use crate::state::{Command, Quota, Quotas, Settings, State, TableStanding, Window, Wish};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -205,16 +206,26 @@ fn tell_settings(state: &State, node: u64, configured: &Wish, told: &mut Option<
     }
     *told = Some(in_force);
     let (retention_days, partition_hours) = (in_force.retention_days(), in_force.partition_hours());
+    let of = |quotas: Quotas| Quota::ALL.map(|quota| quotas.of(quota).unwrap_or(0));
+    let quotas = of(in_force.quotas());
     if configured.is_met_by(in_force) {
-        tracing::info!(retention_days, partition_hours, "settings of the cluster");
+        tracing::info!(
+            retention_days,
+            partition_hours,
+            ?quotas,
+            "settings of the cluster"
+        );
     } else {
         tracing::warn!(
             retention_days,
             partition_hours,
+            ?quotas,
             configured_retention_days = configured.retention_days(),
             configured_partition_hours = configured.partition_hours(),
-            "this node's store.retention_days and store.partition_hours are not what the cluster \
-             goes by: more than half of its nodes must say the same. Make all configurations equal"
+            configured_quotas = ?of(configured.quotas()),
+            "this node's store.retention_days, store.partition_hours and quotas are not what the \
+             cluster goes by: more than half of its nodes must say the same. Make all \
+             configurations equal"
         );
     }
 }
@@ -267,6 +278,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
     let began = Instant::now();
     let (mut duties, mut asked) = (Duties::new(wishes.clone()), Purge::default());
     let (mut settings_told, mut tables_told) = (None, TablesTold::default());
+    let mut quotas_told = QuotasTold::default();
     loop {
         tokio::select! {
             biased;
@@ -302,6 +314,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             node.propose(command).await;
         }
         tell_settings(view.state(), node.id, &wishes.settings, &mut settings_told);
+        quotas_told.look(view.catalog(), began.elapsed());
         tables_told.look(view.state(), node.id, &wishes.settings);
         let keep_bytes = wishes.log_keep_bytes;
         purge(&node, progress, keep_bytes, &mut asked, began.elapsed()).await;

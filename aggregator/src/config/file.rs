@@ -12,7 +12,7 @@ use shared::limits::{NAME_BYTES_MAX, PACKET_BYTES_MAX};
 use super::{Config, Limits, Listen, Peer, StoreOptions, Timing, TlsFiles};
 use crate::state::catalog::RESERVED_TABLES;
 use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX, TABLE_WISHES_MAX};
-use crate::state::{SameTime, Wish};
+use crate::state::{Quota, Quotas, SameTime, Wish};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,7 +33,18 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     users: UsersTable,
     #[serde(default)]
+    quotas: QuotasTable,
+    #[serde(default)]
     tables: BTreeMap<String, TableTable>,
+}
+
+/// What one agent may make; what the cluster is to agree on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct QuotasTable {
+    agent_series_max: u64,
+    agent_tables_max: u64,
+    agent_fields_max: u64,
 }
 
 /// What the cluster is to agree on for one table.
@@ -144,6 +155,32 @@ impl Default for StoreTable {
     }
 }
 
+impl Default for QuotasTable {
+    fn default() -> Self {
+        let of = |quota: Quota| u64::from(quota.default_most());
+        Self {
+            agent_series_max: of(Quota::Series),
+            agent_tables_max: of(Quota::Tables),
+            agent_fields_max: of(Quota::Fields),
+        }
+    }
+}
+
+impl QuotasTable {
+    fn resolve(self) -> Result<Quotas, Located> {
+        let mut quotas = Quotas::default();
+        for (quota, most) in [
+            (Quota::Series, self.agent_series_max),
+            (Quota::Tables, self.agent_tables_max),
+            (Quota::Fields, self.agent_fields_max),
+        ] {
+            let most = range("quotas", quota.key(), most, 1, quota.total().into())?;
+            quotas = quotas.with(quota, u32::try_from(most).ok());
+        }
+        Ok(quotas)
+    }
+}
+
 impl Default for LimitsTable {
     fn default() -> Self {
         Self {
@@ -178,7 +215,9 @@ impl ConfigFile {
         }
         let peers = peers(&self.name, self.peers)?;
         let mut store = self.store.resolve()?;
-        store.settings = store.settings.with_tables(tables(self.tables)?);
+        let quotas = self.quotas.resolve()?;
+        let settings = store.settings.with_tables(tables(self.tables)?);
+        store.settings = settings.with_quotas(quotas);
         Ok(Config {
             data_dir: folder.join(&self.data_dir),
             listen: self.listen.resolve(!peers.is_empty())?,

@@ -160,7 +160,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::SameTime;
+    use crate::state::{Quota, SameTime};
 
     const SMALL: &str = r#"
 name = "a"
@@ -193,7 +193,11 @@ revoked = "revoked.toml"
         assert_eq!(config.tls.key, Path::new("/keys/node-a.key"));
         assert_eq!(config.users_file, Path::new("/etc/tributary/users.toml"));
         assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.store.settings, Wish::default());
+        let settings = &config.store.settings;
+        assert_eq!(
+            (settings.retention_days(), settings.partition_hours()),
+            (None, None)
+        );
         assert_eq!(config.listen.cluster_advertised, "127.0.0.1:8800");
     }
 
@@ -244,6 +248,20 @@ revoked = "revoked.toml"
             with("[tables.weather]\nmerge = true")
                 .unwrap_err()
                 .contains("same_time")
+        );
+    }
+
+    #[test]
+    fn an_agent_has_quotas_unless_told_otherwise() {
+        let quotas = |text: &str| check(text).map(|config| config.store.settings.quotas());
+        let of = |text: &str| Quota::ALL.map(|quota| quotas(text).unwrap().of(quota));
+        assert_eq!(of(SMALL), [Some(100_000), Some(128), Some(1_024)]);
+        let with = |line: &str| format!("{SMALL}\n[quotas]\n{line}\n");
+        assert_eq!(of(&with("agent_tables_max = 1"))[1], Some(1));
+        let error = quotas(&with("agent_series_max = 0")).unwrap_err();
+        assert!(
+            error.contains("`quotas.agent_series_max` = 0: allowed are 1 to"),
+            "{error}"
         );
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::upstream::Upstream;
-use crate::state::{State, TableStanding, Wish};
+use crate::state::{Quota, State, TableStanding, Wish};
 
 /// `tributary_state_*`.
 pub struct StateMetrics {
@@ -61,6 +63,35 @@ impl Collector for StateMetrics {
             let kind = gauge.metric_type();
             gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }
+        let state = view.state();
+        let refused = |quota| {
+            state
+                .catalog()
+                .made()
+                .map(|(_, made)| made.refused(quota))
+                .sum()
+        };
+        let help =
+            "Definitions and fields that went to quarantine, because their agent made enough";
+        let kind = MetricType::Counter;
+        let mut counters = encoder.encode_descriptor("quota_refused", help, None, kind)?;
+        for quota in Quota::ALL {
+            let counter: ConstCounter<u64> = ConstCounter::new(refused(quota));
+            counter.encode(counters.encode_family(&[("quota", quota.as_str())])?)?;
+        }
+        let at_quota = |quota: Quota| {
+            let most = state.settings().quotas().of(quota);
+            let made = state.catalog().made();
+            let full = made.filter(|(_, made)| most.is_some_and(|most| made.of(quota) >= most));
+            full.count() as u64
+        };
+        let help = "Agents that may make no more";
+        let kind = MetricType::Gauge;
+        let mut gauges = encoder.encode_descriptor("agents_at_quota", help, None, kind)?;
+        for quota in Quota::ALL {
+            let gauge = ConstGauge::new(at_quota(quota));
+            gauge.encode(gauges.encode_family(&[("quota", quota.as_str())])?)?;
+        }
         Ok(())
     }
 }
@@ -91,6 +122,8 @@ mod tests {
         for line in [
             "tributary_state_tables_refused 1\n",
             "tributary_state_tables_not_agreed 1\n",
+            "tributary_state_quota_refused_total{quota=\"series\"} 0\n",
+            "tributary_state_agents_at_quota{quota=\"fields\"} 0\n",
         ] {
             assert!(text.contains(line), "{text}");
         }

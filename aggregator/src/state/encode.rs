@@ -17,6 +17,7 @@ use super::dedup::{AgentState, EpochState, Folded, GapEntry, GapWhy, LaneState, 
 use super::dictionary::{Dictionary, LocalSeries, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
+use super::quota::Made;
 use super::settings::{Agreement, SameTime, Settings, Wish};
 
 const MAGIC: &[u8; 8] = b"TRIBSTAT";
@@ -101,8 +102,14 @@ impl State {
         let (version, index) = (from.u16()?, from.u64()?);
         let settings = match version {
             VERSION_1 => retention_alone(from.u32()?),
-            VERSION_2 => decode_settings(&mut from, Wish::decode_days_and_hours)?,
-            VERSION => decode_settings(&mut from, Wish::decode)?,
+            VERSION_2 => {
+                let in_force = Settings::decode_days_and_hours(&mut from)?;
+                decode_settings(&mut from, in_force, Wish::decode_days_and_hours)?
+            }
+            VERSION => {
+                let in_force = Settings::decode(&mut from)?;
+                decode_settings(&mut from, in_force, Wish::decode)?
+            }
             newer => return Err(StateError::Version(newer)),
         };
         let clock = decode_clock(&mut from)?;
@@ -119,7 +126,8 @@ impl State {
                 },
             );
         }
-        let catalog = decode_catalog(&mut from, version)?;
+        let mut catalog = decode_catalog(&mut from, version)?;
+        catalog.restore_quotas(settings.in_force.quotas());
         let mut agents = CowMap::new();
         for _ in 0..from.count(8)? {
             let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
@@ -154,9 +162,9 @@ fn encode_settings(settings: &Agreement, out: &mut Writer) {
 
 fn decode_settings(
     from: &mut Reader<'_>,
+    in_force: Settings,
     decode_wish: fn(&mut Reader<'_>) -> Result<Wish, ReadFault>,
 ) -> Result<Agreement, ReadFault> {
-    let in_force = Settings::decode(from)?;
     let mut told = BTreeMap::new();
     for _ in 0..from.count(16)? {
         told.insert(from.u64()?, decode_wish(from)?);
@@ -222,6 +230,11 @@ fn encode_catalog(catalog: &Catalog, out: &mut Writer) {
     }
     out.count(catalog.declared().len());
     catalog.declared().iter().for_each(|table| out.text(table));
+    out.count(catalog.made().count());
+    for (agent, made) in catalog.made() {
+        out.text(agent.as_str());
+        made.encode(out);
+    }
     out.count(catalog.series_count());
     for series in catalog.all_series() {
         out.u32(series.table_id.0);
@@ -250,6 +263,10 @@ fn decode_catalog(from: &mut Reader<'_>, version: u16) -> Result<Catalog, ReadFa
     if knows_same_time {
         let declared = (0..from.count(4)?).map(|_| Ok(from.text()?.to_owned()));
         catalog.restore_declared(declared.collect::<Result<_, ReadFault>>()?);
+        for _ in 0..from.count(40)? {
+            let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
+            catalog.restore_made(agent, Made::decode(from)?);
+        }
     }
     for _ in 0..from.count(12)? {
         let table = TableId(from.u32()?);
@@ -391,7 +408,7 @@ fn encode_dictionary(dictionary: &Dictionary, out: &mut Writer) {
                     device,
                     tags,
                 } = &**refused;
-                out.u8(*reason as u8);
+                reason.encode(out);
                 out.text(table);
                 out.text(device);
                 out.pairs(tags);
@@ -412,7 +429,7 @@ fn decode_dictionary(from: &mut Reader<'_>, catalog: &Catalog) -> Result<Diction
         let target = match from.u8()? {
             NONE => LocalTarget::Series(SeriesId(from.u32()?)),
             reason => LocalTarget::Refused(Arc::new(RefusedSeries {
-                reason: Refusal::from_byte(reason).ok_or(ReadFault::Invalid("refusal"))?,
+                reason: Refusal::decode(reason, from)?,
                 table: from.text()?.to_owned(),
                 device: from.text()?.to_owned(),
                 tags: from.pairs()?,

@@ -156,7 +156,8 @@ impl State {
             }
             Command::RetentionDays(days) => {
                 let hours = self.settings().partition_hours();
-                self.settings.in_force = Settings::new(*days, hours);
+                let quotas = self.settings().quotas();
+                self.settings.in_force = Settings::new(*days, hours).with_quotas(quotas);
             }
             Command::Settings { node, wish } => {
                 if self.is_member(*node) {
@@ -165,6 +166,7 @@ impl State {
                     for (table, same_time) in self.settings.told(*node, wish, members, lives) {
                         Catalog::declare(&mut self.catalog, &table, same_time);
                     }
+                    Catalog::allow(&mut self.catalog, self.settings.in_force.quotas());
                 }
             }
         }
@@ -379,7 +381,9 @@ impl State {
         let known = Arc::make_mut(self.agents.entry_or(agent, Arc::default));
         match shared::batch::decode(bytes).map(|batch| batch.body) {
             Ok(Body::Hello(hello)) => known.hello(epoch, &hello, now, *received),
-            Ok(Body::Names(names)) => known.define(epoch, &names, &mut self.catalog),
+            Ok(Body::Names(names)) => {
+                known.define(agent, epoch, &names, &mut self.catalog);
+            }
             Ok(Body::Clock(clock)) => known.set_clock(epoch, clock),
             Ok(Body::Data(data)) => {
                 let dictionary = known.dictionary(epoch);

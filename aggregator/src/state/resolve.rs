@@ -132,7 +132,8 @@ impl Resolver<'_> {
                 ..
             } = group;
             let fields: Arc<[String]> = fields.into();
-            let series = Catalog::intern(self.catalog, &table, &device, &tags).map_err(|reason| {
+            let series = Catalog::intern(self.catalog, self.agent, &table, &device, &tags);
+            let series = series.map_err(|reason| {
                 Arc::new(RefusedSeries {
                     reason,
                     table,
@@ -164,7 +165,7 @@ impl Resolver<'_> {
             String::new(),
             String::new(),
             fit(shown.into_owned(), TEXT_BYTES_MAX),
-            Refusal::Undecodable.as_str().to_owned(),
+            Refusal::Undecodable.text().into_owned(),
         ];
         let columns = (0_u16..).zip(texts).map(|(field, text)| Column {
             field,
@@ -261,7 +262,7 @@ impl Resolver<'_> {
             _ => false,
         };
         let found = column.values.field_type();
-        match Catalog::field_slot(self.catalog, table, field, found, inexact) {
+        match Catalog::field_slot(self.catalog, self.agent, table, field, found, inexact) {
             Ok((slot, field_type)) => {
                 let (word, bit) = (usize::from(slot / 64), 1_u64 << (slot % 64));
                 if used[word] & bit != 0 {

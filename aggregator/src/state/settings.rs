@@ -10,6 +10,7 @@ use std::sync::Arc;
 use shared::limits::NAME_BYTES_MAX;
 
 use super::bytes::{ReadFault, Reader, Writer};
+use super::quota::{Quota, Quotas};
 
 pub const RETENTION_DAYS_MAX: u32 = 36_500;
 pub const PARTITION_HOURS_MAX: u32 = 24 * 366;
@@ -32,6 +33,7 @@ pub enum SameTime {
 pub struct Settings {
     retention_days: u32,
     partition_hours: u32,
+    quotas: Quotas,
 }
 
 /// What the configuration of one node says; `None`: nothing.
@@ -39,6 +41,7 @@ pub struct Settings {
 pub struct Wish {
     retention_days: Option<u32>,
     partition_hours: Option<u32>,
+    quotas: Quotas,
     /// Shared: every view has a copy.
     tables: Arc<BTreeMap<String, SameTime>>,
 }
@@ -63,7 +66,13 @@ impl Settings {
         Self {
             retention_days: retention_days.clamp(1, RETENTION_DAYS_MAX),
             partition_hours: partition_hours.clamp(1, PARTITION_HOURS_MAX),
+            quotas: Quotas::default(),
         }
+    }
+
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { quotas, ..self }
     }
 
     /// How long rows are kept, by replicated time.
@@ -76,12 +85,23 @@ impl Settings {
         self.partition_hours
     }
 
+    /// What one agent may make.
+    pub fn quotas(self) -> Quotas {
+        self.quotas
+    }
+
     pub(super) fn encode(self, out: &mut Writer) {
         out.u32(self.retention_days);
         out.u32(self.partition_hours);
+        self.quotas.encode(out);
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let settings = Self::decode_days_and_hours(from)?;
+        Ok(settings.with_quotas(Quotas::decode(from)?))
+    }
+
+    pub(super) fn decode_days_and_hours(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
         Ok(Self::new(from.u32()?, from.u32()?))
     }
 }
@@ -107,8 +127,14 @@ impl Wish {
         Self {
             retention_days: retention_days.map(|days| days.clamp(1, RETENTION_DAYS_MAX)),
             partition_hours: partition_hours.map(|hours| hours.clamp(1, PARTITION_HOURS_MAX)),
+            quotas: Quotas::default(),
             tables: Arc::default(),
         }
+    }
+
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { quotas, ..self }
     }
 
     /// Of names that are too long, or are more than [`TABLE_WISHES_MAX`], nothing is said.
@@ -130,6 +156,11 @@ impl Wish {
         self.partition_hours
     }
 
+    /// What one agent may make.
+    pub fn quotas(&self) -> Quotas {
+        self.quotas
+    }
+
     /// What is said of tables, by name.
     pub fn tables(&self) -> &BTreeMap<String, SameTime> {
         &self.tables
@@ -139,17 +170,19 @@ impl Wish {
     pub fn is_met_by(&self, settings: Settings) -> bool {
         let days = self.retention_days.unwrap_or(settings.retention_days);
         let hours = self.partition_hours.unwrap_or(settings.partition_hours);
-        Settings::new(days, hours) == settings
+        let quotas = self.quotas.or(settings.quotas);
+        Settings::new(days, hours).with_quotas(quotas) == settings
     }
 
     /// Whether it says nothing that [`Wish::encode_days_and_hours`] leaves out.
     pub(super) fn is_days_and_hours(&self) -> bool {
-        self.tables.is_empty()
+        self.tables.is_empty() && self.quotas.is_none()
     }
 
     /// 0 stands for nothing.
     pub(super) fn encode(&self, out: &mut Writer) {
         self.encode_days_and_hours(out);
+        self.quotas.encode(out);
         out.count(self.tables.len());
         for (table, same_time) in &*self.tables {
             out.text(table);
@@ -158,7 +191,7 @@ impl Wish {
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
-        let wish = Self::decode_days_and_hours(from)?;
+        let wish = Self::decode_days_and_hours(from)?.with_quotas(Quotas::decode(from)?);
         let count = from.count(5)?;
         if count > TABLE_WISHES_MAX {
             return Err(ReadFault::Invalid("too many tables in the settings"));
@@ -203,7 +236,7 @@ impl Agreement {
             .filter(|(other, _)| **other == node || lives(**other))
             .map(|(_, wish)| wish)
             .collect();
-        let agreed = |wished: fn(&Wish) -> Option<u32>| {
+        let agreed = |wished: &dyn Fn(&Wish) -> Option<u32>| {
             let wanted = wished(wish)?;
             let agreeing = living.iter().filter(|one| wished(one) == Some(wanted));
             (agreeing.count() * 2 > members).then_some(wanted)
@@ -211,11 +244,18 @@ impl Agreement {
         let Settings {
             retention_days,
             partition_hours,
+            quotas,
         } = self.in_force;
+        let all = Quota::ALL.into_iter();
+        let quotas = all.fold(quotas, |quotas, quota| {
+            let most = agreed(&|wish| wish.quotas.of(quota));
+            quotas.with(quota, most.or(quotas.of(quota)))
+        });
         self.in_force = Settings::new(
-            agreed(Wish::retention_days).unwrap_or(retention_days),
-            agreed(Wish::partition_hours).unwrap_or(partition_hours),
-        );
+            agreed(&Wish::retention_days).unwrap_or(retention_days),
+            agreed(&Wish::partition_hours).unwrap_or(partition_hours),
+        )
+        .with_quotas(quotas);
         let is_agreed = |(table, same_time): &(&String, &SameTime)| {
             let says_so = |one: &&&Wish| one.tables.get(*table) == Some(*same_time);
             living.iter().filter(says_so).count() * 2 > members

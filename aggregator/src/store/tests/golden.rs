@@ -14,7 +14,8 @@ use shared::reading::FieldType;
 use super::agent::Agent;
 use super::features::{DAY, submission};
 use crate::state::{
-    Command, Outcome, Payload, SameTime, Settings, State, TableStanding, Window, Wish,
+    Command, Outcome, Payload, Quota, Quotas, SameTime, Settings, State, TableStanding, Window,
+    Wish,
 };
 
 fn folder(format: &str) -> PathBuf {
@@ -145,15 +146,18 @@ fn settings_of_tables() -> Command {
     let tables = tables.map(|(name, how)| (name.to_owned(), how));
     Command::Settings {
         node: 1,
-        wish: Wish::new(Some(90), Some(12)).with_tables(tables.into()),
+        wish: Wish::new(Some(90), Some(12))
+            .with_quotas(Quotas::default().with(Quota::Tables, Some(1)))
+            .with_tables(tables.into()),
     }
 }
 
-/// The first rows of one of them.
+/// The first rows of one of them, and of a table that is one too many.
 fn lines_of_a_table() -> Command {
     let id = AgentId::parse("gw-1").unwrap();
     let lines = b"pump,device=p1 flow=1.5 1728000000000000000\n\
-                  pump,device=p1 flow=2.5,on=t 1728000000000000000\n";
+                  pump,device=p1 flow=2.5,on=t 1728000000000000000\n\
+                  tank,device=t1 level=3 1728000000000000000\n";
     submission(&id, Payload::Lines(Bytes::from_static(lines)))
 }
 
@@ -244,6 +248,11 @@ fn a_golden_state_is_what_its_commands_come_to() {
     assert_eq!(stands("pump"), TableStanding::InForce);
     assert_eq!(stands("tank"), TableStanding::InForce);
     assert_eq!(stands("other"), TableStanding::NotAgreed);
+    let made = state.catalog().made().map(|(_, made)| *made);
+    let made: Vec<_> = made.collect();
+    assert_eq!(made.len(), 1);
+    let counts = Quota::ALL.map(|quota| (made[0].of(quota), made[0].refused(quota)));
+    assert_eq!(counts, [(1, 0), (1, 1), (2, 0)]);
     let same_time = |table| state.catalog().table(table).map(|info| info.same_time);
     assert_eq!(same_time("truck"), Some(SameTime::Keep));
     assert_eq!(same_time("pump"), Some(SameTime::Merge));

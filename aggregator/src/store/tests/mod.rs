@@ -9,6 +9,7 @@ mod agent;
 mod model;
 mod features;
 mod quarantine;
+mod quota;
 mod same_time;
 mod crash;
 mod full;
