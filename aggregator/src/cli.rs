@@ -138,6 +138,13 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { config } => {
             let config = Config::load(&config)?;
+            if let Some(table) = aggregator::inspect::refused_tables(&config)?.first() {
+                return Err(format!(
+                    "tables.{table}.same_time is refused: the table has rows that came under the \
+                     other one, and that stays. Take the lines out, or publish to a new table"
+                )
+                .into());
+            }
             say(&format!(
                 "node {} of cluster {}: valid",
                 config.name, config.cluster

@@ -21,7 +21,7 @@ use crate::metrics;
 use crate::query::{Engine, QueryError, QueryOptions};
 use crate::serve::http::{self, Http, HttpOptions};
 use crate::serve::pg::{self, Postgres, PostgresOptions};
-use crate::serve::{self, Admission, ServeMetrics, Service, ServiceOptions};
+use crate::serve::{self, Admission, ServeMetrics, Service, ServiceOptions, StateMetrics};
 use crate::store::{ScrubOptions, Scrubber, StoreMetrics};
 use crate::tls::{Material, RevocationMetrics, Revocations, RevokedError, TlsError};
 use crate::users::{Roster, UsersError};
@@ -145,6 +145,8 @@ impl Running {
             incarnation = format!("{:016x}", cluster.seat().incarnation),
             "running"
         );
+        let settings = config.store.settings.clone();
+        StateMetrics::register(&mut registry, Arc::new(cluster.clone()), settings);
         let doors = Doors {
             config,
             material: &material,

@@ -179,7 +179,7 @@ impl World {
             log: LogStore::open(folder(&node.disk, "log"), self.log).expect("its own log"),
             log_reserve_bytes: LOG_RESERVE_BYTES,
             store: folder(&node.disk, "store"),
-            wishes: self.wishes,
+            wishes: self.wishes.clone(),
             boot: self.boots,
             inline: true,
             wall_clock: virtual_clock,

@@ -25,6 +25,7 @@ mod apply;
 mod snapshot;
 mod identity;
 mod join;
+mod quotas_told;
 mod steward;
 mod tasks;
 mod node;

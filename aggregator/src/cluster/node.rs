@@ -144,7 +144,7 @@ impl Cluster {
             merge_bytes: config.store.merge_bytes,
             merge_age: config.store.merge_age,
             seal_rest: config.store.seal_rest,
-            settings: config.store.settings,
+            settings: config.store.settings.clone(),
             log_keep_bytes: config.store.log_keep_bytes,
         };
         let boot = getrandom::u64().map_err(|e| ClusterError::Random(e.to_string()))?;

@@ -2,7 +2,7 @@
 //! quorum and asks for merges and retention. `Duties` decides; the driver below
 //! it looks at the clock and proposes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use super::Node;
 use super::apply::Progress;
+use super::quotas_told::QuotasTold;
 use super::types::Member;
-use crate::state::{Command, Settings, State, Window, Wish};
+use crate::state::{Command, Quota, Quotas, Settings, State, TableStanding, Window, Wish};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -33,7 +34,7 @@ const PURGE_PATIENCE_SHORT: Duration = Duration::from_secs(1);
 const LAG_MAX: u64 = 64;
 
 /// What the operator wants of this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wishes {
     pub merge_bytes: u64,
     pub merge_age: Duration,
@@ -110,7 +111,7 @@ impl Duties {
             self.clock_told = Some(now);
             due.push(Duty::Clock);
         }
-        let known = state.settings_of(node) == Some(self.wishes.settings);
+        let known = state.settings_of(node) == Some(&self.wishes.settings);
         if !known && state.is_member(node) && elapsed(self.settings_told, now) >= CLOCK_EVERY {
             self.settings_told = Some(now);
             due.push(Duty::Settings);
@@ -200,24 +201,77 @@ fn elapsed(since: Option<Duration>, now: Duration) -> Duration {
 
 /// Says which settings the cluster goes by when that changes, once what this node's configuration
 /// says is known to all.
-fn tell_settings(state: &State, node: u64, configured: Wish, told: &mut Option<Settings>) {
+fn tell_settings(state: &State, node: u64, configured: &Wish, told: &mut Option<Settings>) {
     let in_force = state.settings();
     if state.settings_of(node) != Some(configured) || *told == Some(in_force) {
         return;
     }
     *told = Some(in_force);
     let (retention_days, partition_hours) = (in_force.retention_days(), in_force.partition_hours());
+    let of = |quotas: Quotas| Quota::ALL.map(|quota| quotas.of(quota).unwrap_or(0));
+    let quotas = of(in_force.quotas());
     if configured.is_met_by(in_force) {
-        tracing::info!(retention_days, partition_hours, "settings of the cluster");
+        tracing::info!(
+            retention_days,
+            partition_hours,
+            ?quotas,
+            "settings of the cluster"
+        );
     } else {
         tracing::warn!(
             retention_days,
             partition_hours,
+            ?quotas,
             configured_retention_days = configured.retention_days(),
             configured_partition_hours = configured.partition_hours(),
-            "this node's store.retention_days and store.partition_hours are not what the cluster \
-             goes by: more than half of its nodes must say the same. Make all configurations equal"
+            configured_quotas = ?of(configured.quotas()),
+            "this node's store.retention_days, store.partition_hours and quotas are not what the \
+             cluster goes by: more than half of its nodes must say the same. Make all \
+             configurations equal"
         );
+    }
+}
+
+/// What was said of the tables of this node's configuration.
+#[derive(Debug, Default)]
+struct TablesTold {
+    /// How each of them stood.
+    said: BTreeMap<String, TableStanding>,
+}
+
+impl TablesTold {
+    /// Says how each table stands when that changes, once what this node's configuration says is
+    /// known to all.
+    fn look(&mut self, state: &State, node: u64, configured: &Wish) {
+        if state.settings_of(node) != Some(configured) {
+            return;
+        }
+        for (table, wanted) in configured.tables() {
+            let standing = state.table_standing(table, *wanted);
+            if self.said.insert(table.clone(), standing) == Some(standing) {
+                continue;
+            }
+            let same_time = wanted.as_str();
+            match standing {
+                TableStanding::InForce => {
+                    tracing::info!(table, same_time, "setting of a table of the cluster");
+                }
+                TableStanding::NotAgreed => tracing::warn!(
+                    table,
+                    same_time,
+                    "this node's same_time of a table is not what the cluster goes by: more than \
+                     half of its nodes must say the same. Make all configurations equal before the \
+                     first row"
+                ),
+                TableStanding::TooLate => tracing::error!(
+                    table,
+                    same_time,
+                    "same_time of a table is refused: the table has rows that came under the other \
+                     one, and that stays. Take the lines out of the configurations, and publish to \
+                     a new table that they name before its first row"
+                ),
+            }
+        }
     }
 }
 
@@ -225,8 +279,9 @@ fn tell_settings(state: &State, node: u64, configured: Wish, told: &mut Option<S
 pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bool>) {
     let began = Instant::now();
     let seal_rest = wishes.seal_rest;
-    let (mut duties, mut asked) = (Duties::new(wishes), Purge::default());
-    let mut settings_told = None;
+    let (mut duties, mut asked) = (Duties::new(wishes.clone()), Purge::default());
+    let (mut settings_told, mut tables_told) = (None, TablesTold::default());
+    let mut quotas_told = QuotasTold::default();
     loop {
         tokio::select! {
             biased;
@@ -255,13 +310,15 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
                 Duty::Retention => Command::Retention,
                 Duty::Settings => Command::Settings {
                     node: node.id,
-                    wish: wishes.settings,
+                    wish: wishes.settings.clone(),
                 },
             };
             // What was not taken is due again, or soon.
             node.propose(command).await;
         }
-        tell_settings(view.state(), node.id, wishes.settings, &mut settings_told);
+        tell_settings(view.state(), node.id, &wishes.settings, &mut settings_told);
+        quotas_told.look(view.catalog(), began.elapsed());
+        tables_told.look(view.state(), node.id, &wishes.settings);
         let keep_bytes = wishes.log_keep_bytes;
         purge(&node, progress, keep_bytes, &mut asked, began.elapsed()).await;
         // Also while nobody publishes: whoever reads the log's lines learns that there is room.

@@ -1,16 +1,18 @@
 //! The configuration as it stands in the TOML file, and the checks that turn it into `Config`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use shared::id::AgentId;
-use shared::limits::PACKET_BYTES_MAX;
+use shared::limits::{NAME_BYTES_MAX, PACKET_BYTES_MAX};
 
 use super::{Config, Limits, Listen, Peer, StoreOptions, Timing, TlsFiles};
-use crate::state::Wish;
-use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX};
+use crate::state::catalog::RESERVED_TABLES;
+use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX, TABLE_WISHES_MAX};
+use crate::state::{Quota, Quotas, SameTime, Wish};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,26 @@ pub(super) struct ConfigFile {
     limits: LimitsTable,
     #[serde(default)]
     users: UsersTable,
+    #[serde(default)]
+    quotas: QuotasTable,
+    #[serde(default)]
+    tables: BTreeMap<String, TableTable>,
+}
+
+/// What one agent may make; what the cluster is to agree on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct QuotasTable {
+    agent_series_max: u64,
+    agent_tables_max: u64,
+    agent_fields_max: u64,
+}
+
+/// What the cluster is to agree on for one table.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableTable {
+    same_time: String,
 }
 
 #[derive(Deserialize)]
@@ -102,7 +124,7 @@ struct UsersTable {
 
 /// A value that may not stand where it stands.
 pub(super) struct Located {
-    pub(super) table: &'static str,
+    pub(super) table: String,
     pub(super) key: &'static str,
     pub(super) value: String,
     pub(super) allowed: String,
@@ -135,6 +157,32 @@ impl Default for StoreTable {
             log_keep_bytes: 4 << 30,
             scrub_days: 7,
         }
+    }
+}
+
+impl Default for QuotasTable {
+    fn default() -> Self {
+        let of = |quota: Quota| u64::from(quota.default_most());
+        Self {
+            agent_series_max: of(Quota::Series),
+            agent_tables_max: of(Quota::Tables),
+            agent_fields_max: of(Quota::Fields),
+        }
+    }
+}
+
+impl QuotasTable {
+    fn resolve(self) -> Result<Quotas, Located> {
+        let mut quotas = Quotas::default();
+        for (quota, most) in [
+            (Quota::Series, self.agent_series_max),
+            (Quota::Tables, self.agent_tables_max),
+            (Quota::Fields, self.agent_fields_max),
+        ] {
+            let most = range("quotas", quota.key(), most, 1, quota.total().into())?;
+            quotas = quotas.with(quota, u32::try_from(most).ok());
+        }
+        Ok(quotas)
     }
 }
 
@@ -171,12 +219,16 @@ impl ConfigFile {
             ));
         }
         let peers = peers(&self.name, self.peers)?;
+        let mut store = self.store.resolve()?;
+        let quotas = self.quotas.resolve()?;
+        let settings = store.settings.with_tables(tables(self.tables)?);
+        store.settings = settings.with_quotas(quotas);
         Ok(Config {
             data_dir: folder.join(&self.data_dir),
             listen: self.listen.resolve(!peers.is_empty())?,
             tls: self.tls.resolve(folder)?,
             timing: self.timing.resolve()?,
-            store: self.store.resolve()?,
+            store,
             limits: self.limits.resolve()?,
             users_file: folder.join(self.users.file),
             name: self.name,
@@ -357,6 +409,33 @@ fn peers(own: &str, tables: Vec<PeerTable>) -> Result<Vec<Peer>, Located> {
     Ok(peers)
 }
 
+/// What is said of each table of readings.
+fn tables(all: BTreeMap<String, TableTable>) -> Result<BTreeMap<String, SameTime>, Located> {
+    if all.len() > TABLE_WISHES_MAX {
+        let allowed = format!("at most {TABLE_WISHES_MAX} tables");
+        return Err(bad("tables", "same_time", &all.len(), allowed));
+    }
+    let mut tables = BTreeMap::new();
+    for (name, TableTable { same_time }) in all {
+        let table = format!("tables.{name}");
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            let allowed = format!("a table has a name of 1 to {NAME_BYTES_MAX} bytes");
+            return Err(bad(&table, "same_time", &format!("{same_time:?}"), allowed));
+        }
+        if RESERVED_TABLES.contains(&name.as_str()) {
+            let allowed = "this table is filled by the cluster itself";
+            return Err(bad(&table, "same_time", &format!("{same_time:?}"), allowed));
+        }
+        let known = [SameTime::Keep, SameTime::Merge];
+        let Some(how) = known.into_iter().find(|one| one.as_str() == same_time) else {
+            let allowed = "\"keep\" or \"merge\"";
+            return Err(bad(&table, "same_time", &format!("{same_time:?}"), allowed));
+        };
+        tables.insert(name, how);
+    }
+    Ok(tables)
+}
+
 fn name(table: &'static str, key: &'static str, text: &str) -> Result<(), Located> {
     match AgentId::parse(text) {
         Ok(_) => Ok(()),
@@ -404,13 +483,13 @@ fn range(
 }
 
 fn bad(
-    table: &'static str,
+    table: &str,
     key: &'static str,
     value: &impl ToString,
     allowed: impl Into<String>,
 ) -> Located {
     Located {
-        table,
+        table: table.to_owned(),
         key,
         value: value.to_string(),
         allowed: allowed.into(),

@@ -149,7 +149,7 @@ impl Config {
                 } else {
                     format!("{table}.{key}")
                 };
-                let line = file::line_of(text, table, key);
+                let line = file::line_of(text, &table, key);
                 ConfigError::Value {
                     path: path.to_owned(),
                     line,
@@ -164,6 +164,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{Quota, SameTime};
 
     const SMALL: &str = r#"
 name = "a"
@@ -196,7 +197,11 @@ revoked = "revoked.toml"
         assert_eq!(config.tls.key, Path::new("/keys/node-a.key"));
         assert_eq!(config.users_file, Path::new("/etc/tributary/users.toml"));
         assert_eq!(config.timing.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.store.settings, Wish::default());
+        let settings = &config.store.settings;
+        assert_eq!(
+            (settings.retention_days(), settings.partition_hours()),
+            (None, None)
+        );
         assert_eq!(config.listen.cluster_advertised, "127.0.0.1:8800");
     }
 
@@ -234,6 +239,46 @@ revoked = "revoked.toml"
         let error = check(&with(366)).unwrap_err();
         assert!(
             error.contains("`store.scrub_days` = 366: allowed are 0 to 365"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn tables_say_what_becomes_of_rows_of_the_same_time() {
+        let with = |more: &str| check(&format!("{SMALL}\n{more}\n"));
+        let config =
+            with("[tables.weather]\nsame_time = \"merge\"\n[tables.\"a b\"]\nsame_time = \"keep\"");
+        let tables = config.unwrap().store.settings.tables().clone();
+        let expected = [("a b", SameTime::Keep), ("weather", SameTime::Merge)];
+        assert_eq!(
+            tables,
+            expected.map(|(name, how)| (name.to_owned(), how)).into()
+        );
+        let error = with("[tables.weather]\nsame_time = \"last\"").unwrap_err();
+        let place = "a.toml:21: `tables.weather.same_time` = \"last\"";
+        assert!(error.contains(place) && error.contains("merge"), "{error}");
+        assert!(
+            with("[tables.gaps]\nsame_time = \"keep\"")
+                .unwrap_err()
+                .contains("itself")
+        );
+        assert!(
+            with("[tables.weather]\nmerge = true")
+                .unwrap_err()
+                .contains("same_time")
+        );
+    }
+
+    #[test]
+    fn an_agent_has_quotas_unless_told_otherwise() {
+        let quotas = |text: &str| check(text).map(|config| config.store.settings.quotas());
+        let of = |text: &str| Quota::ALL.map(|quota| quotas(text).unwrap().of(quota));
+        assert_eq!(of(SMALL), [Some(100_000), Some(128), Some(1_024)]);
+        let with = |line: &str| format!("{SMALL}\n[quotas]\n{line}\n");
+        assert_eq!(of(&with("agent_tables_max = 1"))[1], Some(1));
+        let error = quotas(&with("agent_series_max = 0")).unwrap_err();
+        assert!(
+            error.contains("`quotas.agent_series_max` = 0: allowed are 1 to"),
             "{error}"
         );
     }

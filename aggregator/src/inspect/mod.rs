@@ -2,6 +2,7 @@
 //! that a node's data folder holds. Reads only, beside a running node too.
 
 mod node;
+mod tables;
 
 use std::fs;
 use std::io;
@@ -13,6 +14,7 @@ use shared::limits::BATCH_BYTES_MAX;
 
 use crate::cluster::log;
 use crate::store::{self, StoreError};
+pub use tables::refused_tables;
 
 /// Why nothing can be shown. Who must act: whoever typed the name.
 #[derive(Debug, thiserror::Error)]

@@ -43,7 +43,7 @@ pub(super) fn describe(path: &Path, show: &mut dyn FnMut(&str)) -> Result<bool, 
     Ok(damaged)
 }
 
-fn open(path: &Path) -> Result<std::sync::Arc<dyn Storage>, store::StoreError> {
+pub(super) fn open(path: &Path) -> Result<std::sync::Arc<dyn Storage>, store::StoreError> {
     DiskStorage::open_read_only(path).map_err(|source| store::StoreError::Io {
         file: path.display().to_string(),
         source,

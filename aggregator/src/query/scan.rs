@@ -75,13 +75,13 @@ impl ScanSource {
         pruned: Pruned,
         cores: usize,
     ) -> Self {
-        let known = view.row_count(&table);
-        let rows = known.unwrap_or(0);
+        let rows = view.row_count_max(&table);
+        let is_exact = pruned.is_all() && view.row_count(&table).is_some();
         let count = usize::try_from(rows).unwrap_or(usize::MAX);
-        let count = match known {
-            Some(_) if pruned.is_all() => Precision::Exact(count),
-            Some(_) => Precision::Inexact(count),
-            None => Precision::Absent,
+        let count = if is_exact {
+            Precision::Exact(count)
+        } else {
+            Precision::Inexact(count)
         };
         let parts = if rows < DIVIDED_ROWS_MIN { 1 } else { cores };
         let Pruned { time, devices } = pruned;

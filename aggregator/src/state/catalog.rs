@@ -1,13 +1,17 @@
 //! The catalog: tables, their fields and tag keys, and every series, numbered in apply order and
 //! therefore alike on all replicas. Shared with readers copy on write.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use shared::id::AgentId;
 use shared::reading::FieldType;
 
-use super::bytes::Writer;
+use super::bytes::{ReadFault, Reader, Writer};
 use super::cow::{CowList, CowMap};
+use super::quota::{Made, Quota, Quotas};
+use super::settings::SameTime;
 
 /// Tables a cluster keeps.
 pub const TABLES_MAX: usize = 4_096;
@@ -19,13 +23,15 @@ pub const TABLE_TAGS_MAX: usize = 256;
 pub const SERIES_MAX: usize = 4_000_000;
 /// Series of the table `quarantine`; all further devices share one.
 pub const QUARANTINE_SERIES_MAX: u32 = 65_536;
+/// Tables that wait for their first row to merge rows of the same time.
+pub const DECLARED_TABLES_MAX: usize = 1_024;
 /// Integers up to this size are exact as floats.
 pub const EXACT_INT_MAX: u64 = 1 << 53;
 
 /// Where values go that cannot be stored as declared.
 pub const QUARANTINE: &str = "quarantine";
 /// Tables that are views of the state; no publisher may fill them.
-const RESERVED_TABLES: [&str; 4] = [QUARANTINE, "agents", "gaps", "nodes"];
+pub const RESERVED_TABLES: [&str; 4] = [QUARANTINE, "agents", "gaps", "nodes"];
 /// Columns that every table has.
 const RESERVED_COLUMNS: [&str; 2] = ["time", "device"];
 /// The fields of `quarantine`, all text, in this order.
@@ -46,7 +52,9 @@ pub struct TableInfo {
     pub name: String,
     /// Union of the tag keys of all its series, sorted.
     pub tag_keys: Vec<String>,
-    /// In order of first use; a column of rows names its field by the index in here.
+    /// As it was agreed on before the first row; from then on it stays.
+    pub same_time: SameTime,
+    /// In order of first use; a column of rows names its field by the index in here. None without rows.
     pub fields: Vec<(String, FieldType)>,
     /// Parallel to `fields`: an int is stored that is not exact as a float, so the field is not widened.
     pub(super) inexact: Vec<bool>,
@@ -67,22 +75,23 @@ pub struct SeriesInfo {
 
 /// Why something cannot be stored as declared. The texts are shown in `quarantine.reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
 pub enum Refusal {
-    ReservedTable = 0,
-    TooManyTables = 1,
-    TooManySeries = 2,
-    TooManyTags = 3,
-    TagIsColumn = 4,
-    TooManyFields = 5,
-    FieldIsColumn = 6,
-    TypeConflict = 7,
-    IntNotExact = 8,
-    UnknownSeries = 9,
-    SeriesDefinedTwice = 10,
-    UnknownField = 11,
-    FieldTwice = 12,
-    Undecodable = 13,
+    ReservedTable,
+    TooManyTables,
+    TooManySeries,
+    TooManyTags,
+    TagIsColumn,
+    TooManyFields,
+    FieldIsColumn,
+    TypeConflict,
+    IntNotExact,
+    UnknownSeries,
+    SeriesDefinedTwice,
+    UnknownField,
+    FieldTwice,
+    Undecodable,
+    /// The agent made so many already.
+    OverQuota(Quota, u32),
 }
 
 /// Tables and series.
@@ -93,6 +102,11 @@ pub struct Catalog {
     series: CowList<Arc<SeriesInfo>>,
     keys: CowMap<Box<[u8]>, SeriesId>,
     quarantine_series: u32,
+    /// Tables without rows that will merge those of the same time.
+    declared: Arc<BTreeSet<String>>,
+    /// What one agent may make, and what each did since there are quotas.
+    quotas: Quotas,
+    made: CowMap<AgentId, Made>,
 }
 
 impl Catalog {
@@ -103,6 +117,9 @@ impl Catalog {
             series: CowList::new(),
             keys: CowMap::new(),
             quarantine_series: 0,
+            declared: Arc::default(),
+            quotas: Quotas::default(),
+            made: CowMap::new(),
         }
     }
 
@@ -131,6 +148,76 @@ impl Catalog {
         self.series.len()
     }
 
+    /// What holds of a table, or will with its first row.
+    pub fn same_time(&self, table: &str) -> SameTime {
+        match self.table(table).filter(|info| info.has_rows()) {
+            Some(info) => info.same_time,
+            None if self.declared.contains(table) => SameTime::Merge,
+            None => SameTime::Keep,
+        }
+    }
+
+    /// Whether rows of a series that have the same time are one.
+    pub(crate) fn merges_same_time(&self, series: SeriesId) -> bool {
+        let table = self.series(series).map(|info| info.table_id);
+        let table = table.and_then(|id| self.table_by_id(id));
+        table.is_some_and(|table| table.same_time == SameTime::Merge)
+    }
+
+    /// Takes over what the cluster agreed on. Nothing changes for a table that has rows.
+    pub(super) fn declare(this: &mut Arc<Self>, table: &str, same_time: SameTime) {
+        let has_rows = this.table(table).is_some_and(TableInfo::has_rows);
+        let has_room = this.declared.len() < DECLARED_TABLES_MAX;
+        match same_time {
+            SameTime::Merge if has_room && !has_rows && !this.declared.contains(table) => {
+                Arc::make_mut(&mut Arc::make_mut(this).declared).insert(table.to_owned());
+            }
+            SameTime::Keep if this.declared.contains(table) => {
+                Arc::make_mut(&mut Arc::make_mut(this).declared).remove(table);
+            }
+            _ => {}
+        }
+    }
+
+    /// What each agent made since there are quotas, by agent.
+    pub fn made(&self) -> impl Iterator<Item = (&AgentId, &Made)> {
+        self.made.sorted().into_iter()
+    }
+
+    /// What one agent may make from here on.
+    pub(super) fn allow(this: &mut Arc<Self>, quotas: Quotas) {
+        if this.quotas != quotas {
+            Arc::make_mut(this).quotas = quotas;
+        }
+    }
+
+    /// Whether `agent` may make one more; counts it if not.
+    fn within_quota(this: &mut Arc<Self>, agent: &AgentId, quota: Quota) -> Result<(), Refusal> {
+        let Some(most) = this.quotas.of(quota) else {
+            return Ok(());
+        };
+        let made = this.made.get(agent).map_or(0, |made| made.of(quota));
+        if made < most {
+            return Ok(());
+        }
+        Arc::make_mut(this).made_by(agent).refuse(quota);
+        Err(Refusal::OverQuota(quota, most))
+    }
+
+    fn count_made(&mut self, agent: &AgentId, quota: Quota) {
+        if !self.quotas.is_none() {
+            self.made_by(agent).add(quota);
+        }
+    }
+
+    fn made_by(&mut self, agent: &AgentId) -> &mut Made {
+        self.made.entry_or(agent, Made::default)
+    }
+
+    pub(super) fn declared(&self) -> &BTreeSet<String> {
+        &self.declared
+    }
+
     pub(super) fn all_tables(&self) -> &[Arc<TableInfo>] {
         &self.tables
     }
@@ -139,9 +226,10 @@ impl Catalog {
         self.series.iter()
     }
 
-    /// The id of a publisher's series; made at first use.
+    /// The id of a publisher's series; made at first use, by `agent`.
     pub(super) fn intern(
         this: &mut Arc<Self>,
+        agent: &AgentId,
         table: &str,
         device: &str,
         tags: &[(String, String)],
@@ -157,8 +245,17 @@ impl Catalog {
             return Err(Refusal::TooManySeries);
         }
         this.tags_fit(table, tags)?;
+        let known = this.names.get(table).copied();
+        if known.is_none() {
+            Self::within_quota(this, agent, Quota::Tables)?;
+        }
+        Self::within_quota(this, agent, Quota::Series)?;
         let catalog = Arc::make_mut(this);
-        let table_id = catalog.table_or_new(table)?;
+        let table_id = known.unwrap_or_else(|| {
+            catalog.count_made(agent, Quota::Tables);
+            catalog.add_table(table)
+        });
+        catalog.count_made(agent, Quota::Series);
         Ok(catalog.add_series(key, table_id, device, tags))
     }
 
@@ -183,9 +280,10 @@ impl Catalog {
     }
 
     /// The slot of a field of a table, for a value of this type; made or widened where the rules allow.
-    /// `inexact`: among the values is an int that is not exact as a float.
+    /// `inexact`: among the values is an int that is not exact as a float. A new one is made by `agent`.
     pub(super) fn field_slot(
         this: &mut Arc<Self>,
+        agent: &AgentId,
         table_id: TableId,
         name: &str,
         found: FieldType,
@@ -193,7 +291,11 @@ impl Catalog {
     ) -> Result<(u16, FieldType), Refusal> {
         let table = this.table_by_id(table_id).expect("series lead to tables");
         let Some(slot) = table.slots.get(name).copied() else {
-            return Arc::make_mut(this).add_field(table_id, name, found, inexact);
+            this.has_room_for_field(table_id, name)?;
+            Self::within_quota(this, agent, Quota::Fields)?;
+            let catalog = Arc::make_mut(this);
+            catalog.count_made(agent, Quota::Fields);
+            return Ok((catalog.add_field(table_id, name, found, inexact), found));
         };
         let at = usize::from(slot);
         let (have, have_inexact) = (table.fields[at].1, table.inexact[at]);
@@ -241,16 +343,6 @@ impl Catalog {
         Ok(())
     }
 
-    fn table_or_new(&mut self, name: &str) -> Result<TableId, Refusal> {
-        if let Some(id) = self.names.get(name) {
-            return Ok(*id);
-        }
-        if self.tables.len() >= TABLES_MAX {
-            return Err(Refusal::TooManyTables);
-        }
-        Ok(self.add_table(name))
-    }
-
     /// Decoding rebuilds a catalog with the same steps that made it.
     pub(super) fn add_table(&mut self, name: &str) -> TableId {
         let id = TableId(u32::try_from(self.tables.len()).expect("TABLES_MAX"));
@@ -259,6 +351,7 @@ impl Catalog {
             id,
             name: name.to_owned(),
             tag_keys: Vec::new(),
+            same_time: SameTime::Keep,
             fields: Vec::new(),
             inexact: Vec::new(),
             series: CowList::new(),
@@ -309,6 +402,22 @@ impl Catalog {
         slot
     }
 
+    pub(super) fn restore_same_time(&mut self, table: TableId, same_time: SameTime) {
+        self.table_mut(table).same_time = same_time;
+    }
+
+    pub(super) fn restore_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+    }
+
+    pub(super) fn restore_made(&mut self, agent: AgentId, made: Made) {
+        self.made.insert(agent, made);
+    }
+
+    pub(super) fn restore_declared(&mut self, declared: BTreeSet<String>) {
+        self.declared = Arc::new(declared);
+    }
+
     pub(super) fn count_quarantine(&mut self) {
         let Some(table) = self.table(QUARANTINE) else {
             return;
@@ -325,13 +434,7 @@ impl Catalog {
         id
     }
 
-    fn add_field(
-        &mut self,
-        table_id: TableId,
-        name: &str,
-        found: FieldType,
-        inexact: bool,
-    ) -> Result<(u16, FieldType), Refusal> {
+    fn has_room_for_field(&self, table_id: TableId, name: &str) -> Result<(), Refusal> {
         let table = self.table_by_id(table_id).expect("series lead to tables");
         let is_tag = table
             .tag_keys
@@ -343,7 +446,18 @@ impl Catalog {
         if table.fields.len() >= TABLE_FIELDS_MAX {
             return Err(Refusal::TooManyFields);
         }
-        Ok((self.push_field(table_id, name, found, inexact), found))
+        Ok(())
+    }
+
+    fn add_field(&mut self, table_id: TableId, name: &str, found: FieldType, inexact: bool) -> u16 {
+        let declared = Arc::clone(&self.declared);
+        let table = self.table_mut(table_id);
+        if !table.has_rows() && declared.contains(&table.name) {
+            table.same_time = SameTime::Merge;
+            let name = table.name.clone();
+            Arc::make_mut(&mut self.declared).remove(&name);
+        }
+        self.push_field(table_id, name, found, inexact)
     }
 
     fn table_mut(&mut self, id: TableId) -> &mut TableInfo {
@@ -368,9 +482,15 @@ impl TableInfo {
     pub fn series_count(&self) -> usize {
         self.series.len()
     }
+
+    /// Its first field comes with its first row.
+    pub fn has_rows(&self) -> bool {
+        !self.fields.is_empty()
+    }
 }
 
 impl Refusal {
+    /// In the order of their numbers. Behind them come those of quotas.
     const ALL: [Self; 14] = [
         Self::ReservedTable,
         Self::TooManyTables,
@@ -388,12 +508,42 @@ impl Refusal {
         Self::Undecodable,
     ];
 
-    pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|refusal| *refusal as u8 == byte)
+    /// Of a quota its number is followed by how many it allows.
+    pub(super) fn encode(self, out: &mut Writer) {
+        let place = match self {
+            Self::OverQuota(quota, _) => Self::ALL.len() + quota as usize,
+            plain => {
+                let place = Self::ALL.iter().position(|one| *one == plain);
+                place.expect("all but quotas are listed")
+            }
+        };
+        out.u8(u8::try_from(place).expect("they are few"));
+        if let Self::OverQuota(_, most) = self {
+            out.u32(most);
+        }
     }
 
-    pub fn as_str(self) -> &'static str {
-        match self {
+    /// Behind its number.
+    pub(super) fn decode(number: u8, from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let place = usize::from(number);
+        if let Some(plain) = Self::ALL.get(place) {
+            return Ok(*plain);
+        }
+        let quota = Quota::ALL.get(place - Self::ALL.len());
+        let quota = quota.ok_or(ReadFault::Invalid("refusal"))?;
+        Ok(Self::OverQuota(*quota, from.u32()?))
+    }
+
+    /// As it stands in `quarantine.reason`.
+    pub fn text(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::OverQuota(quota, most) => {
+                let (what, key) = (quota.as_str(), quota.key());
+                return Cow::Owned(format!(
+                    "the agent has made as many {what} as it may, quotas.{key} = {most}: let it name \
+                     fewer, or raise the quota on every node and restart the agent"
+                ));
+            }
             Self::ReservedTable => "the table name is reserved",
             Self::TooManyTables => "too many tables",
             Self::TooManySeries => "too many series",
@@ -408,7 +558,7 @@ impl Refusal {
             Self::UnknownField => "no such field in the definition of the series",
             Self::FieldTwice => "the field comes twice in one row",
             Self::Undecodable => "the payload could not be decoded",
-        }
+        })
     }
 }
 

@@ -10,8 +10,10 @@ use super::settings::Wish;
 
 /// Of all kinds but settings.
 const VERSION: u8 = 1;
-/// Of settings: what version 1 has under this number sets the retention alone.
-const SETTINGS_VERSION: u8 = 2;
+/// Of settings: what version 1 has under this number sets the retention alone. Version 3 is written
+/// only where it is needed: older nodes know what is left out of version 2.
+const SETTINGS_VERSION_2: u8 = 2;
+const SETTINGS_VERSION: u8 = 3;
 /// Submissions of one command.
 pub const SUBMISSIONS_MAX: usize = 65_536;
 
@@ -104,6 +106,7 @@ impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         out.u8(match self {
+            Self::Settings { wish, .. } if wish.is_days_and_hours() => SETTINGS_VERSION_2,
             Self::Settings { .. } => SETTINGS_VERSION,
             _ => VERSION,
         });
@@ -146,7 +149,11 @@ impl Command {
             Self::Settings { node, wish } => {
                 out.u8(SETTINGS);
                 out.u64(*node);
-                wish.encode(&mut out);
+                if wish.is_days_and_hours() {
+                    wish.encode_days_and_hours(&mut out);
+                } else {
+                    wish.encode(&mut out);
+                }
             }
         }
         out.out.into()
@@ -163,6 +170,10 @@ impl Command {
         let mut reader = Reader::new(bytes);
         let (version, kind) = (reader.u8()?, reader.u8()?);
         let command = match kind {
+            SETTINGS if version == SETTINGS_VERSION_2 => Self::Settings {
+                node: reader.u64()?,
+                wish: Wish::decode_days_and_hours(&mut reader)?,
+            },
             SETTINGS if version == SETTINGS_VERSION => Self::Settings {
                 node: reader.u64()?,
                 wish: Wish::decode(&mut reader)?,
@@ -277,6 +288,7 @@ impl From<ReadFault> for CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::SameTime;
 
     fn samples() -> Vec<Command> {
         let submission = |ticket, payload| Submission {
@@ -306,6 +318,10 @@ mod tests {
             Command::Settings {
                 node: 3,
                 wish: Wish::new(Some(30), None),
+            },
+            Command::Settings {
+                node: 3,
+                wish: Wish::default().with_tables([("weather".to_owned(), SameTime::Merge)].into()),
             },
         ]
     }
@@ -342,8 +358,8 @@ mod tests {
             Err(CommandError::Version(2))
         );
         assert_eq!(
-            Command::decode(&Bytes::from_static(&[3, SETTINGS])),
-            Err(CommandError::Version(3))
+            Command::decode(&Bytes::from_static(&[4, SETTINGS])),
+            Err(CommandError::Version(4))
         );
         assert!(Command::decode(&Bytes::from_static(&[1, 99])).is_err());
         let huge = [&[VERSION, SUBMISSIONS][..], &u32::MAX.to_le_bytes()].concat();

@@ -323,6 +323,7 @@ impl AgentState {
     /// Adds definitions, as far as they fit what an epoch and an agent may have.
     pub(super) fn define(
         &mut self,
+        agent: &AgentId,
         epoch: Epoch,
         definitions: &[SeriesDefinition],
         catalog: &mut Arc<Catalog>,
@@ -334,7 +335,7 @@ impl AgentState {
         let bytes_max = left.min(DICTIONARY_BYTES_MAX);
         let dictionary = Arc::make_mut(&mut self.epoch_mut(epoch).dictionary);
         for definition in definitions {
-            dictionary.define(definition, bytes_max, catalog);
+            dictionary.define(definition, bytes_max, agent, catalog);
         }
     }
 
@@ -592,7 +593,8 @@ mod tests {
 
     fn define_all(agent: &mut AgentState, epoch: Epoch, catalog: &mut Arc<Catalog>) -> usize {
         for first in (0..280).step_by(20) {
-            agent.define(epoch, &wide_definitions(first..first + 20), catalog);
+            let id = AgentId::parse("gw").unwrap();
+            agent.define(&id, epoch, &wide_definitions(first..first + 20), catalog);
         }
         agent.epochs[&epoch].dictionary.series.len()
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shared::batch::SeriesDefinition;
+use shared::id::AgentId;
 
 use super::catalog::{Catalog, Refusal, SeriesId};
 
@@ -103,11 +104,12 @@ impl Dictionary {
     }
 
     /// Adds a definition as long as all of them weigh at most `bytes_max`. An id keeps its first
-    /// meaning, and a second one that differs spoils it.
+    /// meaning, and a second one that differs spoils it. What is new is made by `agent`.
     pub(super) fn define(
         &mut self,
         definition: &SeriesDefinition,
         bytes_max: usize,
+        agent: &AgentId,
         catalog: &mut Arc<Catalog>,
     ) {
         let SeriesDefinition {
@@ -133,7 +135,7 @@ impl Dictionary {
         if self.series.len() >= LOCAL_SERIES_MAX || bytes > bytes_max {
             return;
         }
-        let target = match Catalog::intern(catalog, table, device, tags) {
+        let target = match Catalog::intern(catalog, agent, table, device, tags) {
             Ok(series) => LocalTarget::Series(series),
             Err(reason) => LocalTarget::Refused(Arc::new(RefusedSeries {
                 reason,
@@ -223,6 +225,10 @@ mod tests {
 
     use super::*;
 
+    fn gateway() -> AgentId {
+        AgentId::parse("gw").unwrap()
+    }
+
     fn definition(id: u32, device: &str, field: &str) -> SeriesDefinition {
         SeriesDefinition {
             id: LocalSeriesId(id),
@@ -248,11 +254,16 @@ mod tests {
     fn an_id_that_is_defined_over_and_over_takes_no_room() {
         let mut catalog = Arc::new(Catalog::new());
         let mut dictionary = Dictionary::default();
-        dictionary.define(&definition(1, "d", "f"), usize::MAX, &mut catalog);
+        dictionary.define(
+            &definition(1, "d", "f"),
+            usize::MAX,
+            &gateway(),
+            &mut catalog,
+        );
         let before = dictionary.bytes();
         for nth in 0..1_000 {
             let again = definition(1, &format!("d{nth}"), &format!("f{nth}"));
-            dictionary.define(&again, usize::MAX, &mut catalog);
+            dictionary.define(&again, usize::MAX, &gateway(), &mut catalog);
         }
         assert_eq!(dictionary.field_lists.len(), 1);
         assert_eq!(dictionary.bytes(), before);
@@ -272,9 +283,9 @@ mod tests {
         let mut reserved = definition(2, "d", "f");
         reserved.table = "agents".to_owned();
         for definition in [definition(1, "d", "f"), reserved] {
-            dictionary.define(&definition, usize::MAX, &mut catalog);
+            dictionary.define(&definition, usize::MAX, &gateway(), &mut catalog);
             let before = dictionary.clone();
-            dictionary.define(&definition, usize::MAX, &mut catalog);
+            dictionary.define(&definition, usize::MAX, &gateway(), &mut catalog);
             assert_eq!(dictionary, before);
         }
     }
@@ -286,7 +297,7 @@ mod tests {
         let bytes_max = 10 * weight_bytes(&definition(10, "d10", "f10"));
         for id in 10..40 {
             let one = definition(id, &format!("d{id}"), &format!("f{id}"));
-            dictionary.define(&one, bytes_max, &mut catalog);
+            dictionary.define(&one, bytes_max, &gateway(), &mut catalog);
         }
         assert_eq!(dictionary.series.len(), 10);
         assert_eq!(dictionary.field_lists.len(), 10);

@@ -1,4 +1,4 @@
-//! The state as bytes: what a merge makes durable and a snapshot carries. Version 2, closed by a
+//! The state as bytes: what a merge makes durable and a snapshot carries. Version 3, closed by a
 //! CRC32C; layout in `docs/formats.md`. Everything in a fixed order, so equal states are equal bytes.
 
 use std::collections::BTreeMap;
@@ -17,12 +17,15 @@ use super::dedup::{AgentState, EpochState, Folded, GapEntry, GapWhy, LaneState, 
 use super::dictionary::{Dictionary, LocalSeries, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
-use super::settings::{Agreement, Settings, Wish};
+use super::quota::Made;
+use super::settings::{Agreement, SameTime, Settings, Wish};
 
 const MAGIC: &[u8; 8] = b"TRIBSTAT";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Had of the settings the retention alone.
 const VERSION_1: u16 = 1;
+/// Knew no settings of single tables.
+const VERSION_2: u16 = 2;
 /// No table: stands for "none" where a number is optional.
 const NONE: u8 = 0xff;
 /// In place of the time at which an epoch was left out: it was not.
@@ -99,7 +102,14 @@ impl State {
         let (version, index) = (from.u16()?, from.u64()?);
         let settings = match version {
             VERSION_1 => retention_alone(from.u32()?),
-            VERSION => decode_settings(&mut from)?,
+            VERSION_2 => {
+                let in_force = Settings::decode_days_and_hours(&mut from)?;
+                decode_settings(&mut from, in_force, Wish::decode_days_and_hours)?
+            }
+            VERSION => {
+                let in_force = Settings::decode(&mut from)?;
+                decode_settings(&mut from, in_force, Wish::decode)?
+            }
             newer => return Err(StateError::Version(newer)),
         };
         let clock = decode_clock(&mut from)?;
@@ -116,7 +126,8 @@ impl State {
                 },
             );
         }
-        let catalog = decode_catalog(&mut from)?;
+        let mut catalog = decode_catalog(&mut from, version)?;
+        catalog.restore_quotas(settings.in_force.quotas());
         let mut agents = CowMap::new();
         for _ in 0..from.count(8)? {
             let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
@@ -149,11 +160,14 @@ fn encode_settings(settings: &Agreement, out: &mut Writer) {
     }
 }
 
-fn decode_settings(from: &mut Reader<'_>) -> Result<Agreement, ReadFault> {
-    let in_force = Settings::decode(from)?;
+fn decode_settings(
+    from: &mut Reader<'_>,
+    in_force: Settings,
+    decode_wish: fn(&mut Reader<'_>) -> Result<Wish, ReadFault>,
+) -> Result<Agreement, ReadFault> {
     let mut told = BTreeMap::new();
     for _ in 0..from.count(16)? {
-        told.insert(from.u64()?, Wish::decode(from)?);
+        told.insert(from.u64()?, decode_wish(from)?);
     }
     Ok(Agreement { in_force, told })
 }
@@ -206,12 +220,20 @@ fn encode_catalog(catalog: &Catalog, out: &mut Writer) {
     out.count(catalog.all_tables().len());
     for table in catalog.all_tables() {
         out.text(&table.name);
+        out.u8(table.same_time as u8);
         out.count(table.fields.len());
         for ((name, field_type), inexact) in table.fields.iter().zip(&table.inexact) {
             out.text(name);
             out.u8(*field_type as u8);
             out.u8(u8::from(*inexact));
         }
+    }
+    out.count(catalog.declared().len());
+    catalog.declared().iter().for_each(|table| out.text(table));
+    out.count(catalog.made().count());
+    for (agent, made) in catalog.made() {
+        out.text(agent.as_str());
+        made.encode(out);
     }
     out.count(catalog.series_count());
     for series in catalog.all_series() {
@@ -221,15 +243,29 @@ fn encode_catalog(catalog: &Catalog, out: &mut Writer) {
     }
 }
 
-fn decode_catalog(from: &mut Reader<'_>) -> Result<Catalog, ReadFault> {
+fn decode_catalog(from: &mut Reader<'_>, version: u16) -> Result<Catalog, ReadFault> {
+    let knows_same_time = version > VERSION_2;
     let mut catalog = Catalog::new();
     for _ in 0..from.count(8)? {
         let table = catalog.add_table(from.text()?);
+        if knows_same_time {
+            let same_time = SameTime::from_byte(from.u8()?);
+            let same_time = same_time.ok_or(ReadFault::Invalid("same_time of a table"))?;
+            catalog.restore_same_time(table, same_time);
+        }
         for _ in 0..from.count(6)? {
             let (name, field_type, inexact) = (from.text()?, from.u8()?, from.flag()?);
             let field_type = FieldType::from_byte(field_type);
             let field_type = field_type.ok_or(ReadFault::Invalid("type of a field"))?;
             catalog.push_field(table, name, field_type, inexact);
+        }
+    }
+    if knows_same_time {
+        let declared = (0..from.count(4)?).map(|_| Ok(from.text()?.to_owned()));
+        catalog.restore_declared(declared.collect::<Result<_, ReadFault>>()?);
+        for _ in 0..from.count(40)? {
+            let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
+            catalog.restore_made(agent, Made::decode(from)?);
         }
     }
     for _ in 0..from.count(12)? {
@@ -372,7 +408,7 @@ fn encode_dictionary(dictionary: &Dictionary, out: &mut Writer) {
                     device,
                     tags,
                 } = &**refused;
-                out.u8(*reason as u8);
+                reason.encode(out);
                 out.text(table);
                 out.text(device);
                 out.pairs(tags);
@@ -393,7 +429,7 @@ fn decode_dictionary(from: &mut Reader<'_>, catalog: &Catalog) -> Result<Diction
         let target = match from.u8()? {
             NONE => LocalTarget::Series(SeriesId(from.u32()?)),
             reason => LocalTarget::Refused(Arc::new(RefusedSeries {
-                reason: Refusal::from_byte(reason).ok_or(ReadFault::Invalid("refusal"))?,
+                reason: Refusal::decode(reason, from)?,
                 table: from.text()?.to_owned(),
                 device: from.text()?.to_owned(),
                 tags: from.pairs()?,

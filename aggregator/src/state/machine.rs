@@ -12,7 +12,7 @@ use shared::id::{AgentId, Epoch, Lane, TimeNs};
 use shared::payload::line::LineOptions;
 use shared::verdict::Position;
 
-use super::catalog::{Catalog, SeriesId};
+use super::catalog::{Catalog, SeriesId, TableInfo};
 use super::clock::Clock;
 use super::command::{Command, Origin, Payload, Submission, Window};
 use super::cow::CowMap;
@@ -20,7 +20,7 @@ use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, dec
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
 use super::rows::{Rows, raised};
-use super::settings::{Agreement, Settings, Wish};
+use super::settings::{Agreement, SameTime, Settings, Wish};
 
 pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
@@ -84,6 +84,17 @@ pub enum Job {
     },
 }
 
+/// What became of a wish for one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableStanding {
+    /// It is so, or will be with the first row.
+    InForce,
+    /// Not more than half of the members say so, or too many tables wait for their first row.
+    NotAgreed,
+    /// The table has rows that came under the other setting.
+    TooLate,
+}
+
 impl Default for State {
     fn default() -> Self {
         Self::new()
@@ -145,13 +156,17 @@ impl State {
             }
             Command::RetentionDays(days) => {
                 let hours = self.settings().partition_hours();
-                self.settings.in_force = Settings::new(*days, hours);
+                let quotas = self.settings().quotas();
+                self.settings.in_force = Settings::new(*days, hours).with_quotas(quotas);
             }
             Command::Settings { node, wish } => {
                 if self.is_member(*node) {
                     let lives = |node| self.clock.voters.contains_key(&node);
                     let members = self.members.len();
-                    self.settings.told(*node, *wish, members, lives);
+                    for (table, same_time) in self.settings.told(*node, wish, members, lives) {
+                        Catalog::declare(&mut self.catalog, &table, same_time);
+                    }
+                    Catalog::allow(&mut self.catalog, self.settings.in_force.quotas());
                 }
             }
         }
@@ -179,8 +194,20 @@ impl State {
     }
 
     /// What a node told of its configuration.
-    pub fn settings_of(&self, node: u64) -> Option<Wish> {
-        self.settings.told.get(&node).copied()
+    pub fn settings_of(&self, node: u64) -> Option<&Wish> {
+        self.settings.told.get(&node)
+    }
+
+    /// How a table stands to what a configuration says of it.
+    pub fn table_standing(&self, table: &str, wanted: SameTime) -> TableStanding {
+        let has_rows = self.catalog.table(table).is_some_and(TableInfo::has_rows);
+        if self.catalog.same_time(table) == wanted {
+            TableStanding::InForce
+        } else if has_rows {
+            TableStanding::TooLate
+        } else {
+            TableStanding::NotAgreed
+        }
     }
 
     /// Whether the cluster admitted a node with this id.
@@ -354,7 +381,9 @@ impl State {
         let known = Arc::make_mut(self.agents.entry_or(agent, Arc::default));
         match shared::batch::decode(bytes).map(|batch| batch.body) {
             Ok(Body::Hello(hello)) => known.hello(epoch, &hello, now, *received),
-            Ok(Body::Names(names)) => known.define(epoch, &names, &mut self.catalog),
+            Ok(Body::Names(names)) => {
+                known.define(agent, epoch, &names, &mut self.catalog);
+            }
             Ok(Body::Clock(clock)) => known.set_clock(epoch, clock),
             Ok(Body::Data(data)) => {
                 let dictionary = known.dictionary(epoch);

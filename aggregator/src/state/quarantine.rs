@@ -161,7 +161,7 @@ impl Piece {
     }
 
     fn push(&mut self, time: i64, field: &str, value: String, reason: Refusal) {
-        let reason = reason.as_str();
+        let reason = reason.text();
         let common = self.agent.len() + self.table.len() + self.tags.len();
         let own = field.len() + value.len() + reason.len();
         let strings = QUARANTINE_FIELDS.len() * size_of::<String>();
@@ -169,7 +169,7 @@ impl Piece {
         self.times.push(time);
         self.fields.push(field.to_owned());
         self.values.push(value);
-        self.reasons.push(reason.to_owned());
+        self.reasons.push(reason.into_owned());
     }
 
     fn take(&mut self) -> SeriesRows {

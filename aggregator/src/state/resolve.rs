@@ -16,6 +16,7 @@ use super::quarantine::{Declared, Quarantined, fit, refused_rows};
 use super::rows::{
     Extent, Resolved, Rows, SeriesRows, Source, Target, each_present, is_exact, kept_rows,
 };
+use super::settings::SameTime;
 
 /// The number of all series of a batch that were not defined.
 const UNDEFINED: u64 = u64::MAX;
@@ -120,7 +121,7 @@ impl Resolver<'_> {
     pub(super) fn readings(&mut self, readings: Vec<Reading>) -> Rows {
         let mut extents = Extents::default();
         let mut decoded = Vec::new();
-        for (number, group) in (0_u64..).zip(group_readings(readings)) {
+        for (number, group) in (0_u64..).zip(group_readings(readings, self.catalog)) {
             let Pending {
                 table,
                 device,
@@ -128,9 +129,11 @@ impl Resolver<'_> {
                 fields,
                 times,
                 columns,
+                ..
             } = group;
             let fields: Arc<[String]> = fields.into();
-            let series = Catalog::intern(self.catalog, &table, &device, &tags).map_err(|reason| {
+            let series = Catalog::intern(self.catalog, self.agent, &table, &device, &tags);
+            let series = series.map_err(|reason| {
                 Arc::new(RefusedSeries {
                     reason,
                     table,
@@ -162,7 +165,7 @@ impl Resolver<'_> {
             String::new(),
             String::new(),
             fit(shown.into_owned(), TEXT_BYTES_MAX),
-            Refusal::Undecodable.as_str().to_owned(),
+            Refusal::Undecodable.text().into_owned(),
         ];
         let columns = (0_u16..).zip(texts).map(|(field, text)| Column {
             field,
@@ -259,7 +262,7 @@ impl Resolver<'_> {
             _ => false,
         };
         let found = column.values.field_type();
-        match Catalog::field_slot(self.catalog, table, field, found, inexact) {
+        match Catalog::field_slot(self.catalog, self.agent, table, field, found, inexact) {
             Ok((slot, field_type)) => {
                 let (word, bit) = (usize::from(slot / 64), 1_u64 << (slot % 64));
                 if used[word] & bit != 0 {
@@ -405,20 +408,21 @@ struct Pending {
     fields: Vec<String>,
     times: Vec<i64>,
     columns: Vec<Column>,
+    /// Its series goes on in a later one, and the order of its readings counts.
+    is_closed: bool,
 }
 
-/// What readings have in common that share columns.
-type Shape = (
-    String,
-    String,
-    Vec<(String, String)>,
-    Vec<(String, FieldType)>,
-);
+type SeriesKey = (String, String, Vec<(String, String)>);
 
-/// In order of first appearance.
-fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
+/// What readings have in common that share columns.
+type Shape = (SeriesKey, Vec<(String, FieldType)>);
+
+/// In order of first appearance. Where rows of one time become one, a later row must not come into a
+/// group before that of an earlier one.
+fn group_readings(readings: Vec<Reading>, catalog: &Catalog) -> Vec<Pending> {
     let mut groups: Vec<Pending> = Vec::new();
     let mut known: BTreeMap<Shape, usize> = BTreeMap::new();
+    let mut latest: BTreeMap<SeriesKey, usize> = BTreeMap::new();
     for reading in readings {
         let Reading {
             shape,
@@ -432,25 +436,20 @@ fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
             fields,
         } = Arc::unwrap_or_clone(shape);
         let types = fields.into_iter().zip(values.iter().map(Value::field_type));
-        let shape: Shape = (table, device, tags, types.collect());
-        let at = *known
-            .entry(shape)
-            .or_insert_with_key(|(table, device, tags, types)| {
-                let column = |(field, (_, field_type)): (u16, &(String, FieldType))| Column {
-                    field,
-                    present: None,
-                    values: Values::empty(*field_type),
-                };
-                groups.push(Pending {
-                    table: table.clone(),
-                    device: device.clone(),
-                    tags: tags.clone(),
-                    fields: types.iter().map(|(name, _)| name.clone()).collect(),
-                    times: Vec::new(),
-                    columns: (0_u16..).zip(types).map(column).collect(),
-                });
-                groups.len() - 1
-            });
+        let shape: Shape = ((table, device, tags), types.collect());
+        let at = known.get(&shape).filter(|at| !groups[**at].is_closed);
+        let at = at.copied().unwrap_or_else(|| {
+            let at = groups.len();
+            groups.push(Pending::new(&shape));
+            let series = &shape.0;
+            if catalog.same_time(&series.0) == SameTime::Merge
+                && let Some(before) = latest.insert(series.clone(), at)
+            {
+                groups[before].is_closed = true;
+            }
+            known.insert(shape, at);
+            at
+        });
         groups[at].times.push(time.0);
         for (column, value) in groups[at].columns.iter_mut().zip(values) {
             match (&mut column.values, value) {
@@ -463,4 +462,23 @@ fn group_readings(readings: Vec<Reading>) -> Vec<Pending> {
         }
     }
     groups
+}
+
+impl Pending {
+    fn new(((table, device, tags), types): &Shape) -> Self {
+        let column = |(field, (_, field_type)): (u16, &(String, FieldType))| Column {
+            field,
+            present: None,
+            values: Values::empty(*field_type),
+        };
+        Self {
+            table: table.clone(),
+            device: device.clone(),
+            tags: tags.clone(),
+            fields: types.iter().map(|(name, _)| name.clone()).collect(),
+            times: Vec::new(),
+            columns: (0_u16..).zip(types).map(column).collect(),
+            is_closed: false,
+        }
+    }
 }

@@ -5,24 +5,45 @@
 //! gone: rows must not be dropped because of somebody who never said so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use shared::limits::NAME_BYTES_MAX;
 
 use super::bytes::{ReadFault, Reader, Writer};
+use super::quota::{Quota, Quotas};
 
 pub const RETENTION_DAYS_MAX: u32 = 36_500;
 pub const PARTITION_HOURS_MAX: u32 = 24 * 366;
+/// Tables of which one node may say something.
+pub const TABLE_WISHES_MAX: usize = 256;
+
+/// What becomes of rows of one series that have the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SameTime {
+    /// All of them stay.
+    #[default]
+    Keep = 0,
+    /// They become one row: field by field the later in log order, and what only the earlier has.
+    Merge = 1,
+}
 
 /// What all replicas go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     retention_days: u32,
     partition_hours: u32,
+    quotas: Quotas,
 }
 
 /// What the configuration of one node says; `None`: nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
     retention_days: Option<u32>,
     partition_hours: Option<u32>,
+    quotas: Quotas,
+    /// Shared: every view has a copy.
+    tables: Arc<BTreeMap<String, SameTime>>,
 }
 
 /// Which settings are in force, and whose wish they are.
@@ -45,7 +66,13 @@ impl Settings {
         Self {
             retention_days: retention_days.clamp(1, RETENTION_DAYS_MAX),
             partition_hours: partition_hours.clamp(1, PARTITION_HOURS_MAX),
+            quotas: Quotas::default(),
         }
+    }
+
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { quotas, ..self }
     }
 
     /// How long rows are kept, by replicated time.
@@ -58,13 +85,39 @@ impl Settings {
         self.partition_hours
     }
 
+    /// What one agent may make.
+    pub fn quotas(self) -> Quotas {
+        self.quotas
+    }
+
     pub(super) fn encode(self, out: &mut Writer) {
         out.u32(self.retention_days);
         out.u32(self.partition_hours);
+        self.quotas.encode(out);
     }
 
     pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let settings = Self::decode_days_and_hours(from)?;
+        Ok(settings.with_quotas(Quotas::decode(from)?))
+    }
+
+    pub(super) fn decode_days_and_hours(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
         Ok(Self::new(from.u32()?, from.u32()?))
+    }
+}
+
+impl SameTime {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Merge => "merge",
+        }
+    }
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Keep, Self::Merge]
+            .into_iter()
+            .find(|one| *one as u8 == byte)
     }
 }
 
@@ -74,31 +127,94 @@ impl Wish {
         Self {
             retention_days: retention_days.map(|days| days.clamp(1, RETENTION_DAYS_MAX)),
             partition_hours: partition_hours.map(|hours| hours.clamp(1, PARTITION_HOURS_MAX)),
+            quotas: Quotas::default(),
+            tables: Arc::default(),
         }
     }
 
-    pub fn retention_days(self) -> Option<u32> {
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { quotas, ..self }
+    }
+
+    /// Of names that are too long, or are more than [`TABLE_WISHES_MAX`], nothing is said.
+    #[must_use]
+    pub fn with_tables(self, tables: BTreeMap<String, SameTime>) -> Self {
+        let fits = |(name, _): &(String, SameTime)| name.len() <= NAME_BYTES_MAX;
+        let tables = tables.into_iter().filter(fits).take(TABLE_WISHES_MAX);
+        Self {
+            tables: Arc::new(tables.collect()),
+            ..self
+        }
+    }
+
+    pub fn retention_days(&self) -> Option<u32> {
         self.retention_days
     }
 
-    pub fn partition_hours(self) -> Option<u32> {
+    pub fn partition_hours(&self) -> Option<u32> {
         self.partition_hours
     }
 
-    /// Whether all that is wished is so.
-    pub fn is_met_by(self, settings: Settings) -> bool {
+    /// What one agent may make.
+    pub fn quotas(&self) -> Quotas {
+        self.quotas
+    }
+
+    /// What is said of tables, by name.
+    pub fn tables(&self) -> &BTreeMap<String, SameTime> {
+        &self.tables
+    }
+
+    /// Whether all that is wished of the whole cluster is so.
+    pub fn is_met_by(&self, settings: Settings) -> bool {
         let days = self.retention_days.unwrap_or(settings.retention_days);
         let hours = self.partition_hours.unwrap_or(settings.partition_hours);
-        Settings::new(days, hours) == settings
+        let quotas = self.quotas.or(settings.quotas);
+        Settings::new(days, hours).with_quotas(quotas) == settings
+    }
+
+    /// Whether it says nothing that [`Wish::encode_days_and_hours`] leaves out.
+    pub(super) fn is_days_and_hours(&self) -> bool {
+        self.tables.is_empty() && self.quotas.is_none()
     }
 
     /// 0 stands for nothing.
-    pub(super) fn encode(self, out: &mut Writer) {
+    pub(super) fn encode(&self, out: &mut Writer) {
+        self.encode_days_and_hours(out);
+        self.quotas.encode(out);
+        out.count(self.tables.len());
+        for (table, same_time) in &*self.tables {
+            out.text(table);
+            out.u8(*same_time as u8);
+        }
+    }
+
+    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+        let wish = Self::decode_days_and_hours(from)?.with_quotas(Quotas::decode(from)?);
+        let count = from.count(5)?;
+        if count > TABLE_WISHES_MAX {
+            return Err(ReadFault::Invalid("too many tables in the settings"));
+        }
+        let mut tables = BTreeMap::new();
+        for _ in 0..count {
+            let table = from.text()?;
+            let same_time = SameTime::from_byte(from.u8()?);
+            let same_time = same_time.ok_or(ReadFault::Invalid("same_time of a table"))?;
+            if table.len() > NAME_BYTES_MAX || tables.insert(table.to_owned(), same_time).is_some()
+            {
+                return Err(ReadFault::Invalid("name of a table"));
+            }
+        }
+        Ok(wish.with_tables(tables))
+    }
+
+    pub(super) fn encode_days_and_hours(&self, out: &mut Writer) {
         out.u32(self.retention_days.unwrap_or(0));
         out.u32(self.partition_hours.unwrap_or(0));
     }
 
-    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+    pub(super) fn decode_days_and_hours(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
         let said = |value: u32| (value > 0).then_some(value);
         Ok(Self::new(said(from.u32()?), said(from.u32()?)))
     }
@@ -106,32 +222,46 @@ impl Wish {
 
 impl Agreement {
     /// One of `members` tells what its configuration says. `lives`: those that were heard of lately.
+    /// Returns what is agreed on now of the tables that it names.
     pub(super) fn told(
         &mut self,
         node: u64,
-        wish: Wish,
+        wish: &Wish,
         members: usize,
         lives: impl Fn(u64) -> bool,
-    ) {
-        self.told.insert(node, wish);
+    ) -> Vec<(String, SameTime)> {
+        self.told.insert(node, wish.clone());
         let told = self.told.iter();
-        let living: Vec<Wish> = told
+        let living: Vec<&Wish> = told
             .filter(|(other, _)| **other == node || lives(**other))
-            .map(|(_, wish)| *wish)
+            .map(|(_, wish)| wish)
             .collect();
-        let agreed = |wished: fn(Wish) -> Option<u32>| {
+        let agreed = |wished: &dyn Fn(&Wish) -> Option<u32>| {
             let wanted = wished(wish)?;
-            let agreeing = living.iter().filter(|one| wished(**one) == Some(wanted));
+            let agreeing = living.iter().filter(|one| wished(one) == Some(wanted));
             (agreeing.count() * 2 > members).then_some(wanted)
         };
         let Settings {
             retention_days,
             partition_hours,
+            quotas,
         } = self.in_force;
+        let all = Quota::ALL.into_iter();
+        let quotas = all.fold(quotas, |quotas, quota| {
+            let most = agreed(&|wish| wish.quotas.of(quota));
+            quotas.with(quota, most.or(quotas.of(quota)))
+        });
         self.in_force = Settings::new(
-            agreed(Wish::retention_days).unwrap_or(retention_days),
-            agreed(Wish::partition_hours).unwrap_or(partition_hours),
-        );
+            agreed(&Wish::retention_days).unwrap_or(retention_days),
+            agreed(&Wish::partition_hours).unwrap_or(partition_hours),
+        )
+        .with_quotas(quotas);
+        let is_agreed = |(table, same_time): &(&String, &SameTime)| {
+            let says_so = |one: &&&Wish| one.tables.get(*table) == Some(*same_time);
+            living.iter().filter(says_so).count() * 2 > members
+        };
+        let tables = wish.tables.iter().filter(is_agreed);
+        tables.map(|(table, how)| (table.clone(), *how)).collect()
     }
 }
 
@@ -143,7 +273,7 @@ mod tests {
     fn what_more_than_half_of_the_members_say_is_in_force() {
         let mut agreement = Agreement::default();
         let mut tell = |node, (days, hours), members| {
-            agreement.told(node, Wish::new(Some(days), Some(hours)), members, |_| true);
+            agreement.told(node, &Wish::new(Some(days), Some(hours)), members, |_| true);
             let in_force = agreement.in_force;
             (in_force.retention_days(), in_force.partition_hours())
         };
@@ -163,9 +293,9 @@ mod tests {
     #[test]
     fn who_says_nothing_is_for_nothing() {
         let mut agreement = Agreement::default();
-        agreement.told(1, Wish::new(Some(3_650), None), 1, |_| true);
-        agreement.told(2, Wish::default(), 2, |_| true);
-        agreement.told(3, Wish::default(), 3, |_| true);
+        agreement.told(1, &Wish::new(Some(3_650), None), 1, |_| true);
+        agreement.told(2, &Wish::default(), 2, |_| true);
+        agreement.told(3, &Wish::default(), 3, |_| true);
         assert_eq!(agreement.in_force, Settings::new(3_650, 24));
     }
 
@@ -175,15 +305,30 @@ mod tests {
         let mut agreement = Agreement::default();
         let wish = |days| Wish::new(Some(days), None);
         for node in 1..=3 {
-            agreement.told(node, wish(30), 3, |_| true);
+            agreement.told(node, &wish(30), 3, |_| true);
         }
         let lives = |node| node != 2 && node != 3;
         for node in [1, 4, 5] {
-            agreement.told(node, wish(400), 5, lives);
+            agreement.told(node, &wish(400), 5, lives);
         }
         assert_eq!(agreement.in_force.retention_days(), 400);
-        agreement.told(5, wish(30), 5, lives);
+        agreement.told(5, &wish(30), 5, lives);
         assert_eq!(agreement.in_force.retention_days(), 400);
+    }
+
+    #[test]
+    fn each_table_is_agreed_on_for_itself() {
+        let mut agreement = Agreement::default();
+        let mut tell = |node, tables: &[(&str, SameTime)]| {
+            let owned = |(name, how): &(&str, SameTime)| ((*name).to_owned(), *how);
+            let wish = Wish::default().with_tables(tables.iter().map(owned).collect());
+            agreement.told(node, &wish, 3, |_| true)
+        };
+        let (merge, keep) = (SameTime::Merge, SameTime::Keep);
+        assert_eq!(tell(1, &[("a", merge), ("b", merge)]), []);
+        assert_eq!(tell(2, &[("a", merge), ("b", keep)]), [("a".into(), merge)]);
+        assert_eq!(tell(3, &[("b", keep)]), [("b".into(), keep)]);
+        assert_eq!(tell(3, &[]), [], "who says nothing is for nothing");
     }
 
     #[test]

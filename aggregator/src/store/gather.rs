@@ -163,7 +163,7 @@ fn select_column(column: &Column, rows: &[usize]) -> Column {
     }
 }
 
-fn pick_values(values: &Values, at: &[usize]) -> Values {
+pub(super) fn pick_values(values: &Values, at: &[usize]) -> Values {
     match values {
         Values::Float(v) => Values::Float(at.iter().map(|at| v[*at]).collect()),
         Values::Int(v) => Values::Int(at.iter().map(|at| v[*at]).collect()),

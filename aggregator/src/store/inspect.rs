@@ -14,6 +14,7 @@ use super::partition::Partition;
 use super::segment::{SegmentFile, SegmentHead};
 use super::strong;
 use super::sum::Sum;
+use crate::state::State;
 use crate::state::rows::SeriesRows;
 
 /// Where the version stands, behind the magic.
@@ -239,6 +240,11 @@ pub(crate) fn manifest(
         }
     }
     Ok(damaged)
+}
+
+/// The state as of the last merge.
+pub(crate) fn state(storage: &dyn Storage) -> Result<State, StoreError> {
+    super::decode_state(&manifest::look(storage)?.state)
 }
 
 fn durable_text(durable: &Durable) -> Result<String, StoreError> {

@@ -178,6 +178,7 @@ impl MergeJob {
                 merged_at,
             },
             storage: &*self.segments,
+            catalog: self.state.catalog(),
         };
         let written = self
             .write_rows(seal, &mut output)
@@ -299,11 +300,19 @@ fn passes(rows: &RowList, seal: Option<&Seal>, catalog: &Catalog) -> Vec<RangeIn
     for rows in rows.rows.iter() {
         rows.weights(|series, values| *weights.entry(series).or_insert(0) += values);
     }
+    ranges(weights, PASS_VALUES_MAX)
+}
+
+/// Neighbours whose weights come to at most so much, or one that has more.
+pub(super) fn ranges(
+    weights: BTreeMap<SeriesId, u64>,
+    values_max: u64,
+) -> Vec<RangeInclusive<SeriesId>> {
     let mut passes: Vec<RangeInclusive<SeriesId>> = Vec::new();
     let mut sum = 0;
     for (series, values) in weights {
         match passes.last_mut() {
-            Some(pass) if sum + values <= PASS_VALUES_MAX => *pass = *pass.start()..=series,
+            Some(pass) if sum + values <= values_max => *pass = *pass.start()..=series,
             _ => {
                 sum = 0;
                 passes.push(series..=series);
@@ -324,6 +333,7 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
     writers: BTreeMap<Partition, SegmentWriter>,
     head: F,
     storage: &'a dyn Storage,
+    catalog: &'a Catalog,
 }
 
 impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
@@ -377,6 +387,9 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         }
         let writer = self.writers.get_mut(&partition).expect("just made");
         rows.sort_by_time();
+        if self.catalog.merges_same_time(rows.series) {
+            rows.combine_same_time();
+        }
         let mut written = Ok(());
         block::cut(rows, &mut |piece| {
             if written.is_ok() {

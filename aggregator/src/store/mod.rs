@@ -7,6 +7,7 @@
 mod error;
 mod memory;
 mod gather;
+mod same_time;
 mod strong;
 mod sum;
 mod block;
@@ -193,14 +194,15 @@ impl Store {
         let partition = Partition::from(window);
         // What only waits for room to be dropped is gone for all others.
         let dropped = |head: &SegmentHead| self.drops.iter().any(|drop| drop.takes(head));
-        let ours = |segment: &&Arc<SegmentHandle>| {
-            segment.head.partition == partition && !dropped(&segment.head)
-        };
-        let segments: Vec<_> = self.segments.iter().filter(ours).map(Arc::clone).collect();
+        let live = |segment: &&Arc<SegmentHandle>| !dropped(&segment.head);
+        let live: Vec<_> = self.segments.iter().filter(live).map(Arc::clone).collect();
+        let is_apart = !same_time::is_entangled(&live, partition, state.catalog());
+        let ours = |segment: &Arc<SegmentHandle>| segment.head.partition == partition;
+        let segments: Vec<_> = live.into_iter().filter(ours).collect();
         // One that is sealed already, where another replica's is not, is not written again, and one
         // that cannot be read is not read again.
         let is_whole = segments.iter().all(|segment| !segment.is_spoilt());
-        let seal = (is_whole && segments.len() > 1).then_some(Seal {
+        let seal = (is_whole && is_apart && segments.len() > 1).then_some(Seal {
             partition,
             segments,
         });

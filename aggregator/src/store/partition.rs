@@ -48,6 +48,15 @@ impl Partition {
         self.window().map(|window| window.end().0)
     }
 
+    /// Whether some time may be in either, by what was configured and when rows came.
+    pub(super) fn may_share_times_with(self, other: Self) -> bool {
+        let (Some(one), Some(two)) = (self.window(), other.window()) else {
+            return true;
+        };
+        let begin = |window: Window| window.start_hour.saturating_mul(HOUR_NS);
+        begin(one) < two.end().0 && begin(two) < one.end().0
+    }
+
     /// None for what is wild.
     pub(crate) fn window(self) -> Option<Window> {
         match self {

@@ -16,16 +16,17 @@ use super::error::StoreError;
 use super::gather::widened;
 use super::memory::RowList;
 use super::partition::Partition;
+use super::same_time::{self, MergedScan};
 use super::segment::SegmentHandle;
-use crate::state::rows::SeriesRows;
+use crate::state::rows::{Rows, SeriesRows};
 use crate::state::{
-    AgentRow, Catalog, GapRow, LastValue, SeriesId, SeriesInfo, State, TableId, Window,
+    AgentRow, Catalog, GapRow, LastValue, SameTime, SeriesId, SeriesInfo, State, TableId, Window,
 };
 
 /// Rows of level 0 that a scan gathers before it hands them out.
-const GATHERED_ROWS_MAX: usize = 65_536;
+pub(super) const GATHERED_ROWS_MAX: usize = 65_536;
 /// Memory of these rows above which it hands them out, but for those of the last batch.
-const GATHERED_BYTES_MAX: usize = 64 << 20;
+pub(super) const GATHERED_BYTES_MAX: usize = 64 << 20;
 
 /// So long after its end a partition still waits for what comes late.
 const SEAL_AFTER_NS: i64 = 2 * HOUR_NS;
@@ -70,7 +71,7 @@ pub struct Scan {
 }
 
 /// Rows of one series, sorted by time. Chunks of one series may overlap in time, and come in no
-/// promised order.
+/// promised order; of a table that merges rows of the same time no time comes twice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
     pub series: Arc<SeriesInfo>,
@@ -93,6 +94,8 @@ pub struct ScanIter {
     list: usize,
     row: usize,
     ready: VecDeque<Chunk>,
+    /// Of a table that merges rows of the same time: then nothing comes any other way.
+    merged: Option<MergedScan>,
 }
 
 pub(super) struct Plan {
@@ -152,19 +155,27 @@ impl View {
         self.state.last_values(series)
     }
 
-    /// Rows of a table, exactly; `None` if there is no such table, or a segment is damaged so that
-    /// nobody knows what is in it.
+    /// Rows of a table, exactly; `None` if there is no such table, if it merges rows of the same time
+    /// (those that lie in several places are one only when they are read), or if a segment is damaged
+    /// so that nobody knows what is in it.
     pub fn row_count(&self, table: &str) -> Option<u64> {
-        let table = self.catalog().table(table)?.id;
-        if self.segments.iter().any(|segment| segment.is_opaque()) {
-            return None;
-        }
+        let info = self.catalog().table(table)?;
+        let is_known = info.same_time == SameTime::Keep
+            && !self.segments.iter().any(|segment| segment.is_opaque());
+        is_known.then(|| self.row_count_max(table))
+    }
+
+    /// Rows of a table, at most; those of segments of which nothing can be read are not counted.
+    pub fn row_count_max(&self, table: &str) -> u64 {
+        let Some(table) = self.catalog().table(table).map(|info| info.id) else {
+            return 0;
+        };
         let merged = self
             .segments
             .iter()
             .map(|segment| segment.rows.get(&table).unwrap_or(&0));
         let recent = self.level0.iter().map(|list| list.row_count(table));
-        Some(merged.sum::<u64>() + recent.sum::<u64>())
+        merged.sum::<u64>() + recent.sum::<u64>()
     }
 
     /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
@@ -178,7 +189,9 @@ impl View {
         let rest = i64::try_from(rest.as_nanos()).unwrap_or(i64::MAX);
         let windows = partitions.iter().rev().filter_map(|(partition, parts)| {
             let window = partition.window()?;
-            is_worth_sealing(parts, window.end(), now, rest).then_some(window)
+            let is_due = is_worth_sealing(parts, window.end(), now, rest);
+            let may = || !same_time::is_entangled(&self.segments, *partition, self.catalog());
+            (is_due && may()).then_some(window)
         });
         windows.collect()
     }
@@ -186,8 +199,12 @@ impl View {
     /// A table that is not there has no rows.
     pub fn scan(self: &Arc<Self>, scan: Scan) -> ScanIter {
         let plan = self.plan(scan);
+        let table = self.catalog().table_by_id(plan.table);
+        let merges = table.is_some_and(|table| table.same_time == SameTime::Merge);
+        let merged = merges.then(|| MergedScan::new(self, &plan));
         ScanIter {
             unreadable: self.unreadable(&plan),
+            merged,
             view: Arc::clone(self),
             plan,
             segment: 0,
@@ -296,7 +313,7 @@ fn is_worth_sealing(all: &[Part], end: TimeNs, now: TimeNs, rest_ns: i64) -> boo
 }
 
 impl Plan {
-    fn wants(&self, series: SeriesId) -> bool {
+    pub(super) fn wants(&self, series: SeriesId) -> bool {
         self.series.binary_search(&series).is_ok()
     }
 
@@ -304,15 +321,22 @@ impl Plan {
         time_min <= *self.time.end() && time_max >= *self.time.start()
     }
 
-    fn wants_field(&self, slot: u16) -> bool {
+    pub(super) fn wants_field(&self, slot: u16) -> bool {
         self.fields
             .iter()
             .flatten()
             .any(|(wanted, _)| *wanted == slot)
     }
 
+    /// Whether some rows of level 0 may be wanted.
+    pub(super) fn hits(&self, rows: &Rows) -> bool {
+        rows.extents.iter().any(|extent| {
+            extent.table == self.table && self.overlaps(extent.time_min, extent.time_max)
+        })
+    }
+
     /// The blocks of a segment that may hold wanted rows.
-    fn blocks(&self, segment: &SegmentHandle) -> VecDeque<usize> {
+    pub(super) fn blocks(&self, segment: &SegmentHandle) -> VecDeque<usize> {
         if !segment.rows.contains_key(&self.table) {
             return VecDeque::new();
         }
@@ -372,8 +396,12 @@ impl ScanIter {
         self
     }
 
-    /// The next block of the segments, if there is one: where, and which.
+    /// The next block of the segments, if there is one: where, and which. Blocks of a table that
+    /// merges rows of the same time do not stand for themselves, and none of them comes this way.
     pub(super) fn next_block(&mut self) -> Option<(Arc<SegmentHandle>, usize)> {
+        if self.merged.is_some() {
+            return None;
+        }
         loop {
             let segment = self.view.segments.get(self.segment)?;
             if let Some(at) = self.blocks.pop_front() {
@@ -410,7 +438,6 @@ impl ScanIter {
 
     /// Gathers rows of level 0 by series. False once there are no more.
     fn gather(&mut self) -> Result<bool, StoreError> {
-        let Plan { table, .. } = self.plan;
         let mut gathered: BTreeMap<SeriesId, SeriesRows> = BTreeMap::new();
         let (mut count, mut bytes) = (0, 0);
         while count < GATHERED_ROWS_MAX && bytes < GATHERED_BYTES_MAX {
@@ -423,10 +450,7 @@ impl ScanIter {
                 continue;
             };
             self.row += 1;
-            let hit = rows.extents.iter().any(|extent| {
-                extent.table == table && self.plan.overlaps(extent.time_min, extent.time_max)
-            });
-            if !hit {
+            if !self.plan.hits(rows) {
                 continue;
             }
             let decoded = rows.expand(&|series| self.plan.wants(series), &mut |mut rows| {
@@ -470,6 +494,15 @@ impl Iterator for ScanIter {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
                 return Some(Ok(chunk));
+            }
+            if let Some(merged) = &mut self.merged {
+                match merged.next(&self.view, &self.plan)? {
+                    Ok(rows) => self
+                        .ready
+                        .extend(self.plan.chunk(self.view.catalog(), rows)),
+                    Err(error) => return Some(Err(error)),
+                }
+                continue;
             }
             if let Some((segment, block)) = self.next_block() {
                 match self.read(&segment, block).transpose() {

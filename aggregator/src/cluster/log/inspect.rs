@@ -12,7 +12,7 @@ use super::layout::{
     KIND_VOTE, decode_entry, decode_log_id, decode_vote,
 };
 use crate::cluster::types::CommandBytes;
-use crate::state::{Command, Payload, Submission, Window};
+use crate::state::{Command, Payload, Quota, Submission, Window};
 
 /// Whether a record of this kind is an entry, so that its number is an index that is there.
 pub(crate) fn is_entry(kind: u8) -> bool {
@@ -95,8 +95,18 @@ fn command_text(command: &Command) -> String {
             let said = |value: Option<u32>| value.map_or("unsaid".to_owned(), |it| it.to_string());
             let (days, hours) = (wish.retention_days(), wish.partition_hours());
             let (days, hours) = (said(days), said(hours));
+            let quotas = Quota::ALL.into_iter().filter_map(|quota| {
+                let most = wish.quotas().of(quota)?;
+                Some(format!(", {} {most}", quota.key()))
+            });
+            let quotas: String = quotas.collect();
+            let tables = wish.tables().iter();
+            let tables: String = tables
+                .map(|(table, how)| format!(", same_time of {table:?} {}", how.as_str()))
+                .collect();
             format!(
-                "settings of node {node}: retention in days {days}, partitions in hours {hours}"
+                "settings of node {node}: retention in days {days}, partitions in hours {hours}\
+                 {quotas}{tables}"
             )
         }
     }

@@ -11,6 +11,7 @@ use datafusion::common::DataFusionError;
 use super::{NAMESPACES, PgType, Relation, Relations};
 use crate::query::session::{DATABASE, PUBLIC};
 use crate::query::system::memory_table;
+use crate::state::SameTime;
 
 const NAMES: [&str; 4] = ["schemata", "tables", "views", "columns"];
 
@@ -59,6 +60,7 @@ fn tables(all: &[Relation]) -> Vec<(&'static str, ArrayRef)> {
             "BASE TABLE"
         }
     };
+    let same_time = all.iter().map(|one| one.same_time.map(SameTime::as_str));
     vec![
         ("table_catalog", texts(all.iter().map(|_| DATABASE))),
         ("table_schema", texts(all.iter().map(|_| PUBLIC))),
@@ -67,6 +69,8 @@ fn tables(all: &[Relation]) -> Vec<(&'static str, ArrayRef)> {
             texts(all.iter().map(|relation| relation.name.as_str())),
         ),
         ("table_type", texts(all.iter().map(kind))),
+        // Not of the standard: what becomes of rows of one series and time.
+        ("same_time", Arc::new(same_time.collect::<StringArray>())),
     ]
 }
 

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 
 use super::session::PUBLIC;
 use super::{system, table};
+use crate::state::SameTime;
 use crate::store::View;
 
 pub(super) use functions::functions;
@@ -43,6 +44,8 @@ struct Relation {
     name: String,
     /// Of the state, not of the store.
     is_view: bool,
+    /// Of tables of readings.
+    same_time: Option<SameTime>,
     schema: SchemaRef,
 }
 
@@ -135,12 +138,14 @@ impl Relations {
                 oid,
                 name: name.to_owned(),
                 is_view: true,
+                same_time: None,
                 schema,
             });
         let stored = self.view.catalog().tables().map(|table| Relation {
             oid: TABLE_OID_MIN + i64::from(table.id.0),
             name: table.name.clone(),
             is_view: false,
+            same_time: Some(table.same_time),
             schema: table::schema_of(table),
         });
         let hidden = |relation: &Relation| self.view.catalog().table(&relation.name).is_some();

@@ -3,6 +3,7 @@
 mod model;
 mod features;
 mod psql;
+mod same_time;
 mod limits;
 mod aggregate;
 

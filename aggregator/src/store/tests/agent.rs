@@ -218,7 +218,8 @@ impl Agent {
             .map(|_| match random.below(12) {
                 0 => now + 100 * 24 * HOUR,
                 1 => 5,
-                back => now - back as i64 * 5 * HOUR + random.below(1000) as i64,
+                // Few: rows of one series come with the same time, in one batch and in many.
+                back => now - back as i64 * 5 * HOUR + random.below(3) as i64,
             })
             .collect();
         let mut series = Vec::new();

@@ -6,7 +6,9 @@ use shared::id::{AgentId, Digest, Lane, TimeNs};
 use super::agent::{Agent, Link};
 use super::model::Model;
 use super::{Node, Random, aggregate, all_rows};
-use crate::state::{Command, Effects, Origin, Outcome, Payload, Submission, Window};
+use crate::state::{
+    Command, Effects, Origin, Outcome, Payload, SameTime, Submission, Window, Wish,
+};
 
 const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
@@ -129,14 +131,43 @@ impl Run {
         self.merge_by(Command::Merge);
     }
 
-    /// Of a partition that ended, of the one that goes on, or of one that is not there.
+    /// A node, so that there are settings. One of two tables merges rows of the same time.
+    fn admit(&mut self) {
+        self.apply(Command::Admit {
+            name: "a".to_owned(),
+            address: "h:1".to_owned(),
+            joining: 1,
+        });
+        self.model.merging.insert("pump".to_owned());
+        self.tell(24);
+    }
+
+    fn tell(&mut self, partition_hours: u32) {
+        let tables = [("pump".to_owned(), SameTime::Merge)].into();
+        self.apply(Command::Settings {
+            node: 2,
+            wish: Wish::new(None, Some(partition_hours)).with_tables(tables),
+        });
+    }
+
+    /// Rows of one time may lie in partitions of several widths then.
+    fn width(&mut self) {
+        let hours = [24, 12, 36][self.history.random.below(3)];
+        self.tell(hours);
+    }
+
+    /// Of a partition that ended, of the one that goes on, of one of another width, or of one that is not
+    /// there.
     fn seal(&mut self) {
         self.settle();
         let hour = self.history.now / HOUR;
-        let day = hour.div_euclid(24) + [1, 0, -1, -2][self.history.random.below(4)];
+        let now = self.node.state.settings().partition_hours();
+        let hours = [now, now, 24, 12][self.history.random.below(4)];
+        let length = i64::from(hours);
+        let nth = hour.div_euclid(length) + [1, 0, -1, -2][self.history.random.below(4)];
         self.merge_by(Command::Seal(Window {
-            start_hour: day * 24,
-            hours: 24,
+            start_hour: nth * length,
+            hours,
         }));
     }
 
@@ -212,13 +243,14 @@ fn run(seed: u64) {
         node,
     };
     run.apply(Command::RetentionDays(2));
+    run.admit();
     let start = TimeNs(run.history.now);
     run.apply(Command::Clock {
         node: 1,
         now: start,
     });
     for _ in 0..10 + run.history.random.below(20) {
-        match run.history.random.below(22) {
+        match run.history.random.below(23) {
             0..14 => run.submit(),
             14..17 => run.merge(),
             17 => run.power_cut(),
@@ -227,6 +259,7 @@ fn run(seed: u64) {
                 run.retention();
             }
             19 => run.seal(),
+            20 => run.width(),
             _ => run.compare(),
         }
     }

@@ -13,7 +13,10 @@ use shared::reading::FieldType;
 
 use super::agent::Agent;
 use super::features::{DAY, submission};
-use crate::state::{Command, Outcome, Payload, Settings, State, Window, Wish};
+use crate::state::{
+    Command, Outcome, Payload, Quota, Quotas, SameTime, Settings, State, TableStanding, Window,
+    Wish,
+};
 
 fn folder(format: &str) -> PathBuf {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
@@ -125,12 +128,37 @@ fn samples() -> Vec<(&'static str, Command)> {
     ]
 }
 
-/// The only command of a later version.
+/// The only command of later versions.
 fn settings() -> Command {
     Command::Settings {
         node: 1,
         wish: Wish::new(Some(90), Some(12)),
     }
+}
+
+/// Of a table that has rows, and of two that have none.
+fn settings_of_tables() -> Command {
+    let tables = [
+        ("truck", SameTime::Merge),
+        ("pump", SameTime::Merge),
+        ("tank", SameTime::Merge),
+    ];
+    let tables = tables.map(|(name, how)| (name.to_owned(), how));
+    Command::Settings {
+        node: 1,
+        wish: Wish::new(Some(90), Some(12))
+            .with_quotas(Quotas::default().with(Quota::Tables, Some(1)))
+            .with_tables(tables.into()),
+    }
+}
+
+/// The first rows of one of them, and of a table that is one too many.
+fn lines_of_a_table() -> Command {
+    let id = AgentId::parse("gw-1").unwrap();
+    let lines = b"pump,device=p1 flow=1.5 1728000000000000000\n\
+                  pump,device=p1 flow=2.5,on=t 1728000000000000000\n\
+                  tank,device=t1 level=3 1728000000000000000\n";
+    submission(&id, Payload::Lines(Bytes::from_static(lines)))
 }
 
 /// A kind that came later, of which states know nothing.
@@ -163,6 +191,15 @@ fn applied_with_settings() -> State {
     state
 }
 
+/// And then settings of tables.
+fn applied_with_tables() -> State {
+    let mut state = applied_with_settings();
+    for name in ["settings.bin", "lines.bin"] {
+        state.apply(state.index() + 1, &command("command/v3", name));
+    }
+    state
+}
+
 #[test]
 fn golden_commands_are_read_as_what_was_written() {
     for (name, sample) in samples() {
@@ -178,6 +215,12 @@ fn golden_commands_are_read_as_what_was_written() {
     assert_eq!(seal().encode(), read("command/v1", "seal.bin"));
     assert_eq!(command("command/v2", "settings.bin"), settings());
     assert_eq!(settings().encode(), read("command/v2", "settings.bin"));
+    assert_eq!(command("command/v3", "settings.bin"), settings_of_tables());
+    assert_eq!(
+        settings_of_tables().encode(),
+        read("command/v3", "settings.bin")
+    );
+    assert_eq!(command("command/v3", "lines.bin"), lines_of_a_table());
 }
 
 #[test]
@@ -188,17 +231,37 @@ fn a_golden_state_of_version_1_is_what_its_commands_come_to() {
 }
 
 #[test]
-fn a_golden_state_is_what_its_commands_come_to() {
-    let bytes = read("state/v2", "state.bin");
-    let state = State::decode(&bytes).unwrap();
+fn a_golden_state_of_version_2_is_what_its_commands_come_to() {
+    let state = State::decode(&read("state/v2", "state.bin")).unwrap();
     assert_eq!(state.settings(), Settings::new(90, 12));
-    assert_eq!(state.settings_of(1), Some(Wish::new(Some(90), Some(12))));
-    assert!(state.encode() == bytes && applied_with_settings().encode() == bytes);
+    assert_eq!(state.settings_of(1), Some(&Wish::new(Some(90), Some(12))));
+    assert!(state.encode() == applied_with_settings().encode());
+}
+
+#[test]
+fn a_golden_state_is_what_its_commands_come_to() {
+    let bytes = read("state/v3", "state.bin");
+    let state = State::decode(&bytes).unwrap();
+    assert!(state.encode() == bytes && applied_with_tables().encode() == bytes);
+    let stands = |table| state.table_standing(table, SameTime::Merge);
+    assert_eq!(stands("truck"), TableStanding::TooLate);
+    assert_eq!(stands("pump"), TableStanding::InForce);
+    assert_eq!(stands("tank"), TableStanding::InForce);
+    assert_eq!(stands("other"), TableStanding::NotAgreed);
+    let made = state.catalog().made().map(|(_, made)| *made);
+    let made: Vec<_> = made.collect();
+    assert_eq!(made.len(), 1);
+    let counts = Quota::ALL.map(|quota| (made[0].of(quota), made[0].refused(quota)));
+    assert_eq!(counts, [(1, 0), (1, 1), (2, 0)]);
+    let same_time = |table| state.catalog().table(table).map(|info| info.same_time);
+    assert_eq!(same_time("truck"), Some(SameTime::Keep));
+    assert_eq!(same_time("pump"), Some(SameTime::Merge));
+    assert_eq!(same_time("tank"), None);
 }
 
 #[test]
 fn a_flipped_bit_and_a_missing_end_of_a_state_are_found() {
-    for version in ["state/v1", "state/v2"] {
+    for version in ["state/v1", "state/v2", "state/v3"] {
         let bytes = read(version, "state.bin");
         for len in 0..bytes.len() {
             assert!(State::decode(&bytes[..len]).is_err(), "{len} bytes");
@@ -227,5 +290,7 @@ fn write_golden_files() {
     }
     keep("command/v1", "seal.bin", &seal().encode());
     keep("command/v2", "settings.bin", &settings().encode());
-    keep("state/v2", "state.bin", &applied_with_settings().encode());
+    keep("command/v3", "settings.bin", &settings_of_tables().encode());
+    keep("command/v3", "lines.bin", &lines_of_a_table().encode());
+    keep("state/v3", "state.bin", &applied_with_tables().encode());
 }

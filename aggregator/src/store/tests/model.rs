@@ -1,6 +1,6 @@
 //! The naive model: what the state and the store must come to, without any cleverness.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::batch::{Body, Column, Values};
 use shared::id::{AgentId, BatchNumber, Epoch, Lane};
@@ -43,7 +43,10 @@ pub(super) struct Model {
     tags: BTreeMap<String, Vec<String>>,
     fields: BTreeMap<(String, String), ModelField>,
     series: Vec<(String, String, Vec<(String, String)>)>,
+    /// In log order, also what becomes one row.
     rows: Vec<ModelRow>,
+    /// Tables of which rows of the same time are one.
+    pub(super) merging: BTreeSet<String>,
     pub(super) gaps: usize,
 }
 
@@ -313,7 +316,8 @@ impl Model {
     pub(super) fn merge(&mut self, index: u64, state: &State) {
         let plausible = state.plausible_times();
         for row in self.rows.iter_mut().filter(|row| row.merged.is_none()) {
-            let end = Partition::of(row.row.time, 24, plausible.as_ref()).end();
+            let hours = state.settings().partition_hours();
+            let end = Partition::of(row.row.time, hours, plausible.as_ref()).end();
             row.merged = Some((index, end, state.now().0));
         }
     }
@@ -326,12 +330,25 @@ impl Model {
         });
     }
 
+    /// Each row of a merging table takes over what later ones of its series and time say.
+    fn combined(&self) -> Vec<(PlainRow, BTreeMap<String, Value>)> {
+        let mut rows: Vec<(PlainRow, BTreeMap<String, Value>)> = Vec::new();
+        for ModelRow { row, values, .. } in &self.rows {
+            let merges = self.merging.contains(&row.table);
+            match rows.iter_mut().find(|(known, _)| merges && known == row) {
+                Some((_, known)) => known.extend(values.clone()),
+                None => rows.push((row.clone(), values.clone())),
+            }
+        }
+        rows
+    }
+
     /// As views show them: ints of a widened field as floats.
     pub(super) fn plain(&self) -> Vec<PlainRow> {
         let mut rows: Vec<PlainRow> = self
-            .rows
+            .combined()
             .iter()
-            .map(|ModelRow { row, values, .. }| {
+            .map(|(row, values)| {
                 let shown = values.iter().map(|(name, value)| {
                     let key = (row.table.clone(), name.clone());
                     let field = self.fields.get(&key).map(|field| field.field_type);

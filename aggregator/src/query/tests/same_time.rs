@@ -1,0 +1,42 @@
+//! A table whose rows of one series and time are one, as SQL sees it.
+
+use super::*;
+use crate::state::{SameTime, Wish};
+
+#[tokio::test]
+async fn rows_of_one_time_are_counted_and_shown_once() {
+    let mut bench = Bench::new();
+    let (name, address) = ("a".to_owned(), "h:1".to_owned());
+    bench.apply(&Command::Admit {
+        name,
+        address,
+        joining: 1,
+    });
+    let tables = [("pump".to_owned(), SameTime::Merge)].into();
+    let wish = Wish::default().with_tables(tables);
+    bench.apply(&Command::Settings { node: 2, wish });
+    let line = |fields: &str, at: i64| format!("pump,device=p {fields} {}\n", START + at);
+    bench.lines(&(line("a=1", 0) + &line("a=2,b=2", 0) + &line("a=3", 1)));
+    bench.merge();
+    bench.lines(
+        &(line("b=4", 0) + &line("a=5", 2) + "tank,device=t a=1 5\n" + "tank,device=t a=1 5\n"),
+    );
+    assert_eq!(bench.ask("SELECT count(*) FROM pump").await, [["3"]]);
+    assert_eq!(bench.ask("SELECT count(*) FROM tank").await, [["2"]]);
+    assert_eq!(
+        bench
+            .ask("SELECT a, b FROM pump ORDER BY time LIMIT 1")
+            .await,
+        [["2.0", "4.0"]]
+    );
+    assert_eq!(
+        bench.ask("SELECT count(b), sum(a) FROM pump").await,
+        [["1", "10.0"]]
+    );
+    let shown = "SELECT table_name, same_time FROM information_schema.tables \
+                 WHERE table_type = 'BASE TABLE' ORDER BY 1";
+    assert_eq!(
+        bench.ask(shown).await,
+        [["pump", "merge"], ["tank", "keep"]]
+    );
+}
