@@ -31,6 +31,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         let values = feed.values();
         let mut replica = Replica::open(&args.folder.join(name))?;
         // All of a set in one file: these are few readings for weeks and months.
+        replica.command(&Command::Admit {
+            name: "bench".to_owned(),
+            address: "nowhere".to_owned(),
+            joining: 1,
+        })?;
         replica.command(&Command::Settings {
             node: 1,
             wish: Wish::new(None, Some(YEAR_HOURS)),
