@@ -215,6 +215,14 @@ impl Agent {
         .map_err(|late| format!("{late}; status: {:?}\n{}", self.status(), self.tail()))
     }
 
+    /// Whether one account says that so many readings came, and that nothing is open.
+    pub fn has_sent_all(&self, readings: f64) -> bool {
+        self.status().is_ok_and(|status| {
+            let is = |name: &str, number| status[name].as_f64() == Some(number);
+            is("readings_total", readings) && OPEN_WORK.iter().all(|name| is(name, 0.0))
+        })
+    }
+
     pub fn tail(&self) -> String {
         process::tail(&format!("agent {}", self.name), &self.log)
     }
