@@ -29,6 +29,7 @@ use crate::store::{Aggregate, Aggregates, Buckets, FieldState, Group, Measures, 
 /// A batch ends with the piece that reaches one of these: between batches a query can be stopped, and
 /// what a batch is made of is in no memory pool.
 const STATES: usize = 65_536;
+const BYTES: usize = 2 << 20;
 const PIECES: usize = 64;
 
 /// One column of a first stage. Numbers are places among the fields of the scan.
@@ -292,14 +293,17 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         let timer = self.metrics.elapsed_compute().timer();
         let mut all: Vec<(Arc<SeriesInfo>, Group)> = Vec::new();
+        let mut bytes = 0;
         for _ in 0..PIECES {
             let Piece { series, groups } = match self.pieces.next() {
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => return Some(Err(StoreFailure(Arc::new(error)).into())),
                 None => break,
             };
+            bytes += groups.iter().map(Group::bytes_held).sum::<usize>();
             all.extend(groups.into_iter().map(|group| (Arc::clone(&series), group)));
-            if all.len() * self.source.states.len() >= STATES {
+            let states = all.len() * self.source.states.len();
+            if states >= STATES || bytes >= BYTES {
                 break;
             }
         }

@@ -19,8 +19,9 @@ use super::group::{FieldState, Group, Measures};
 use super::reader::{Chunk, Scan, ScanIter, View};
 use crate::state::{SeriesId, SeriesInfo};
 
-/// States of fields in one piece, unless it is of one bucket.
-const STATES_MAX: usize = 65_536;
+/// Memory of the groups of one piece above which the next bucket begins another: a text may be in
+/// each of the states of a field.
+const PIECE_BYTES_MAX: usize = 2 << 20;
 
 /// What to aggregate.
 #[derive(Debug, Clone)]
@@ -209,7 +210,8 @@ impl Folding {
             columns,
         } = &self.chunk;
         let mut groups = Vec::new();
-        while self.row < times.len() && groups.len() * columns.len() < STATES_MAX {
+        let mut bytes = 0;
+        while self.row < times.len() && bytes < PIECE_BYTES_MAX {
             let (bucket, rows) = match buckets {
                 None => (None, times.len()),
                 Some(buckets) => buckets.run(&times[self.row..]),
@@ -230,13 +232,15 @@ impl Folding {
                 });
                 fields.push(state.unwrap_or_default());
             }
-            groups.push(Group {
+            let group = Group {
                 bucket,
                 rows: rows as u64,
                 time_min: times[run.start],
                 time_max: times[run.end - 1],
                 fields,
-            });
+            };
+            bytes += group.bytes_held();
+            groups.push(group);
             self.row = run.end;
         }
         Piece {

@@ -1,10 +1,14 @@
 //! What queries may not do: take all memory, time or places.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::displayable;
+use futures_util::{StreamExt, TryStreamExt};
 
-use super::{Bench, QueryError, START};
+use super::{Bench, Planned, QueryError, START};
+use crate::query::running::Logical;
 
 /// Runs for ever, as far as a test is concerned; hands out nothing before the end.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b \
@@ -111,6 +115,46 @@ async fn a_slow_reader_holds_few_batches() {
         tokio::task::yield_now().await;
     }
     assert_eq!(rows, 20_000);
+}
+
+/// What the source of states hands to DataFusion.
+async fn states(bench: &Bench, sql: &str) -> Vec<RecordBatch> {
+    let Planned { state, plan, .. } = bench.plan(sql).await.unwrap();
+    let Logical::Optimized(plan) = plan else {
+        panic!("it has no parameters");
+    };
+    let planner = Arc::clone(state.query_planner());
+    let mut node = planner.create_physical_plan(&plan, &*state).await.unwrap();
+    while let Some(below) = node.children().first().map(|below| Arc::clone(below)) {
+        node = below;
+    }
+    let shown = displayable(&*node).one_line().to_string();
+    assert!(shown.contains("states by statistics"), "{shown}");
+    let batches = node.execute(0, state.task_ctx()).unwrap();
+    batches.try_collect().await.unwrap()
+}
+
+/// No pool counts what a batch is made of: all the texts of level 0 at once were GBs.
+#[tokio::test]
+async fn states_of_long_texts_come_in_small_batches() {
+    const BATCH_BYTES_MAX: usize = 4 << 20;
+    let mut bench = Bench::new();
+    let text = "x".repeat(16_000);
+    let devices = [("a", 400), ("b", 100), ("c", 100), ("d", 100), ("e", 100)];
+    for (device, rows) in devices {
+        let line = |at: i64| format!("t,device={device} t=\"{text}\" {}", START + at);
+        let lines: Vec<String> = (0..rows).map(line).collect();
+        for some in lines.chunks(15) {
+            bench.lines(&some.join("\n"));
+        }
+    }
+    let sql = "SELECT device, date_bin(INTERVAL '1 nanosecond', time), min(t) FROM t GROUP BY 1, 2";
+    let batches = states(&bench, sql).await;
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(rows, 800);
+    let bytes = batches.iter().map(RecordBatch::get_array_memory_size);
+    let most = bytes.max().unwrap();
+    assert!(most <= BATCH_BYTES_MAX, "{most} bytes");
 }
 
 /// As deep as `statement` lets in; on threads with a smaller stack than those of the engine, too.
