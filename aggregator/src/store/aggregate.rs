@@ -51,6 +51,8 @@ pub struct Piece {
     pub series: Arc<SeriesInfo>,
     /// By time; each bucket once.
     pub groups: Vec<Group>,
+    /// Rows were decoded for it, which takes as long as hundreds of pieces for which none were.
+    pub was_decoded: bool,
 }
 
 /// The pieces, made as they are asked for.
@@ -129,7 +131,7 @@ impl Aggregates {
     pub fn merged(self) -> Result<BTreeMap<(SeriesId, Option<i64>), Group>, StoreError> {
         let mut merged: BTreeMap<(SeriesId, Option<i64>), Group> = BTreeMap::new();
         for piece in self {
-            let Piece { series, groups } = piece?;
+            let Piece { series, groups, .. } = piece?;
             for group in groups {
                 match merged.entry((series.id, group.bucket)) {
                     Entry::Vacant(entry) => {
@@ -189,6 +191,7 @@ impl Aggregates {
         Some(Piece {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups: vec![group],
+            was_decoded: false,
         })
     }
 }
@@ -203,7 +206,12 @@ impl Folding {
     }
 
     /// The next buckets; there must be rows left.
-    fn piece(&mut self, measures: &[Measures], buckets: Option<Buckets>) -> Piece {
+    fn piece(
+        &mut self,
+        measures: &[Measures],
+        buckets: Option<Buckets>,
+        was_decoded: bool,
+    ) -> Piece {
         let Chunk {
             series,
             times,
@@ -246,6 +254,7 @@ impl Folding {
         Piece {
             series: Arc::clone(series),
             groups,
+            was_decoded,
         }
     }
 }
@@ -271,20 +280,28 @@ impl Iterator for Aggregates {
     type Item = Result<Piece, StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        let mut was_decoded = false;
         loop {
             if let Some(folding) = &mut self.folding
                 && folding.row < folding.chunk.times.len()
             {
-                return Some(Ok(folding.piece(&self.measures, self.buckets)));
+                return Some(Ok(folding.piece(&self.measures, self.buckets, was_decoded)));
             }
             let read = match self.scan.next_block() {
                 Some((segment, block)) => {
                     if let Some(piece) = self.answered(&segment.blocks[block]) {
-                        return Some(Ok(piece));
+                        return Some(Ok(Piece {
+                            was_decoded,
+                            ..piece
+                        }));
                     }
+                    was_decoded = true;
                     self.scan.read(&segment, block).transpose()
                 }
-                None => Some(self.scan.next()?),
+                None => {
+                    was_decoded |= !self.scan.is_gathered();
+                    Some(self.scan.next()?)
+                }
             };
             match read {
                 Some(Ok(chunk)) => self.folding = Some(Folding::new(chunk)),

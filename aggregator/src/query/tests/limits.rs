@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::AsArray;
 use arrow::record_batch::RecordBatch;
 use datafusion::physical_plan::displayable;
 use futures_util::{StreamExt, TryStreamExt};
@@ -155,6 +156,43 @@ async fn states_of_long_texts_come_in_small_batches() {
     let bytes = batches.iter().map(RecordBatch::get_array_memory_size);
     let most = bytes.max().unwrap();
     assert!(most <= BATCH_BYTES_MAX, "{most} bytes");
+}
+
+/// Between batches a query can be stopped: many pieces are gathered into one only where the index knows
+/// them.
+#[tokio::test]
+async fn a_batch_of_states_reads_one_block() {
+    let mut bench = Bench::new();
+    let fill = |bench: &mut Bench, from: i64| {
+        for device in 0..8 {
+            let line = |at: i64| format!("t,device=d{device} v={at}i {}", START + at);
+            let lines: Vec<String> = (from..from + 300).map(line).collect();
+            bench.lines(&lines.join("\n"));
+        }
+    };
+    let rows = async |bench: &Bench, group: &str| -> Vec<Vec<String>> {
+        let sql = format!("SELECT device, max(v) FROM t GROUP BY device, {group}");
+        let devices = |batch: RecordBatch| {
+            let devices = batch.column(0).as_string::<i32>().iter();
+            let mut devices: Vec<String> = devices.map(|one| one.unwrap().to_owned()).collect();
+            devices.dedup();
+            devices
+        };
+        states(bench, &sql).await.into_iter().map(devices).collect()
+    };
+    fill(&mut bench, 0);
+    bench.merge();
+    let day = "date_bin(INTERVAL '1 day', time)";
+    let part = "date_bin(INTERVAL '100 nanoseconds', time)";
+    let all: Vec<String> = (0..8).map(|device| format!("d{device}")).collect();
+    let each: Vec<Vec<String>> = all.iter().map(|one| vec![one.clone()]).collect();
+    assert_eq!(rows(&bench, day).await, [all.clone()]);
+    assert_eq!(rows(&bench, part).await, each);
+    // Rows of level 0 are decoded at once, for the first device of them.
+    fill(&mut bench, 300);
+    let found = rows(&bench, day).await;
+    let with_first = [all.clone(), vec!["d0".to_owned()]].concat();
+    assert_eq!(found, [with_first, all[1..].to_vec()]);
 }
 
 /// As deep as `statement` lets in; on threads with a smaller stack than those of the engine, too.
