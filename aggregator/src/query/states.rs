@@ -26,9 +26,9 @@ use super::session;
 use crate::state::SeriesInfo;
 use crate::store::{Aggregate, Aggregates, Buckets, FieldState, Group, Measures, Piece, Sum};
 
-/// A batch ends with the piece that reaches one of these: between batches a query can be stopped, and
-/// what a batch is made of is in no memory pool.
+/// A batch ends with the piece that reaches one of these, for what it is made of is in no memory pool.
 const STATES: usize = 65_536;
+const BYTES: usize = 2 << 20;
 const PIECES: usize = 64;
 
 /// One column of a first stage. Numbers are places among the fields of the scan.
@@ -289,17 +289,25 @@ impl DataSource for StatesSource {
 impl Iterator for Batches {
     type Item = Result<RecordBatch, DataFusionError>;
 
+    /// Between batches a query can be stopped: one ends with the first piece that had rows decoded.
     fn next(&mut self) -> Option<Self::Item> {
         let timer = self.metrics.elapsed_compute().timer();
         let mut all: Vec<(Arc<SeriesInfo>, Group)> = Vec::new();
+        let mut bytes = 0;
         for _ in 0..PIECES {
-            let Piece { series, groups } = match self.pieces.next() {
+            let Piece {
+                series,
+                groups,
+                was_decoded,
+            } = match self.pieces.next() {
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => return Some(Err(StoreFailure(Arc::new(error)).into())),
                 None => break,
             };
+            bytes += groups.iter().map(Group::bytes_held).sum::<usize>();
             all.extend(groups.into_iter().map(|group| (Arc::clone(&series), group)));
-            if all.len() * self.source.states.len() >= STATES {
+            let states = all.len() * self.source.states.len();
+            if was_decoded || states >= STATES || bytes >= BYTES {
                 break;
             }
         }

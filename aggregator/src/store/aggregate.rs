@@ -19,8 +19,9 @@ use super::group::{FieldState, Group, Measures};
 use super::reader::{Chunk, Scan, ScanIter, View};
 use crate::state::{SeriesId, SeriesInfo};
 
-/// States of fields in one piece, unless it is of one bucket.
-const STATES_MAX: usize = 65_536;
+/// Memory of the groups of one piece above which the next bucket begins another: a text may be in
+/// each of the states of a field.
+const PIECE_BYTES_MAX: usize = 2 << 20;
 
 /// What to aggregate.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct Piece {
     pub series: Arc<SeriesInfo>,
     /// By time; each bucket once.
     pub groups: Vec<Group>,
+    /// Rows were decoded for it, which takes as long as hundreds of pieces for which none were.
+    pub was_decoded: bool,
 }
 
 /// The pieces, made as they are asked for.
@@ -128,7 +131,7 @@ impl Aggregates {
     pub fn merged(self) -> Result<BTreeMap<(SeriesId, Option<i64>), Group>, StoreError> {
         let mut merged: BTreeMap<(SeriesId, Option<i64>), Group> = BTreeMap::new();
         for piece in self {
-            let Piece { series, groups } = piece?;
+            let Piece { series, groups, .. } = piece?;
             for group in groups {
                 match merged.entry((series.id, group.bucket)) {
                     Entry::Vacant(entry) => {
@@ -188,6 +191,7 @@ impl Aggregates {
         Some(Piece {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups: vec![group],
+            was_decoded: false,
         })
     }
 }
@@ -202,14 +206,20 @@ impl Folding {
     }
 
     /// The next buckets; there must be rows left.
-    fn piece(&mut self, measures: &[Measures], buckets: Option<Buckets>) -> Piece {
+    fn piece(
+        &mut self,
+        measures: &[Measures],
+        buckets: Option<Buckets>,
+        was_decoded: bool,
+    ) -> Piece {
         let Chunk {
             series,
             times,
             columns,
         } = &self.chunk;
         let mut groups = Vec::new();
-        while self.row < times.len() && groups.len() * columns.len() < STATES_MAX {
+        let mut bytes = 0;
+        while self.row < times.len() && bytes < PIECE_BYTES_MAX {
             let (bucket, rows) = match buckets {
                 None => (None, times.len()),
                 Some(buckets) => buckets.run(&times[self.row..]),
@@ -230,18 +240,21 @@ impl Folding {
                 });
                 fields.push(state.unwrap_or_default());
             }
-            groups.push(Group {
+            let group = Group {
                 bucket,
                 rows: rows as u64,
                 time_min: times[run.start],
                 time_max: times[run.end - 1],
                 fields,
-            });
+            };
+            bytes += group.bytes_held();
+            groups.push(group);
             self.row = run.end;
         }
         Piece {
             series: Arc::clone(series),
             groups,
+            was_decoded,
         }
     }
 }
@@ -270,20 +283,28 @@ impl Iterator for Aggregates {
         if let Some(error) = self.scan.unreadable.take() {
             return Some(Err(error));
         }
+        let mut was_decoded = false;
         loop {
             if let Some(folding) = &mut self.folding
                 && folding.row < folding.chunk.times.len()
             {
-                return Some(Ok(folding.piece(&self.measures, self.buckets)));
+                return Some(Ok(folding.piece(&self.measures, self.buckets, was_decoded)));
             }
             let read = match self.scan.next_block() {
                 Some((segment, block)) => {
                     if let Some(piece) = self.answered(&segment.blocks[block]) {
-                        return Some(Ok(piece));
+                        return Some(Ok(Piece {
+                            was_decoded,
+                            ..piece
+                        }));
                     }
+                    was_decoded = true;
                     self.scan.read(&segment, block).transpose()
                 }
-                None => Some(self.scan.next()?),
+                None => {
+                    was_decoded |= !self.scan.is_gathered();
+                    Some(self.scan.next()?)
+                }
             };
             match read {
                 Some(Ok(chunk)) => self.folding = Some(Folding::new(chunk)),

@@ -48,6 +48,12 @@ pub struct FieldState {
 }
 
 impl Group {
+    /// Memory that this holds, in bytes, about.
+    pub fn bytes_held(&self) -> usize {
+        let fields = self.fields.iter().map(FieldState::bytes_held);
+        size_of::<Self>() + fields.sum::<usize>()
+    }
+
     /// Takes in what comes later of the same series and bucket, with the same fields.
     pub fn merge(&mut self, later: Group) {
         self.rows += later.rows;
@@ -60,6 +66,16 @@ impl Group {
 }
 
 impl FieldState {
+    fn bytes_held(&self) -> usize {
+        let ends = [&self.first, &self.last].map(|end| end.as_ref().map(|(_, value)| value));
+        let all = [self.min.as_ref(), self.max.as_ref(), ends[0], ends[1]];
+        let texts = all.into_iter().flatten().map(|value| match value {
+            Value::Text(text) => text.len(),
+            Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
+        });
+        size_of::<Self>() + texts.sum::<usize>()
+    }
+
     fn merge(&mut self, later: FieldState) {
         self.count += later.count;
         self.sum = match (self.sum, later.sum) {

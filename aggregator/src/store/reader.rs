@@ -436,6 +436,11 @@ impl ScanIter {
         Ok(self.plan.chunk(self.view.catalog(), rows))
     }
 
+    /// Whether the next chunk is one of level 0 that was gathered with another.
+    pub(super) fn is_gathered(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Gathers rows of level 0 by series. False once there are no more.
     fn gather(&mut self) -> Result<bool, StoreError> {
         let mut gathered: BTreeMap<SeriesId, SeriesRows> = BTreeMap::new();

@@ -1,10 +1,15 @@
 //! What queries may not do: take all memory, time or places.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use arrow::array::AsArray;
+use arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::displayable;
+use futures_util::{StreamExt, TryStreamExt};
 
-use super::{Bench, QueryError, START};
+use super::{Bench, Planned, QueryError, START};
+use crate::query::running::Logical;
 
 /// Runs for ever, as far as a test is concerned; hands out nothing before the end.
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 10000000) a, generate_series(1, 10000000) b \
@@ -111,6 +116,83 @@ async fn a_slow_reader_holds_few_batches() {
         tokio::task::yield_now().await;
     }
     assert_eq!(rows, 20_000);
+}
+
+/// What the source of states hands to DataFusion.
+async fn states(bench: &Bench, sql: &str) -> Vec<RecordBatch> {
+    let Planned { state, plan, .. } = bench.plan(sql).await.unwrap();
+    let Logical::Optimized(plan) = plan else {
+        panic!("it has no parameters");
+    };
+    let planner = Arc::clone(state.query_planner());
+    let mut node = planner.create_physical_plan(&plan, &*state).await.unwrap();
+    while let Some(below) = node.children().first().map(|below| Arc::clone(below)) {
+        node = below;
+    }
+    let shown = displayable(&*node).one_line().to_string();
+    assert!(shown.contains("states by statistics"), "{shown}");
+    let batches = node.execute(0, state.task_ctx()).unwrap();
+    batches.try_collect().await.unwrap()
+}
+
+/// No pool counts what a batch is made of: all the texts of level 0 at once were GBs.
+#[tokio::test]
+async fn states_of_long_texts_come_in_small_batches() {
+    const BATCH_BYTES_MAX: usize = 4 << 20;
+    let mut bench = Bench::new();
+    let text = "x".repeat(16_000);
+    let devices = [("a", 400), ("b", 100), ("c", 100), ("d", 100), ("e", 100)];
+    for (device, rows) in devices {
+        let line = |at: i64| format!("t,device={device} t=\"{text}\" {}", START + at);
+        let lines: Vec<String> = (0..rows).map(line).collect();
+        for some in lines.chunks(15) {
+            bench.lines(&some.join("\n"));
+        }
+    }
+    let sql = "SELECT device, date_bin(INTERVAL '1 nanosecond', time), min(t) FROM t GROUP BY 1, 2";
+    let batches = states(&bench, sql).await;
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(rows, 800);
+    let bytes = batches.iter().map(RecordBatch::get_array_memory_size);
+    let most = bytes.max().unwrap();
+    assert!(most <= BATCH_BYTES_MAX, "{most} bytes");
+}
+
+/// Between batches a query can be stopped: many pieces are gathered into one only where the index knows
+/// them.
+#[tokio::test]
+async fn a_batch_of_states_reads_one_block() {
+    let mut bench = Bench::new();
+    let fill = |bench: &mut Bench, from: i64| {
+        for device in 0..8 {
+            let line = |at: i64| format!("t,device=d{device} v={at}i {}", START + at);
+            let lines: Vec<String> = (from..from + 300).map(line).collect();
+            bench.lines(&lines.join("\n"));
+        }
+    };
+    let rows = async |bench: &Bench, group: &str| -> Vec<Vec<String>> {
+        let sql = format!("SELECT device, max(v) FROM t GROUP BY device, {group}");
+        let devices = |batch: RecordBatch| {
+            let devices = batch.column(0).as_string::<i32>().iter();
+            let mut devices: Vec<String> = devices.map(|one| one.unwrap().to_owned()).collect();
+            devices.dedup();
+            devices
+        };
+        states(bench, &sql).await.into_iter().map(devices).collect()
+    };
+    fill(&mut bench, 0);
+    bench.merge();
+    let day = "date_bin(INTERVAL '1 day', time)";
+    let part = "date_bin(INTERVAL '100 nanoseconds', time)";
+    let all: Vec<String> = (0..8).map(|device| format!("d{device}")).collect();
+    let each: Vec<Vec<String>> = all.iter().map(|one| vec![one.clone()]).collect();
+    assert_eq!(rows(&bench, day).await, [all.clone()]);
+    assert_eq!(rows(&bench, part).await, each);
+    // Rows of level 0 are decoded at once, for the first device of them.
+    fill(&mut bench, 300);
+    let found = rows(&bench, day).await;
+    let with_first = [all.clone(), vec!["d0".to_owned()]].concat();
+    assert_eq!(found, [with_first, all[1..].to_vec()]);
 }
 
 /// As deep as `statement` lets in; on threads with a smaller stack than those of the engine, too.

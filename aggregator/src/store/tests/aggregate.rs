@@ -165,6 +165,11 @@ pub(super) fn check(view: &Arc<View>) {
         same(view, &all, Some((HOUR, 7)));
         let count = wanted(view, &table, Measures::default());
         same(view, &count, Some((DAY, 0)));
+        let extremes = Measures {
+            extremes: true,
+            ..Measures::default()
+        };
+        same(view, &wanted(view, &table, extremes), None);
     }
 }
 

@@ -6,13 +6,17 @@ use std::sync::Arc;
 
 use journal::{OpenMode, SimStorage, StorageFile};
 use shared::batch::{Column, Values};
+use shared::id::AgentId;
 
-use crate::state::SeriesId;
+use super::aggregate;
+use super::features::submission;
 use crate::state::rows::SeriesRows;
+use crate::state::{Outcome, Payload, SeriesId, State};
+use crate::store::View;
 use crate::store::block::{self, BlockMeta, ColumnStats};
 use crate::store::inspect;
 use crate::store::partition::Partition;
-use crate::store::segment::{SegmentFile, SegmentHead, SegmentWriter};
+use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
 
 const HEAD: SegmentHead = SegmentHead {
     command: 53,
@@ -205,6 +209,48 @@ fn sums_are_shown_where_the_index_has_them() {
             "{text}"
         );
         assert_eq!(text.contains("; sum NaN\n"), has_sums, "{text}");
+    }
+}
+
+/// What entries of older versions do not tell is read.
+#[test]
+fn aggregates_over_all_versions_are_what_a_fold_over_the_rows_gives() {
+    let fields = (0..=300).map(|field| match field {
+        0..3 => format!("f{field}=0.5"),
+        3..6 => format!("f{field}=1i"),
+        6 => format!("f{field}=t"),
+        _ => format!("f{field}=\"a\""),
+    });
+    let fields: Vec<String> = fields.collect();
+    let mut state = State::new();
+    let lines = (0..12).map(|series| {
+        let fields = match series {
+            3 => fields.join(","),
+            _ => "v=1i".to_owned(),
+        };
+        format!("t{series},device=d {fields} {}\n", 1_764_000_000 * SECOND)
+    });
+    let lines: String = lines.collect();
+    let agent = AgentId::parse("gw").unwrap();
+    let effects = state.apply(1, &submission(&agent, Payload::Lines(lines.into())));
+    assert_eq!(effects.outcomes[0].1, Outcome::Stored);
+    assert_eq!(state.catalog().series(SeriesId(3)).unwrap().table, "t3");
+
+    for (version, name) in [(1, "plain.bin"), (2, "sealed.bin"), (3, "plain.bin")] {
+        let disk = SimStorage::new(1).as_storage();
+        let content = disk.open("golden", OpenMode::Create).unwrap();
+        let bytes = fs::read(folder(version).join(name)).unwrap();
+        content.write_at(0, &bytes).unwrap();
+        let file = SegmentFile::of("golden", &*content).unwrap();
+        let segment = SegmentHandle::open(&disk, file, state.catalog()).unwrap();
+        let view = Arc::new(View {
+            index: 1,
+            state: state.clone(),
+            segments: Arc::new(vec![segment]),
+            level0: vec![],
+        });
+        assert_eq!(view.row_count("t3"), Some(450));
+        aggregate::check(&view);
     }
 }
 
