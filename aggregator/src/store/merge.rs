@@ -387,15 +387,27 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         }
         let writer = self.writers.get_mut(&partition).expect("just made");
         rows.sort_by_time();
+        let mut early = 0;
         if self.catalog.merges_same_time(rows.series) {
             rows.combine_same_time();
+            // A block of wild times on both sides would overlap all that is plausible between them.
+            if let (Partition::Wild, Some(plausible)) = (partition, &self.plausible) {
+                early = rows.times.partition_point(|time| time < plausible.start());
+            }
         }
         let mut written = Ok(());
-        block::cut(rows, &mut |piece| {
-            if written.is_ok() {
-                written = writer.add(&piece);
-            }
-        });
+        let late = rows.times.len() - early;
+        let sides = match (early, late) {
+            (0, _) | (_, 0) => vec![rows],
+            _ => vec![rows.slice(0..early), rows.slice(early..early + late)],
+        };
+        for side in sides {
+            block::cut(side, &mut |piece| {
+                if written.is_ok() {
+                    written = writer.add(&piece);
+                }
+            });
+        }
         written
     }
 

@@ -51,7 +51,7 @@ pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
 pub use sum::Sum;
 
-use crate::state::{Rows, State, Window};
+use crate::state::{Rows, State, StateError, Window};
 use manifest::{Durable, Manifest};
 use memory::Level0;
 use merge::Seal;
@@ -102,7 +102,7 @@ impl Store {
         let files = storage.directory("segments").map_err(io)?;
         let segments_left = files.list().map_err(io)?;
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
-        let state = decode_state(&durable.state)?;
+        let state = decode_state(&durable.state, State::decode)?;
         let claims = Claims::new(Arc::clone(&files));
         let segments = open_what_can_be(&claims, &durable.files, &state)?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
@@ -323,7 +323,7 @@ impl Store {
         if files.windows(2).any(|two| two[0].name == two[1].name) {
             return Err(StoreError::damaged("snapshot", 0, "it names a file twice"));
         }
-        let state = decode_state(&bytes)?;
+        let state = decode_state(&bytes, State::decode)?;
         if state.index() > index {
             return Err(StoreError::damaged(
                 "snapshot",
@@ -484,16 +484,19 @@ fn remove_unnamed(
     Ok(removed)
 }
 
-fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
+fn decode_state(
+    bytes: &Bytes,
+    decode: fn(&[u8]) -> Result<State, StateError>,
+) -> Result<State, StoreError> {
     if bytes.is_empty() {
         return Ok(State::new());
     }
-    State::decode(bytes).map_err(|error| match error {
-        crate::state::StateError::Version(version) => StoreError::Version {
+    decode(bytes).map_err(|error| match error {
+        StateError::Version(version) => StoreError::Version {
             file: "state".to_owned(),
             version,
         },
-        crate::state::StateError::Damaged(what) => StoreError::damaged("state", 0, what),
+        StateError::Damaged(what) => StoreError::damaged("state", 0, what),
     })
 }
 

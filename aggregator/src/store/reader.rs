@@ -181,6 +181,24 @@ impl View {
     /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
     /// first. One for which something came in the last `rest` may have to wait.
     pub fn unsealed(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
+        let mut windows = self.due_for_sealing(now, rest);
+        windows.retain(|window| !self.is_entangled(*window));
+        windows
+    }
+
+    /// Partitions that would be sealed, did not later segments of others hold rows of the same series
+    /// and times.
+    pub fn held_back(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
+        let mut windows = self.due_for_sealing(now, rest);
+        windows.retain(|window| self.is_entangled(*window));
+        windows
+    }
+
+    fn is_entangled(&self, window: Window) -> bool {
+        same_time::is_entangled(&self.segments, window.into(), self.catalog())
+    }
+
+    fn due_for_sealing(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
         let mut partitions: BTreeMap<Partition, Vec<Part>> = BTreeMap::new();
         for segment in self.segments.iter() {
             let of = partitions.entry(segment.head.partition).or_default();
@@ -189,9 +207,7 @@ impl View {
         let rest = i64::try_from(rest.as_nanos()).unwrap_or(i64::MAX);
         let windows = partitions.iter().rev().filter_map(|(partition, parts)| {
             let window = partition.window()?;
-            let is_due = is_worth_sealing(parts, window.end(), now, rest);
-            let may = || !same_time::is_entangled(&self.segments, *partition, self.catalog());
-            (is_due && may()).then_some(window)
+            is_worth_sealing(parts, window.end(), now, rest).then_some(window)
         });
         windows.collect()
     }

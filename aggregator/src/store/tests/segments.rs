@@ -12,11 +12,11 @@ use super::aggregate;
 use super::features::submission;
 use crate::state::rows::SeriesRows;
 use crate::state::{Outcome, Payload, SeriesId, State};
-use crate::store::View;
 use crate::store::block::{self, BlockMeta, ColumnStats};
 use crate::store::inspect;
 use crate::store::partition::Partition;
 use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
+use crate::store::{Claims, View};
 
 const HEAD: SegmentHead = SegmentHead {
     command: 53,
@@ -242,7 +242,8 @@ fn aggregates_over_all_versions_are_what_a_fold_over_the_rows_gives() {
         let bytes = fs::read(folder(version).join(name)).unwrap();
         content.write_at(0, &bytes).unwrap();
         let file = SegmentFile::of("golden", &*content).unwrap();
-        let segment = SegmentHandle::open(&disk, file, state.catalog()).unwrap();
+        let claims = Claims::new(Arc::clone(&disk));
+        let segment = SegmentHandle::open(&claims, file, state.catalog()).unwrap();
         let view = Arc::new(View {
             index: 1,
             state: state.clone(),
