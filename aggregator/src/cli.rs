@@ -138,12 +138,8 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { config } => {
             let config = Config::load(&config)?;
-            if let Some(table) = aggregator::inspect::refused_tables(&config)?.first() {
-                return Err(format!(
-                    "tables.{table}.same_time is refused: the table has rows that came under the \
-                     other one, and that stays. Take the lines out, or publish to a new table"
-                )
-                .into());
+            for warning in aggregator::inspect::table_warnings(&config) {
+                writeln!(io::stderr(), "warning: {warning}")?;
             }
             say(&format!(
                 "node {} of cluster {}: valid",

@@ -14,7 +14,7 @@ use shared::limits::BATCH_BYTES_MAX;
 
 use crate::cluster::log;
 use crate::store::{self, StoreError};
-pub use tables::refused_tables;
+pub use tables::table_warnings;
 
 /// Why nothing can be shown. Who must act: whoever typed the name.
 #[derive(Debug, thiserror::Error)]

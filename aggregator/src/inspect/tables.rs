@@ -8,18 +8,31 @@ use crate::store;
 use super::InspectError;
 use super::node::open;
 
-/// Tables whose `same_time` is refused, because they have rows. None where there is no store yet; of
-/// what came since the last merge nothing is known.
-///
-/// # Errors
-/// The store of the node cannot be read.
-pub fn refused_tables(config: &Config) -> Result<Vec<String>, InspectError> {
+/// A line for each `same_time` that is refused, because its table has rows, or one if the node's store
+/// cannot be read. They stop no node from starting: it goes by the cluster. Of what came since the last
+/// merge nothing is known.
+pub fn table_warnings(config: &Config) -> Vec<String> {
+    match refused_tables(config) {
+        Ok(refused) => refused.iter().map(|table| refusal(table)).collect(),
+        Err(error) => vec![format!("no table's same_time is checked: {error}")],
+    }
+}
+
+fn refusal(table: &str) -> String {
+    format!(
+        "tables.{table}.same_time is refused: the table has rows that came under the other one, and \
+         that stays. Take the lines out, or publish to a new table"
+    )
+}
+
+/// None where nothing was merged yet, or the first start was cut short.
+fn refused_tables(config: &Config) -> Result<Vec<String>, InspectError> {
     let path = config.data_dir.join(STORE_FOLDER);
     let wished = config.store.settings.tables();
     if wished.is_empty() || !path.is_dir() {
         return Ok(Vec::new());
     }
-    let state = open(&path).and_then(|storage| store::inspect::state(&*storage));
+    let state = open(&path).and_then(|storage| store::inspect::tables(&*storage));
     let state = state.map_err(|source| InspectError::Store { path, source })?;
     let standing = |table, how| state.table_standing(table, how);
     let refused = wished
@@ -58,6 +71,10 @@ mod tests {
         assert!(refused("merge").is_empty(), "there is no store yet");
         let disk = DiskStorage::open(folder.path().join("d")).unwrap();
         let disk = disk.directory(STORE_FOLDER).unwrap();
+        assert!(
+            refused("merge").is_empty(),
+            "the first start was cut before the manifest"
+        );
         let (mut store, mut state) = (Store::open(&*disk).unwrap().0, State::new());
         let lines = Command::Submissions(vec![Submission {
             origin: Origin { boot: 1, ticket: 1 },
@@ -73,5 +90,12 @@ mod tests {
         drop(store);
         assert_eq!(refused("merge"), ["pump"]);
         assert!(refused("keep").is_empty());
+        let warnings = |how| table_warnings(&config(folder.path(), how));
+        assert!(warnings("merge")[0].contains("tables.pump.same_time is refused"));
+        let manifest = folder.path().join("d/store/manifest.redb");
+        std::fs::write(&manifest, b"").unwrap();
+        assert!(warnings("merge").is_empty(), "nothing was written yet");
+        std::fs::write(&manifest, b"no manifest").unwrap();
+        assert!(warnings("merge")[0].contains("no table's same_time is checked"));
     }
 }

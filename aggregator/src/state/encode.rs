@@ -96,6 +96,26 @@ impl State {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let mut from = Reader::checked(bytes)?;
+        let mut state = Self::decode_as_far_as_tables(&mut from)?;
+        let catalog = Arc::clone(&state.catalog);
+        for _ in 0..from.count(8)? {
+            let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
+            let known = Arc::new(decode_agent(&mut from, &catalog)?);
+            state.agents.insert(agent, known);
+        }
+        for _ in 0..catalog.series_count() {
+            state.last.by_series.push(Arc::new(decode_last(&mut from)?));
+        }
+        from.end()?;
+        Ok(state)
+    }
+
+    /// Without agents and last values, which are most of it.
+    pub(crate) fn decode_tables(bytes: &[u8]) -> Result<Self, StateError> {
+        Self::decode_as_far_as_tables(&mut Reader::checked(bytes)?)
+    }
+
+    fn decode_as_far_as_tables(from: &mut Reader<'_>) -> Result<Self, StateError> {
         if from.take(MAGIC.len())? != MAGIC {
             return Err(StateError::Damaged("it does not start like a state"));
         }
@@ -103,16 +123,16 @@ impl State {
         let settings = match version {
             VERSION_1 => retention_alone(from.u32()?),
             VERSION_2 => {
-                let in_force = Settings::decode_days_and_hours(&mut from)?;
-                decode_settings(&mut from, in_force, Wish::decode_days_and_hours)?
+                let in_force = Settings::decode_days_and_hours(from)?;
+                decode_settings(from, in_force, Wish::decode_days_and_hours)?
             }
             VERSION => {
-                let in_force = Settings::decode(&mut from)?;
-                decode_settings(&mut from, in_force, Wish::decode)?
+                let in_force = Settings::decode(from)?;
+                decode_settings(from, in_force, Wish::decode)?
             }
             newer => return Err(StateError::Version(newer)),
         };
-        let clock = decode_clock(&mut from)?;
+        let clock = decode_clock(from)?;
         let mut members = BTreeMap::new();
         for _ in 0..from.count(24)? {
             let name = from.text()?.to_owned();
@@ -126,26 +146,16 @@ impl State {
                 },
             );
         }
-        let mut catalog = decode_catalog(&mut from, version)?;
+        let mut catalog = decode_catalog(from, version)?;
         catalog.restore_quotas(settings.in_force.quotas());
-        let mut agents = CowMap::new();
-        for _ in 0..from.count(8)? {
-            let agent = AgentId::parse(from.text()?).map_err(|_| ReadFault::Invalid("agent id"))?;
-            agents.insert(agent, Arc::new(decode_agent(&mut from, &catalog)?));
-        }
-        let mut last = LastValues::new();
-        for _ in 0..catalog.series_count() {
-            last.by_series.push(Arc::new(decode_last(&mut from)?));
-        }
-        from.end()?;
         Ok(Self {
             index,
             settings,
             clock,
             members,
             catalog: Arc::new(catalog),
-            agents,
-            last,
+            agents: CowMap::new(),
+            last: LastValues::new(),
         })
     }
 }

@@ -231,9 +231,12 @@ pub(crate) fn manifest(
     Ok(damaged)
 }
 
-/// The state as of the last merge.
-pub(crate) fn state(storage: &dyn Storage) -> Result<State, StoreError> {
-    super::decode_state(&manifest::look(storage)?.state)
+/// The state as of the last merge, as far as its tables; an empty one before the first.
+pub(crate) fn tables(storage: &dyn Storage) -> Result<State, StoreError> {
+    if !manifest::is_there(storage)? {
+        return Ok(State::new());
+    }
+    super::decode_state(&manifest::look(storage)?.state, State::decode_tables)
 }
 
 fn durable_text(durable: &Durable) -> Result<String, StoreError> {
@@ -244,7 +247,7 @@ fn durable_text(durable: &Durable) -> Result<String, StoreError> {
         files,
         ..
     } = durable;
-    let state = super::decode_state(bytes)?;
+    let state = super::decode_state(bytes, State::decode)?;
     let (tables, series) = (
         state.catalog().tables().count(),
         state.catalog().series_count(),

@@ -287,6 +287,16 @@ fn create(storage: &dyn Storage) -> Result<(), StoreError> {
     storage.sync_directory().map_err(io)
 }
 
+/// Whether something was written to one.
+pub(super) fn is_there(storage: &dyn Storage) -> Result<bool, StoreError> {
+    let io = |source| StoreError::io(FILE, source);
+    if !storage.list().map_err(io)?.iter().any(|name| name == FILE) {
+        return Ok(false);
+    }
+    let file = storage.open(FILE, OpenMode::Existing).map_err(io)?;
+    Ok(file.len().map_err(io)? > 0)
+}
+
 /// What a manifest says, for people. The file is not touched: redb opens, and repairs if it must, a
 /// copy in memory.
 pub(super) fn look(storage: &dyn Storage) -> Result<Durable, StoreError> {

@@ -34,7 +34,7 @@ pub use reader::{Chunk, Scan, ScanIter, View, Views};
 pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
 
-use crate::state::{Rows, State, Window};
+use crate::state::{Rows, State, StateError, Window};
 use manifest::{Durable, Manifest};
 use memory::Level0;
 use merge::Seal;
@@ -84,7 +84,7 @@ impl Store {
         let files = storage.directory("segments").map_err(io)?;
         let segments_left = files.list().map_err(io)?;
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
-        let state = decode_state(&durable.state)?;
+        let state = decode_state(&durable.state, State::decode)?;
         let segments = open_segments(&files, &durable.files, &state, &[])?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
         let removed = remove_unnamed(&*files, segments_left, &durable.files)?;
@@ -301,7 +301,7 @@ impl Store {
         if files.windows(2).any(|two| two[0].name == two[1].name) {
             return Err(StoreError::damaged("snapshot", 0, "it names a file twice"));
         }
-        let state = decode_state(&bytes)?;
+        let state = decode_state(&bytes, State::decode)?;
         if state.index() > index {
             return Err(StoreError::damaged(
                 "snapshot",
@@ -457,16 +457,19 @@ fn remove_unnamed(
     Ok(removed)
 }
 
-fn decode_state(bytes: &Bytes) -> Result<State, StoreError> {
+fn decode_state(
+    bytes: &Bytes,
+    decode: fn(&[u8]) -> Result<State, StateError>,
+) -> Result<State, StoreError> {
     if bytes.is_empty() {
         return Ok(State::new());
     }
-    State::decode(bytes).map_err(|error| match error {
-        crate::state::StateError::Version(version) => StoreError::Version {
+    decode(bytes).map_err(|error| match error {
+        StateError::Version(version) => StoreError::Version {
             file: "state".to_owned(),
             version,
         },
-        crate::state::StateError::Damaged(what) => StoreError::damaged("state", 0, what),
+        StateError::Damaged(what) => StoreError::damaged("state", 0, what),
     })
 }
 
