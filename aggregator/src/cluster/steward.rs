@@ -25,6 +25,8 @@ const CLOCK_EVERY: Duration = Duration::from_secs(5);
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
 /// How often it is looked whether a partition is to be sealed.
 const SEAL_EVERY: Duration = Duration::from_secs(30);
+/// How often it is looked whether partitions are held back from it.
+const HELD_BACK_EVERY: Duration = Duration::from_secs(600);
 /// One that could not be is not tried again for so long.
 const SEAL_AGAIN: Duration = Duration::from_secs(3_600);
 /// So long a follower may stand in the way of a purge, and so long while the log is short.
@@ -273,12 +275,41 @@ impl TablesTold {
     }
 }
 
+/// What was said of partitions that are not sealed.
+#[derive(Debug, Default)]
+struct HeldBackTold {
+    looked: Option<Duration>,
+    said: Vec<Window>,
+}
+
+impl HeldBackTold {
+    /// Says which partitions stay in parts when there are others than before.
+    fn look(&mut self, now: Duration, held_back: &dyn Fn() -> Vec<Window>) {
+        if elapsed(self.looked, now) < HELD_BACK_EVERY {
+            return;
+        }
+        self.looked = Some(now);
+        let windows = held_back();
+        let is_new = |window: &&Window| !self.said.contains(window);
+        if let Some(first) = windows.iter().find(is_new) {
+            tracing::warn!(
+                partitions = windows.len(),
+                start_hour = first.start_hour,
+                hours = first.hours,
+                "partitions stay in parts: later segments of others hold rows of the same series and \
+                 times, of a table that merges them"
+            );
+        }
+        self.said = windows;
+    }
+}
+
 /// Drives until `stop`.
 pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bool>) {
     let began = Instant::now();
     let (mut duties, mut asked) = (Duties::new(wishes.clone()), Purge::default());
     let (mut settings_told, mut tables_told) = (None, TablesTold::default());
-    let mut quotas_told = QuotasTold::default();
+    let (mut quotas_told, mut held_back_told) = (QuotasTold::default(), HeldBackTold::default());
     loop {
         tokio::select! {
             biased;
@@ -316,6 +347,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
         tell_settings(view.state(), node.id, &wishes.settings, &mut settings_told);
         quotas_told.look(view.catalog(), began.elapsed());
         tables_told.look(view.state(), node.id, &wishes.settings);
+        held_back_told.look(began.elapsed(), &|| view.held_back(view.state().now()));
         let keep_bytes = wishes.log_keep_bytes;
         purge(&node, progress, keep_bytes, &mut asked, began.elapsed()).await;
         // Also while nobody publishes: whoever reads the log's lines learns that there is room.

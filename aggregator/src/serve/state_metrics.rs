@@ -64,6 +64,12 @@ impl Collector for StateMetrics {
             gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         }
         let state = view.state();
+        let held_back = view.held_back(state.now()).len() as u64;
+        let gauge = ConstGauge::new(held_back);
+        let help =
+            "Partitions that stay in parts: others hold later rows of the same series and times";
+        let kind = gauge.metric_type();
+        gauge.encode(encoder.encode_descriptor("partitions_held_back", help, None, kind)?)?;
         let refused = |quota| {
             state
                 .catalog()
@@ -122,6 +128,7 @@ mod tests {
         for line in [
             "tributary_state_tables_refused 1\n",
             "tributary_state_tables_not_agreed 1\n",
+            "tributary_state_partitions_held_back 0\n",
             "tributary_state_quota_refused_total{quota=\"series\"} 0\n",
             "tributary_state_agents_at_quota{quota=\"fields\"} 0\n",
         ] {

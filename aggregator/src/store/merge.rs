@@ -380,15 +380,22 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         }
         let writer = self.writers.get_mut(&partition).expect("just made");
         rows.sort_by_time();
+        let mut early = 0;
         if self.catalog.merges_same_time(rows.series) {
             rows.combine_same_time();
+            // A block of wild times on both sides would overlap all that is plausible between them.
+            if let (Partition::Wild, Some(plausible)) = (partition, &self.plausible) {
+                early = rows.times.partition_point(|time| time < plausible.start());
+            }
         }
         let mut written = Ok(());
-        block::cut(&rows, &mut |piece| {
-            if written.is_ok() {
-                written = writer.add(&piece);
-            }
-        });
+        for side in [0..early, early..rows.times.len()] {
+            block::cut(&rows.slice(side), &mut |piece| {
+                if written.is_ok() {
+                    written = writer.add(&piece);
+                }
+            });
+        }
         written
     }
 

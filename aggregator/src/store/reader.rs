@@ -168,6 +168,24 @@ impl View {
     /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
     /// first.
     pub fn unsealed(&self, now: TimeNs) -> Vec<Window> {
+        let mut windows = self.due_for_sealing(now);
+        windows.retain(|window| !self.is_entangled(*window));
+        windows
+    }
+
+    /// Partitions that would be sealed, did not later segments of others hold rows of the same series
+    /// and times.
+    pub fn held_back(&self, now: TimeNs) -> Vec<Window> {
+        let mut windows = self.due_for_sealing(now);
+        windows.retain(|window| self.is_entangled(*window));
+        windows
+    }
+
+    fn is_entangled(&self, window: Window) -> bool {
+        same_time::is_entangled(&self.segments, window.into(), self.catalog())
+    }
+
+    fn due_for_sealing(&self, now: TimeNs) -> Vec<Window> {
         let mut partitions: BTreeMap<Partition, Vec<Part>> = BTreeMap::new();
         for segment in self.segments.iter() {
             let of = partitions.entry(segment.head.partition).or_default();
@@ -176,9 +194,7 @@ impl View {
         let windows = partitions.iter().rev().filter_map(|(partition, parts)| {
             let window = partition.window()?;
             let has_ended = window.end().0 <= now.0.saturating_sub(SEAL_AFTER_NS);
-            let is_due = has_ended && is_worth_sealing(parts, now);
-            let may = || !same_time::is_entangled(&self.segments, *partition, self.catalog());
-            (is_due && may()).then_some(window)
+            (has_ended && is_worth_sealing(parts, now)).then_some(window)
         });
         windows.collect()
     }

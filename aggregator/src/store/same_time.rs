@@ -4,7 +4,7 @@
 //!
 //! Invariant: log order is that of the commands of segments, then that of level 0. A sealed segment
 //! stands at the command that sealed it, and holds older rows. So a partition is not sealed while
-//! another one may hold rows of the same series and time: of another width, or of wild times.
+//! a later segment of another one may hold rows of the same series and time: of another width, or wild.
 //!
 //! No block of such a table says what its rows are in the end: what is known of blocks (rows, values)
 //! must not answer for it unless nothing else overlaps them.
@@ -79,8 +79,10 @@ fn combined(column: &Column, becomes: &[usize], rows: usize) -> Column {
     }
 }
 
-/// Whether another partition may hold rows of a merging table that have series and time in common
-/// with rows of this one: as one segment it would stand in the wrong place of the log's order.
+/// Whether a segment of another partition may hold rows of a merging table that have series and time in
+/// common with those of an older segment of this one. Sealing moves segments only to later places in
+/// the log's order, so it would take these past the other. It takes none past one that is older than
+/// all that it shares rows with: a wild clock that once told a time which came later is in nobody's way.
 pub(super) fn is_entangled(
     segments: &[Arc<SegmentHandle>],
     partition: Partition,
@@ -100,18 +102,20 @@ pub(super) fn is_entangled(
         .filter(|segment| segment.rows.keys().any(merges));
     let (ours, others): (Vec<_>, Vec<_>) =
         merging.partition(|segment| segment.head.partition == partition);
-    let near = others
+    let mut near = others
         .iter()
         .filter(|other| partition.may_share_times_with(other.head.partition));
-    near.flat_map(|other| &other.blocks).any(|block| {
+    let overtaken = |other: &SegmentHandle, block: &BlockMeta| {
         let overlaps =
             |own: &BlockMeta| own.time_min <= block.time_max && own.time_max >= block.time_min;
         let of_series = |segment: &SegmentHandle| segment.block_range(block.series);
+        let mut older = ours
+            .iter()
+            .filter(|own| own.log_order() < other.log_order());
         catalog.merges_same_time(block.series)
-            && ours
-                .iter()
-                .any(|segment| segment.blocks[of_series(segment)].iter().any(overlaps))
-    })
+            && older.any(|own| own.blocks[of_series(own)].iter().any(overlaps))
+    };
+    near.any(|other| other.blocks.iter().any(|block| overtaken(other, block)))
 }
 
 /// Reads a merging table: one series after another, each in windows of time.
@@ -157,11 +161,7 @@ struct Sweep {
 impl MergedScan {
     pub(super) fn new(view: &View, plan: &Plan) -> Self {
         let mut segments: Vec<usize> = (0..view.segments.len()).collect();
-        // Of one command, what sealing took along is older than what came with the command.
-        segments.sort_by_key(|at| {
-            let segment = &view.segments[*at];
-            (segment.head.command, !segment.is_sealed())
-        });
+        segments.sort_by_key(|at| view.segments[*at].log_order());
         let mut blocks = Vec::new();
         for segment in segments {
             let handle = &view.segments[segment];

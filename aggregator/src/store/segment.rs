@@ -379,6 +379,12 @@ impl SegmentHandle {
             .try_for_each(|block| self.read(block, &|_| true).map(|_| ()))
     }
 
+    /// Where its rows stand in the log's order. Of one command, what sealing took along is older than
+    /// what came with the command.
+    pub(super) fn log_order(&self) -> (u64, bool) {
+        (self.head.command, !self.is_sealed())
+    }
+
     /// Whether it holds all that came for its partition until its command.
     pub(super) fn is_sealed(&self) -> bool {
         self.file.name.ends_with(SEALED)

@@ -147,6 +147,82 @@ fn a_partition_whose_rows_were_overtaken_in_another_is_not_sealed() {
     assert_eq!(bench.rows(), expected);
 }
 
+/// Of a clock that ran ahead: what it told has long been overtaken when its time comes.
+#[test]
+fn a_wild_row_that_is_older_than_all_parts_holds_nothing_back() {
+    let mut bench = Bench::new();
+    bench.tell(24, SameTime::Merge);
+    let day = DAY / SECOND;
+    bench.lines(line("a=1,b=1", 2 * day));
+    bench.merge();
+    bench.apply(&Command::Clock {
+        node: 1,
+        now: TimeNs(NOW + 2 * DAY),
+    });
+    for (value, second) in [(2, 2 * day), (3, 2 * day + 1)] {
+        bench.lines(line(&format!("a={value}"), second));
+        bench.merge();
+    }
+    let expected = bench.rows();
+    assert_eq!(expected[0].1, "a=Float(2.0) b=Float(1.0)");
+    let later = TimeNs(NOW + 5 * DAY);
+    let window = Window {
+        start_hour: 24_048,
+        hours: 24,
+    };
+    assert_eq!(bench.node.store.view().unsealed(later), [window]);
+    bench.apply(&Command::Seal(window));
+    assert!(bench.node.finish_merges());
+    let files = bench.node.store.snapshot().unwrap().files;
+    assert!(files.iter().any(|file| file.name.ends_with(".sealed.seg")));
+    assert_eq!(bench.rows(), expected);
+}
+
+/// Of a clock that jumps to both ends: no block reaches from one to the other.
+#[test]
+fn later_wild_rows_around_a_partition_hold_nothing_back() {
+    let mut bench = Bench::new();
+    bench.tell(24, SameTime::Merge);
+    let years = 3_650 * DAY / SECOND;
+    for second in [0, 1] {
+        bench.lines(line("a=1", second));
+        bench.merge();
+    }
+    bench.lines(line("a=2", -years) + &line("a=2", years));
+    bench.merge();
+    let view = bench.node.store.view();
+    let later = TimeNs(NOW + 5 * DAY);
+    assert_eq!(view.unsealed(later), [DAY_OF_NOW]);
+    assert_eq!(view.held_back(later), []);
+}
+
+/// What is wild today was not when it first came: the retention is shorter now.
+#[test]
+fn a_partition_that_was_overtaken_by_a_wild_row_is_not_sealed() {
+    let mut bench = Bench::new();
+    bench.tell(24, SameTime::Merge);
+    for (field, second) in [("a=1", 0), ("a=2", 1)] {
+        bench.lines(line(field, second));
+        bench.merge();
+    }
+    bench.apply(&Command::Clock {
+        node: 1,
+        now: TimeNs(NOW + 5 * DAY),
+    });
+    bench.apply(&Command::RetentionDays(3));
+    bench.lines(line("a=3", 0));
+    bench.merge();
+    let expected = bench.rows();
+    assert_eq!(expected[0].1, "a=Float(3.0)");
+    let view = bench.node.store.view();
+    let later = TimeNs(NOW + 5 * DAY);
+    assert_eq!(view.unsealed(later), []);
+    assert_eq!(view.held_back(later), [DAY_OF_NOW]);
+    bench.apply(&Command::Seal(DAY_OF_NOW));
+    assert!(bench.node.finish_merges());
+    assert_eq!(bench.rows(), expected);
+}
+
 /// A sealed segment and another of one command: what was sealed was there before.
 #[test]
 fn what_comes_with_the_command_that_seals_is_the_later() {
