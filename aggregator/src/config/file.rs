@@ -33,7 +33,7 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     users: UsersTable,
     #[serde(default)]
-    quotas: QuotasTable,
+    quotas: Option<QuotasTable>,
     #[serde(default)]
     tables: BTreeMap<String, TableTable>,
 }
@@ -220,9 +220,10 @@ impl ConfigFile {
         }
         let peers = peers(&self.name, self.peers)?;
         let mut store = self.store.resolve()?;
-        let quotas = self.quotas.resolve()?;
+        // Said only where they are asked for: older nodes stop at settings that name them.
+        let quotas = self.quotas.map(QuotasTable::resolve).transpose()?;
         let settings = store.settings.with_tables(tables(self.tables)?);
-        store.settings = settings.with_quotas(quotas);
+        store.settings = settings.with_quotas(quotas.unwrap_or_default());
         Ok(Config {
             data_dir: folder.join(&self.data_dir),
             listen: self.listen.resolve(!peers.is_empty())?,

@@ -50,9 +50,9 @@ impl Quota {
         }
     }
 
-    /// Unless configured otherwise. A gateway speaks for thousands of devices of tens of kinds, so this
-    /// is above what honest ones make, and it takes dozens of others to fill the cluster: 40 agents for
-    /// all series, 32 for all tables. Of the fields of one table one agent can take a quarter.
+    /// Where `[quotas]` does not say otherwise. A gateway speaks for thousands of devices of tens of kinds, so this
+    /// is above what honest ones make: it takes 40 agents for all series, 32 for all tables. Of the fields
+    /// of one table one agent can take a quarter, and four can take all.
     pub fn default_most(self) -> u32 {
         match self {
             Self::Series => 100_000,

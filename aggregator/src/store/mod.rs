@@ -56,7 +56,7 @@ use manifest::{Durable, Manifest};
 use memory::Level0;
 use merge::Seal;
 use partition::Partition;
-use segment::{SegmentHandle, SegmentHead};
+use segment::SegmentHandle;
 
 /// What tries the room for a snapshot: not the file of a merge that may be running.
 const INSTALL_ROOM_FILE: &str = "room-install.tmp";
@@ -192,17 +192,15 @@ impl Store {
     ) -> MergeJob {
         assert_eq!(self.merges_running(), 0, "sealing begins after all merges");
         let partition = Partition::from(window);
-        // What only waits for room to be dropped is gone for all others.
-        let dropped = |head: &SegmentHead| self.drops.iter().any(|drop| drop.takes(head));
-        let live = |segment: &&Arc<SegmentHandle>| !dropped(&segment.head);
-        let live: Vec<_> = self.segments.iter().filter(live).map(Arc::clone).collect();
-        let is_apart = !same_time::is_entangled(&live, partition, state.catalog());
-        let ours = |segment: &Arc<SegmentHandle>| segment.head.partition == partition;
-        let segments: Vec<_> = live.into_iter().filter(ours).collect();
+        let is_apart = !same_time::is_entangled(&self.segments, partition, state.catalog());
+        let ours = |segment: &&Arc<SegmentHandle>| segment.head.partition == partition;
+        let segments: Vec<_> = self.segments.iter().filter(ours).map(Arc::clone).collect();
         // One that is sealed already, where another replica's is not, is not written again, and one
         // that cannot be read is not read again.
         let is_whole = segments.iter().all(|segment| !segment.is_spoilt());
-        let seal = (is_whole && is_apart && segments.len() > 1).then_some(Seal {
+        // What only waits for room to be dropped must be found as the retention command left it.
+        let may = is_whole && is_apart && !self.drops_wait;
+        let seal = (may && segments.len() > 1).then_some(Seal {
             partition,
             segments,
         });
@@ -404,10 +402,13 @@ impl Store {
     }
 
     fn drop_due(&mut self) -> Result<(), StoreError> {
-        let due =
-            |segment: &&Arc<SegmentHandle>| self.drops.iter().any(|drop| drop.takes(&segment.head));
-        let doomed: Vec<Arc<SegmentHandle>> =
-            self.segments.iter().filter(due).map(Arc::clone).collect();
+        let oldest = self.level0.frozen.front().map(|(index, _)| *index);
+        let waits = |drop: &retention::Drop| oldest.is_some_and(|oldest| oldest < drop.index);
+        let catalog = self.state.catalog();
+        let due = |drop: &retention::Drop| drop.due(&self.segments, catalog, waits(drop));
+        let mut doomed: Vec<Arc<SegmentHandle>> = self.drops.iter().flat_map(due).collect();
+        doomed.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+        doomed.dedup_by(|a, b| Arc::ptr_eq(a, b));
         if !doomed.is_empty() {
             let names: Vec<String> = doomed.iter().map(|s| s.file.name.clone()).collect();
             let forgotten = self.manifest.forget(&names);
@@ -418,9 +419,7 @@ impl Store {
             segments.retain(|segment| !names.contains(&segment.file.name));
             self.doom(&doomed);
         }
-        let oldest = self.level0.frozen.front().map(|(index, _)| *index);
-        self.drops
-            .retain(|drop| oldest.is_some_and(|oldest| oldest < drop.index));
+        self.drops.retain(waits);
         self.drops_wait = false;
         Ok(())
     }

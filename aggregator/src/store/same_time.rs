@@ -103,23 +103,20 @@ pub(super) fn is_entangled(
         .filter(|segment| segment.rows.keys().any(merges));
     let (ours, others): (Vec<_>, Vec<_>) =
         merging.partition(|segment| segment.head.partition == partition);
-    let near = others
+    let mut near = others
         .iter()
         .filter(|other| partition.may_share_times_with(other.head.partition));
     let overtaken = |other: &SegmentHandle, block: &BlockMeta| {
         let overlaps =
             |own: &BlockMeta| own.time_min <= block.time_max && own.time_max >= block.time_min;
         let of_series = |segment: &SegmentHandle| segment.block_range(block.series);
-        let older = ours
+        let mut older = ours
             .iter()
             .filter(|own| own.log_order() < other.log_order());
         catalog.merges_same_time(block.series)
-            && older
-                .into_iter()
-                .any(|own| own.blocks[of_series(own)].iter().any(overlaps))
+            && older.any(|own| own.blocks[of_series(own)].iter().any(overlaps))
     };
-    near.into_iter()
-        .any(|other| other.blocks.iter().any(|block| overtaken(other, block)))
+    near.any(|other| other.blocks.iter().any(|block| overtaken(other, block)))
 }
 
 /// Reads a merging table: one series after another, each in windows of time.

@@ -186,7 +186,7 @@ async fn a_batch_of_states_reads_one_block() {
     let part = "date_bin(INTERVAL '100 nanoseconds', time)";
     let all: Vec<String> = (0..8).map(|device| format!("d{device}")).collect();
     let each: Vec<Vec<String>> = all.iter().map(|one| vec![one.clone()]).collect();
-    assert_eq!(rows(&bench, day).await, [all.clone()]);
+    assert_eq!(rows(&bench, day).await, std::slice::from_ref(&all));
     assert_eq!(rows(&bench, part).await, each);
     // Rows of level 0 are decoded at once, for the first device of them.
     fill(&mut bench, 300);

@@ -182,8 +182,7 @@ impl Run {
 
     fn merge_by(&mut self, command: Command) {
         self.apply(command);
-        self.model
-            .merge(self.history.log.len() as u64, &self.node.state);
+        self.model.merge(&self.node.state);
         if self.history.random.chance(40) {
             let nth = 1 + self.history.random.below(60) as u64;
             self.node.sim.cut_at(nth);

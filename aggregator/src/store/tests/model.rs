@@ -16,8 +16,8 @@ use crate::store::partition::Partition;
 struct ModelRow {
     row: PlainRow,
     values: BTreeMap<String, Value>,
-    /// The merge command that took it, the end of its partition, and replicated time then.
-    merged: Option<(u64, Option<i64>, i64)>,
+    /// The partition into which a merge put it, and replicated time then.
+    merged: Option<(Partition, i64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -313,20 +313,54 @@ impl Model {
         });
     }
 
-    pub(super) fn merge(&mut self, index: u64, state: &State) {
+    pub(super) fn merge(&mut self, state: &State) {
         let plausible = state.plausible_times();
         for row in self.rows.iter_mut().filter(|row| row.merged.is_none()) {
             let hours = state.settings().partition_hours();
-            let end = Partition::of(row.row.time, hours, plausible.as_ref()).end();
-            row.merged = Some((index, end, state.now().0));
+            let partition = Partition::of(row.row.time, hours, plausible.as_ref());
+            row.merged = Some((partition, state.now().0));
         }
     }
 
+    /// A partition stays, too, while one of another width stays that shares times with it and has rows
+    /// of the same table, if that merges rows of one time.
     pub(super) fn retain(&mut self, before: i64) {
+        let mut merging: BTreeMap<Partition, BTreeSet<String>> = BTreeMap::new();
+        for row in &self.rows {
+            let table = &row.row.table;
+            if let Some((partition, _)) = row.merged
+                && self.merging.contains(table)
+            {
+                merging.entry(partition).or_default().insert(table.clone());
+            }
+        }
+        let of_windows = merging.iter().filter(|(one, _)| one.window().is_some());
+        let of_windows: Vec<_> = of_windows.collect();
+        let ended = |one: &Partition| one.end().is_some_and(|end| end <= before);
+        let mut stays: Vec<bool> = of_windows.iter().map(|(one, _)| !ended(one)).collect();
+        for _ in 0..of_windows.len() {
+            for one in 0..of_windows.len() {
+                let keeps = |other: usize| {
+                    let ((one, tables), (other, others)) = (of_windows[one], of_windows[other]);
+                    let (one, other) = (one.window().unwrap(), other.window().unwrap());
+                    let length = |hours: u32| i64::from(hours);
+                    one.start_hour < other.start_hour + length(other.hours)
+                        && other.start_hour < one.start_hour + length(one.hours)
+                        && !tables.is_disjoint(others)
+                };
+                stays[one] |= (0..stays.len()).any(|other| stays[other] && keeps(other));
+            }
+        }
+        let held: BTreeSet<Partition> = of_windows
+            .iter()
+            .zip(&stays)
+            .filter(|(_, stays)| **stays)
+            .map(|((one, _), _)| **one)
+            .collect();
         self.rows.retain(|row| match row.merged {
             None => true,
-            Some((_, Some(end), _)) => end > before,
-            Some((_, None, merged_at)) => merged_at == 0 || merged_at >= before,
+            Some((Partition::Wild, merged_at)) => merged_at == 0 || merged_at >= before,
+            Some((partition, _)) => !ended(&partition) || held.contains(&partition),
         });
     }
 

@@ -228,6 +228,36 @@ fn a_partition_that_was_overtaken_by_a_wild_row_is_not_sealed() {
     assert_eq!(bench.rows(), expected);
 }
 
+/// The overwritten value came back while the wider partition stayed.
+#[test]
+fn retention_drops_no_value_before_the_one_that_it_overwrote() {
+    let mut bench = Bench::new();
+    bench.apply(&Command::RetentionDays(1));
+    bench.tell(24, SameTime::Merge);
+    bench.lines(line("a=1,b=1", 0));
+    bench.merge();
+    bench.tell(12, SameTime::Merge);
+    bench.lines(line("a=2", 0));
+    // Its merge ends only after the retention command.
+    bench.apply(&Command::Merge);
+    let retention = |bench: &mut Bench, hours: std::ops::Range<i64>| {
+        for hour in hours {
+            let now = TimeNs(NOW + hour * (DAY / 24));
+            bench.apply(&Command::Clock { node: 1, now });
+        }
+        bench.apply(&Command::Retention);
+        assert!(bench.node.finish_merges());
+    };
+    retention(&mut bench, 1..41);
+    assert_eq!(
+        bench.rows(),
+        [(0, "a=Float(2.0) b=Float(1.0)".to_owned())],
+        "the narrow partition ended, the wide one did not"
+    );
+    retention(&mut bench, 41..50);
+    assert_eq!(bench.rows(), []);
+}
+
 /// A sealed segment and another of one command: what was sealed was there before.
 #[test]
 fn what_comes_with_the_command_that_seals_is_the_later() {
