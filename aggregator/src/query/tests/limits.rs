@@ -126,7 +126,7 @@ async fn states(bench: &Bench, sql: &str) -> Vec<RecordBatch> {
     };
     let planner = Arc::clone(state.query_planner());
     let mut node = planner.create_physical_plan(&plan, &*state).await.unwrap();
-    while let Some(below) = node.children().first().map(|below| Arc::clone(below)) {
+    while let Some(below) = node.children().first().copied().cloned() {
         node = below;
     }
     let shown = displayable(&*node).one_line().to_string();
@@ -186,7 +186,7 @@ async fn a_batch_of_states_reads_one_block() {
     let part = "date_bin(INTERVAL '100 nanoseconds', time)";
     let all: Vec<String> = (0..8).map(|device| format!("d{device}")).collect();
     let each: Vec<Vec<String>> = all.iter().map(|one| vec![one.clone()]).collect();
-    assert_eq!(rows(&bench, day).await, [all.clone()]);
+    assert_eq!(rows(&bench, day).await, std::slice::from_ref(&all));
     assert_eq!(rows(&bench, part).await, each);
     // Rows of level 0 are decoded at once, for the first device of them.
     fill(&mut bench, 300);
