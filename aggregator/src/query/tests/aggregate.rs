@@ -266,6 +266,29 @@ async fn odd_numbers_are_those_of_the_rows() {
     assert_eq!(found[0][..2], ["-0.0", "0.0"]);
 }
 
+/// `docs/sql.md` says so: what rounds is rounded less often, and what overflows does so within a block.
+#[tokio::test]
+async fn averages_of_large_ints_and_sums_that_overflow_differ() {
+    let mut bench = Bench::new();
+    let row = |at: i64, int: i64, float: &str| {
+        format!("odd,device=d int={int}i,float={float} {}\n", START + at)
+    };
+    let exact = 1 << 53;
+    bench.lines(&[row(0, exact, "1e308"), row(1, 1, "1e308"), row(2, 1, "0.0")].concat());
+    bench.merge();
+    bench.lines(&[row(3, 0, "-1e308"), row(4, 0, "-1e308")].concat());
+    let sql = |condition| {
+        format!("SELECT avg(int), sum(float), sum(int) FROM odd WHERE {condition} GROUP BY device")
+    };
+    let (by_states, by_rows) = (
+        bench.ask(&sql("true")).await,
+        bench.ask(&sql(BY_ROWS)).await,
+    );
+    let sum = "9007199254740994";
+    assert_eq!(by_states, [["1801439850948198.8", "NaN", sum]]);
+    assert_eq!(by_rows, [["1801439850948198.5", "inf", sum]]);
+}
+
 #[tokio::test]
 async fn states_of_a_device_need_no_exchange() {
     let mut bench = Bench::new();

@@ -126,7 +126,7 @@ async fn states(bench: &Bench, sql: &str) -> Vec<RecordBatch> {
     };
     let planner = Arc::clone(state.query_planner());
     let mut node = planner.create_physical_plan(&plan, &*state).await.unwrap();
-    while let Some(below) = node.children().first().map(|below| Arc::clone(below)) {
+    while let Some(below) = node.children().first().copied().cloned() {
         node = below;
     }
     let shown = displayable(&*node).one_line().to_string();
