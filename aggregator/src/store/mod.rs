@@ -500,7 +500,9 @@ fn open_what_can_be(
             Err(error @ StoreError::Damaged { .. }) => error,
             other => return other,
         };
-        let Some(segment) = SegmentHandle::opaque(claims, file.clone()) else {
+        let (catalog, now) = (state.catalog(), state.now());
+        let left = SegmentHandle::open_what_is_left(claims, file.clone(), catalog, now);
+        let Some(segment) = left else {
             return Err(error);
         };
         damage::report(&segment, damage::Place::File, &error, state);
@@ -518,7 +520,7 @@ fn open_segments(
 ) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
     let open = |file: &SegmentFile| match known.iter().find(|known| known.file == *file) {
         // What a snapshot has brought may be sound where the file was not.
-        Some(known) if known.is_opaque() => {
+        Some(known) if !known.is_known() => {
             let opened = SegmentHandle::open(claims, file.clone(), state.catalog());
             let sound = opened.ok().filter(|opened| opened.verify().is_ok());
             Ok(sound.unwrap_or_else(|| Arc::clone(known)))

@@ -201,7 +201,7 @@ impl View {
                 && times.is_none_or(|times| plan.overlaps(*times.start(), *times.end()))
         };
         let segment = self.segments.iter().find(may_hold)?;
-        let what = "neither header nor index can be read: what is in it is not known";
+        let what = "its index cannot be read: what is in it is not known";
         Some(StoreError::damaged(&segment.file.name, 0, what))
     }
 

@@ -83,7 +83,7 @@ fn place(
     synced.map_err(|source| StoreError::io("segments", source))?;
     let old = Arc::clone(old);
     let same = *offered == old.file;
-    if same && !old.is_opaque() {
+    if same && old.is_known() {
         old.faults.keep(&[]);
         tracing::warn!(
             file = offered.name,
@@ -110,7 +110,7 @@ fn check(
     offered.check(content)?;
     let (head, blocks) = offered.read_parts(content)?;
     let known = (old.head.command, old.head.partition);
-    if (head.command, head.partition) != known || (head != old.head && !old.is_opaque()) {
+    if (head.command, head.partition) != known || (head != old.head && old.is_known()) {
         return Err(damaged("a copy of another segment"));
     }
     let named = head

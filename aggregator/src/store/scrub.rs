@@ -252,7 +252,7 @@ impl Pass {
         let same = |(head, blocks)| head == segment.head && blocks == segment.blocks;
         let what = match segment.file.read_parts(content).map(same) {
             Err(error) => return self.found.push((Place::File, error)),
-            Ok(_) if segment.is_opaque() => {
+            Ok(_) if !segment.is_known() => {
                 "header and index can be read again: restart the node to use them"
             }
             Ok(false) => "header or index is another than when it was opened",

@@ -29,7 +29,10 @@ pub(super) fn scrub(store: &Store) -> Step {
     all
 }
 
-fn scan(view: &Arc<View>, time: std::ops::RangeInclusive<i64>) -> Result<usize, StoreError> {
+pub(super) fn scan(
+    view: &Arc<View>,
+    time: std::ops::RangeInclusive<i64>,
+) -> Result<usize, StoreError> {
     let scan = Scan {
         table: "truck".into(),
         fields: vec!["speed".into()],
@@ -40,7 +43,7 @@ fn scan(view: &Arc<View>, time: std::ops::RangeInclusive<i64>) -> Result<usize, 
 }
 
 /// Two blocks in a segment of one day, and a segment of the next day.
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let mut bench = Bench::new();
     let times: Vec<i64> = (0..9_000).map(|row| 1000 * DAY + row).collect();
     bench.data(&times, Values::Float((0..9_000).map(f64::from).collect()));
@@ -49,11 +52,11 @@ fn bench() -> Bench {
     bench
 }
 
-fn first_file(bench: &Bench) -> SegmentFile {
+pub(super) fn first_file(bench: &Bench) -> SegmentFile {
     bench.node.store.snapshot().unwrap().files[0].clone()
 }
 
-fn offsets(bench: &Bench) -> Vec<u64> {
+pub(super) fn offsets(bench: &Bench) -> Vec<u64> {
     let view = bench.node.store.view();
     view.segments[0]
         .blocks
@@ -62,11 +65,11 @@ fn offsets(bench: &Bench) -> Vec<u64> {
         .collect()
 }
 
-fn flip(sim: &SimStorage, file: &str, byte: u64) {
+pub(super) fn flip(sim: &SimStorage, file: &str, byte: u64) {
     assert!(sim.flip_bit(&format!("segments/{file}"), byte * 8));
 }
 
-fn count(files: usize, blocks: usize) -> DamageCount {
+pub(super) fn count(files: usize, blocks: usize) -> DamageCount {
     DamageCount { files, blocks }
 }
 
@@ -183,7 +186,7 @@ fn damage_outside_of_blocks_is_found_and_hides_no_row() {
     assert_eq!(of(&short).1, "the file has another length");
 }
 
-fn segments(sim: &SimStorage) -> Arc<dyn Storage> {
+pub(super) fn segments(sim: &SimStorage) -> Arc<dyn Storage> {
     sim.as_storage().directory("segments").unwrap()
 }
 
@@ -215,32 +218,6 @@ fn scrubbing_keeps_no_dropped_file() {
     bench.apply(&Command::Retention);
     assert_eq!(bench.files().len(), 1);
     assert_eq!(pass.step(&bench.node.store.views()).unwrap(), None);
-}
-
-/// It ended the node at every start, though all other segments could be read.
-#[test]
-fn a_segment_that_cannot_be_opened_holds_up_nobody_else() {
-    let bench = bench();
-    let file = first_file(&bench);
-    let sim = bench.node.sim.clone();
-    drop(bench);
-    let harms: [&dyn Fn(); 3] = [
-        &|| flip(&sim, &file.name, file.len - 60),
-        &|| flip(&sim, &file.name, 20),
-        &|| segments(&sim).remove(&file.name).unwrap(),
-    ];
-    for harm in harms {
-        harm();
-        let node = Node::open(&sim);
-        let view = node.store.view();
-        assert_eq!(view.damage_count(), count(1, 0));
-        assert_eq!(scan(&view, 1001 * DAY..=i64::MAX).unwrap(), 1);
-        let error = scan(&view, 1000 * DAY..=1000 * DAY).unwrap_err();
-        assert!(error.to_string().contains(&file.name), "{error}");
-        assert_eq!(view.row_count("truck"), None, "nobody knows");
-        scrub(&node.store);
-        assert_eq!(view.damage_count(), count(1, 0));
-    }
 }
 
 /// Two nodes with the same rows; the second one's copy of the first file is the damaged one. `cut`:

@@ -12,6 +12,7 @@ mod quarantine;
 mod crash;
 mod full;
 mod damage;
+mod opening;
 mod flips;
 mod golden;
 

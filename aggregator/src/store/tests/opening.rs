@@ -1,0 +1,67 @@
+//! What a store is opened with whose files are damaged or gone.
+
+use shared::batch::Values;
+use shared::id::TimeNs;
+
+use super::Node;
+use super::damage::{bench, count, first_file, flip, scan, scrub, segments};
+use super::features::{Bench, DAY, HOUR};
+use crate::state::Command;
+
+/// It ended the node at every start, though all other segments could be read.
+#[test]
+fn a_segment_that_cannot_be_opened_holds_up_nobody_else() {
+    let bench = bench();
+    let file = first_file(&bench);
+    let sim = bench.node.sim.clone();
+    drop(bench);
+    let harms: [&dyn Fn(); 3] = [
+        &|| flip(&sim, &file.name, file.len - 60),
+        &|| flip(&sim, &file.name, 20),
+        &|| segments(&sim).remove(&file.name).unwrap(),
+    ];
+    for harm in harms {
+        harm();
+        let node = Node::open(&sim);
+        let view = node.store.view();
+        assert_eq!(view.damage_count(), count(1, 0));
+        assert_eq!(scan(&view, 1001 * DAY..=i64::MAX).unwrap(), 1);
+        let error = scan(&view, 1000 * DAY..=1000 * DAY).unwrap_err();
+        assert!(error.to_string().contains(&file.name), "{error}");
+        assert_eq!(view.row_count("truck"), None, "nobody knows");
+        scrub(&node.store);
+        assert_eq!(view.damage_count(), count(1, 0));
+    }
+}
+
+/// It was said to be of no time, and stayed for ever: an error to every query.
+#[test]
+fn retention_drops_a_wild_segment_that_cannot_be_opened() {
+    for gone in [false, true] {
+        let mut bench = Bench::new();
+        for time in [DAY, 1000 * DAY] {
+            bench.data(&[time], Values::Float(vec![1.0]));
+            bench.merge();
+        }
+        let (file, sim) = (first_file(&bench), bench.node.sim.clone());
+        assert!(file.name.contains("wild"), "{}", file.name);
+        if gone {
+            segments(&sim).remove(&file.name).unwrap();
+        } else {
+            flip(&sim, &file.name, file.len - 60);
+        }
+        bench.node = Node::open(&sim);
+        let view = bench.node.store.view();
+        assert!(view.segments[0].is_opaque());
+        scan(&view, 1000 * DAY..=1000 * DAY).unwrap_err();
+        drop(view);
+        bench.apply(&Command::RetentionDays(1));
+        for hour in 1..60 {
+            let now = TimeNs(1000 * DAY + hour * HOUR);
+            bench.apply(&Command::Clock { node: 1, now });
+        }
+        bench.apply(&Command::Retention);
+        let left = bench.node.store.snapshot().unwrap().files;
+        assert!(!left.contains(&file), "{left:?}");
+    }
+}
