@@ -84,7 +84,7 @@ fn place(
     let old = Arc::clone(old);
     let same = *offered == old.file;
     if same && old.is_known() {
-        old.faults.keep(&[]);
+        old.faults.clear_all();
         tracing::warn!(
             file = offered.name,
             "a damaged segment was replaced by a peer's copy"

@@ -190,6 +190,25 @@ pub(super) fn segments(sim: &SimStorage) -> Arc<dyn Storage> {
     sim.as_storage().directory("segments").unwrap()
 }
 
+/// Another fault of a file took no place beside the first, so that what to do now was never told.
+#[test]
+fn what_is_told_of_a_file_is_what_was_found_last() {
+    let bench = bench();
+    let (file, view) = (first_file(&bench), bench.node.store.view());
+    let told = || {
+        scrub(&bench.node.store);
+        let [row] = view.damage().try_into().unwrap();
+        (row.offset, row.what)
+    };
+    flip(&bench.node.sim, &file.name, 20);
+    assert_eq!(told(), (0, "checksum does not match".to_owned()));
+    let content = segments(&bench.node.sim);
+    let content = content.open(&file.name, OpenMode::Existing).unwrap();
+    content.set_len(file.len - 1).unwrap();
+    let what = "the file has another length".to_owned();
+    assert_eq!(told(), (file.len - 1, what));
+}
+
 #[test]
 fn what_the_disk_does_not_give_is_damage() {
     let bench = bench();

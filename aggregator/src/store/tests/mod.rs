@@ -13,6 +13,7 @@ mod crash;
 mod full;
 mod damage;
 mod opening;
+mod scrub;
 mod flips;
 mod golden;
 

@@ -3,9 +3,9 @@
 use shared::batch::Values;
 use shared::id::TimeNs;
 
-use super::Node;
 use super::damage::{bench, count, first_file, flip, scan, scrub, segments};
 use super::features::{Bench, DAY, HOUR};
+use super::{Node, all_rows};
 use crate::state::Command;
 
 /// It ended the node at every start, though all other segments could be read.
@@ -31,6 +31,35 @@ fn a_segment_that_cannot_be_opened_holds_up_nobody_else() {
         assert_eq!(view.row_count("truck"), None, "nobody knows");
         scrub(&node.store);
         assert_eq!(view.damage_count(), count(1, 0));
+    }
+}
+
+/// The index says where the rows are: the header is needed for nothing that a query asks. What is
+/// sound again is told, and used from the next start on.
+#[test]
+fn a_damaged_header_hides_no_row() {
+    let bench = bench();
+    let (file, sim) = (first_file(&bench), bench.node.sim.clone());
+    let expected = all_rows(&bench.node.store.view());
+    drop(bench);
+    for (byte, opaque) in [(20, false), (file.len - 60, true)] {
+        flip(&sim, &file.name, byte);
+        let node = Node::open(&sim);
+        let view = node.store.view();
+        assert_eq!(view.segments[0].is_opaque(), opaque);
+        if !opaque {
+            assert_eq!(all_rows(&view), expected);
+        }
+        scrub(&node.store);
+        assert_eq!(view.damage_count(), count(1, 0));
+        flip(&sim, &file.name, byte);
+        scrub(&node.store);
+        let [row] = view.damage().try_into().unwrap();
+        assert!(row.what.contains("restart the node"), "{}", row.what);
+        assert_eq!(view.damage_count(), count(1, 0), "it is not used yet");
+        let node = Node::open(&sim);
+        assert_eq!(node.store.view().damage(), []);
+        assert_eq!(all_rows(&node.store.view()), expected);
     }
 }
 
@@ -64,4 +93,17 @@ fn retention_drops_a_wild_segment_that_cannot_be_opened() {
         let left = bench.node.store.snapshot().unwrap().files;
         assert!(!left.contains(&file), "{left:?}");
     }
+}
+
+/// A merge that seals would take no rows from it, and its place.
+#[test]
+fn what_is_not_known_is_spoilt_whoever_forgets_it() {
+    let bench = bench();
+    let (file, sim) = (first_file(&bench), bench.node.sim.clone());
+    drop(bench);
+    flip(&sim, &file.name, file.len - 60);
+    let node = Node::open(&sim);
+    let view = node.store.view();
+    view.segments[0].faults.clear_all();
+    assert!(view.segments[0].is_spoilt());
 }
