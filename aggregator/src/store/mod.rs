@@ -95,6 +95,7 @@ impl Store {
         let segments_left = files.list().map_err(io)?;
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
         let state = decode_state(&durable.state)?;
+        check_some_are_there(&segments_left, &durable.files)?;
         let claims = Claims::new(Arc::clone(&files));
         let segments = open_what_can_be(&claims, &durable.files, &state)?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
@@ -444,6 +445,19 @@ impl Store {
             level0: self.level0.lists(),
         });
     }
+}
+
+/// A folder without any of them is not a damaged one: merges into it would be hidden once the right
+/// one is back.
+fn check_some_are_there(found: &[String], named: &[SegmentFile]) -> Result<(), StoreError> {
+    if named.is_empty() || named.iter().any(|file| found.contains(&file.name)) {
+        return Ok(());
+    }
+    let count = named.len();
+    let what =
+        format!("none of the {count} files that the manifest names is there: is the disk mounted?");
+    let source = std::io::Error::new(std::io::ErrorKind::NotFound, what);
+    Err(StoreError::io("segments", source))
 }
 
 fn remove_unnamed(

@@ -7,6 +7,7 @@ use super::damage::{bench, count, first_file, flip, scan, scrub, segments};
 use super::features::{Bench, DAY, HOUR};
 use super::{Node, all_rows};
 use crate::state::Command;
+use crate::store::Store;
 
 /// It ended the node at every start, though all other segments could be read.
 #[test]
@@ -106,4 +107,31 @@ fn what_is_not_known_is_spoilt_whoever_forgets_it() {
     let view = node.store.view();
     view.segments[0].faults.clear_all();
     assert!(view.segments[0].is_spoilt());
+}
+
+/// It started, served nothing, and merged into a folder that the disk hid once it was mounted.
+#[test]
+fn a_store_without_any_of_its_files_is_not_opened() {
+    let bench = bench();
+    let (sim, names) = (bench.node.sim.clone(), bench.files());
+    drop(bench);
+    for name in &names {
+        segments(&sim)
+            .rename(name, &format!("{name}.away"))
+            .unwrap();
+    }
+    let error = Store::open(&*sim.as_storage()).err().unwrap().to_string();
+    assert!(
+        error.contains("none of the 2 files") && error.contains("mounted"),
+        "{error}"
+    );
+    for name in &names {
+        segments(&sim)
+            .rename(&format!("{name}.away"), name)
+            .unwrap();
+    }
+    assert_eq!(
+        Node::open(&sim).store.view().row_count("truck"),
+        Some(9_001)
+    );
 }
