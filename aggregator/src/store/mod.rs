@@ -26,6 +26,7 @@ pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -349,9 +350,14 @@ impl Store {
             files,
         };
         self.manifest.replace(&durable)?;
-        segments.iter().for_each(|segment| segment.revive());
+        // By name: a sound file may have come in the place of one that could not be opened, and whoever
+        // lets go of that last must not take it along.
+        let names: BTreeSet<&str> = segments.iter().map(|one| one.file.name.as_str()).collect();
+        let stays = |known: &SegmentHandle| names.contains(known.file.name.as_str());
+        let known = segments.iter().chain(&here).filter(|one| stays(one));
+        known.for_each(|segment| segment.revive());
         let mut gone = self.segments.to_vec();
-        gone.retain(|known| !segments.iter().any(|segment| Arc::ptr_eq(known, segment)));
+        gone.retain(|known| !stays(known));
         self.doom(&gone);
         self.segments = Arc::new(segments);
         self.level0 = Level0::new();

@@ -7,7 +7,7 @@ use super::damage::{bench, count, first_file, flip, scan, scrub, segments};
 use super::features::{Bench, DAY, HOUR};
 use super::{Node, all_rows};
 use crate::state::Command;
-use crate::store::Store;
+use crate::store::{SnapshotFiles, Store};
 
 /// It ended the node at every start, though all other segments could be read.
 #[test]
@@ -134,4 +134,28 @@ fn a_store_without_any_of_its_files_is_not_opened() {
         Node::open(&sim).store.view().row_count("truck"),
         Some(9_001)
     );
+}
+
+/// Whoever read the segment that could not be opened last took the sound file along.
+#[test]
+fn a_snapshot_brings_a_file_that_stays() {
+    let bench = bench();
+    let (file, sim) = (first_file(&bench), bench.node.sim.clone());
+    let expected = all_rows(&bench.node.store.view());
+    drop(bench);
+    flip(&sim, &file.name, file.len - 60);
+    let mut node = Node::open(&sim);
+    let before = node.store.view();
+    let kept = node.store.snapshot().unwrap();
+    flip(&sim, &file.name, file.len - 60);
+    let (raft, state) = (kept.raft.clone(), kept.state.clone());
+    let whole = SnapshotFiles::new(kept.index + 1, raft, state, kept.files.clone());
+    drop(kept);
+    node.store.install(whole).unwrap();
+    assert_eq!(all_rows(&node.store.view()), expected);
+    assert!(before.segments[0].is_opaque());
+    drop(node);
+    drop(before);
+    let (store, _) = Store::open(&*sim.as_storage()).unwrap();
+    assert_eq!(all_rows(&store.view()), expected);
 }
