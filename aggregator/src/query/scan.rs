@@ -75,10 +75,9 @@ impl ScanSource {
         pruned: Pruned,
         cores: usize,
     ) -> Self {
-        let known = view.row_count(&table);
-        let rows = known.unwrap_or(0);
+        let rows = view.known_rows(&table).unwrap_or(0);
         let count = usize::try_from(rows).unwrap_or(usize::MAX);
-        let count = match known {
+        let count = match view.row_count(&table) {
             Some(_) if pruned.is_all() => Precision::Exact(count),
             Some(_) => Precision::Inexact(count),
             None => Precision::Absent,

@@ -148,10 +148,13 @@ impl View {
     /// Rows of a table, exactly; `None` if there is no such table, or a segment is damaged so that
     /// nobody knows what is in it.
     pub fn row_count(&self, table: &str) -> Option<u64> {
+        let is_known = !self.segments.iter().any(|segment| segment.is_opaque());
+        is_known.then(|| self.known_rows(table)).flatten()
+    }
+
+    /// As [`View::row_count`], without what is in segments of which nobody knows it.
+    pub fn known_rows(&self, table: &str) -> Option<u64> {
         let table = self.catalog().table(table)?.id;
-        if self.segments.iter().any(|segment| segment.is_opaque()) {
-            return None;
-        }
         let merged = self
             .segments
             .iter()

@@ -30,6 +30,7 @@ fn a_segment_that_cannot_be_opened_holds_up_nobody_else() {
         let error = scan(&view, 1000 * DAY..=1000 * DAY).unwrap_err();
         assert!(error.to_string().contains(&file.name), "{error}");
         assert_eq!(view.row_count("truck"), None, "nobody knows");
+        assert_eq!(view.known_rows("truck"), Some(1), "queries are divided by");
         scrub(&node.store);
         assert_eq!(view.damage_count(), count(1, 0));
     }
