@@ -3,6 +3,7 @@
 //! names any more unlinks it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use journal::Storage;
@@ -85,8 +86,10 @@ impl Claims {
         if claim.segments > 0 || claim.promises > 0 {
             return;
         }
+        // One that is gone already was lost: that was told.
         if claim.unwanted
             && let Err(error) = self.files.remove(name)
+            && error.kind() != io::ErrorKind::NotFound
         {
             // The manifest does not name it: the next open removes it.
             tracing::warn!(file = name, %error, "a dropped segment stays for now");
