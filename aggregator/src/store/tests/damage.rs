@@ -1,8 +1,10 @@
 //! Damaged segments: found, told, kept from everybody, and replaced by a peer's copy.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use journal::{OpenMode, SimStorage, Storage};
+use journal::{OpenMode, SimStorage, Storage, StorageFile};
 use shared::batch::Values;
 use shared::id::TimeNs;
 
@@ -11,7 +13,7 @@ use super::{Node, PlainRow, all_rows};
 use crate::state::{Command, Window};
 use crate::store::scrub::{Pass, Step};
 use crate::store::{
-    DamageCount, RepairEnd, Repaired, Scan, SegmentFile, Store, StoreError, View, repair,
+    Claims, DamageCount, RepairEnd, Repaired, Scan, SegmentFile, Store, StoreError, View, repair,
 };
 
 const RECEIVED: &str = "copy.1.part";
@@ -407,6 +409,69 @@ fn no_copy_counts_but_a_sound_one_of_the_same_rows() {
         replicas.copy = first_file(&replicas.sound);
         replicas.receive();
         refused(&replicas, "other rows");
+    }
+}
+
+/// A directory whose first sync fails.
+struct FirstSyncFails {
+    files: Arc<dyn Storage>,
+    failed: AtomicBool,
+}
+
+impl Storage for FirstSyncFails {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.files.list()
+    }
+
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        self.files.open(name, mode)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        if !self.failed.swap(true, Ordering::Relaxed) {
+            return Err(io::Error::other("it fails once"));
+        }
+        self.files.sync_directory()
+    }
+
+    fn directory(&self, name: &str) -> io::Result<Arc<dyn Storage>> {
+        self.files.directory(name)
+    }
+}
+
+/// A copy that had its name already stayed beside the old file; the next sync was believed.
+#[test]
+fn a_failed_sync_leaves_no_copy_and_takes_no_other() {
+    let replicas = Replicas::new(true);
+    let store = &replicas.damaged.node.store;
+    let names = replicas.damaged.files();
+    let claims = Claims::new(Arc::new(FirstSyncFails {
+        files: store.segments(),
+        failed: AtomicBool::new(false),
+    }));
+    for _ in 0..2 {
+        replicas.receive();
+        let view = store.view();
+        let repaired = repair(
+            &claims,
+            &view,
+            &replicas.file.name,
+            RECEIVED,
+            &replicas.copy,
+        );
+        assert!(
+            matches!(repaired, Err(StoreError::Io { .. })),
+            "{repaired:?}"
+        );
+        assert_eq!(replicas.damaged.files(), names);
     }
 }
 
