@@ -164,7 +164,7 @@ fn damage_outside_of_blocks_is_found_and_hides_no_row() {
         assert_eq!(view.damage_count(), count(1, 0));
         (scan(&view, 1000 * DAY..=1000 * DAY + 1), row.what)
     };
-    for (byte_from_end, what) in [(None, "checksum"), (Some(60), "checksum"), (Some(20), "")] {
+    for byte_from_end in [None, Some(60), Some(20)] {
         let (rows, told) = of(&|sim, file| {
             flip(
                 sim,
@@ -173,7 +173,7 @@ fn damage_outside_of_blocks_is_found_and_hides_no_row() {
             );
         });
         assert_eq!(rows.unwrap(), 2);
-        assert!(told.contains(what), "{told}");
+        assert!(told.contains("checksum"), "{told}");
     }
     let gone = |sim: &SimStorage, file: &SegmentFile| {
         segments(sim).remove(&file.name).unwrap();
