@@ -359,6 +359,7 @@ impl Parts {
             incoming,
         );
         tasks.spawn(run_proposals(raft.clone(), proposals, stop.clone()));
+        tasks.spawn(peer.release_snapshots(stop.clone()));
         let (led, leadership) = watch::channel(None);
         tasks.spawn(watch_leadership(raft.clone(), led));
         let to: Arc<dyn Propose> = Arc::new(node.clone());

@@ -12,6 +12,7 @@ use openraft::impls::ProgressResponder;
 use openraft::raft::{ClientWriteResult, ReadPolicy};
 use openraft::type_config::alias::OneshotReceiverOf;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::gate::{Gate, Incoming};
 use super::join::Admission;
@@ -28,6 +29,9 @@ pub(super) const PROPOSALS_MAX: usize = 64;
 /// A proposer whose command openraft has not looked at by then is told that it was taken: a disk that
 /// is so slow is not helped by a second copy. Below the time after which it would give one.
 const OUTCOME_LIMIT: Duration = Duration::from_millis(1_500);
+
+/// How often it is looked whether a sender of a snapshot comes no more.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Answers on behalf of one running node.
 pub(super) struct Peer {
@@ -61,6 +65,27 @@ impl Peer {
             incoming,
         };
         (peer, taken)
+    }
+
+    /// Lets go of snapshots whose senders come no more.
+    pub(super) fn release_snapshots(
+        &self,
+        mut stop: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let receiver = Arc::clone(&self.receiver);
+        async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                }
+                let left = receiver.abandoned(Instant::now().into_std());
+                if !left.is_empty() && tokio::task::spawn_blocking(|| drop(left)).await.is_err() {
+                    tracing::error!("letting go of a snapshot failed: please report this");
+                }
+            }
+        }
     }
 
     /// A proposal is taken in the order of arrival, or not at all. `None`: there is no room for it.
@@ -188,6 +213,7 @@ impl Answerer for Peer {
         }
         let (raft, receiver) = (self.raft.clone(), Arc::clone(&self.receiver));
         let from = from.to_owned();
+        let now = Instant::now().into_std();
         match kind {
             Kind::Append => {
                 let incoming = Arc::clone(&self.incoming);
@@ -229,8 +255,8 @@ impl Answerer for Peer {
                     Ok(admission.join(&from, request).await?.encode())
                 })
             }
-            Kind::SnapshotOffer => on_disk(move || receiver.offer(&from, &payload)),
-            Kind::SnapshotChunk => on_disk(move || receiver.chunk(&from, &payload)),
+            Kind::SnapshotOffer => on_disk(move || receiver.offer(&from, &payload, now)),
+            Kind::SnapshotChunk => on_disk(move || receiver.chunk(&from, &payload, now)),
             Kind::SnapshotInstall => Box::pin(async move {
                 let vote = wire::decode_install(&payload).map_err(text)?;
                 let files = on_disk(move || receiver.finish(&from)).await?;

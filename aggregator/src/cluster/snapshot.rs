@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use journal::{OpenMode, Storage, StorageFile};
@@ -23,6 +23,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// For what reads whole files: the end of one is checked, and installing verifies every new one.
 const INSTALL_LIMIT: Duration = Duration::from_secs(600);
+/// A sender that comes with nothing for so long has gone: it waits for no answer longer than half of it.
+const RELEASE_AFTER: Duration = Duration::from_secs(2 * INSTALL_LIMIT.as_secs());
 /// Bytes of a state that a node takes: a map of a million series is a tenth of it.
 const STATE_BYTES_MAX: u64 = 1 << 30;
 /// Ending of a file that is not whole yet; removed when the store is opened.
@@ -108,7 +110,8 @@ fn read_part(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Bytes>
     Ok(bytes.freeze())
 }
 
-/// Snapshots that are being received: one for each sender, the latest.
+/// Snapshots that are being received: one for each sender, the latest. One whose sender comes no more
+/// would keep what is dropped meanwhile on the disk: it is let go of.
 pub(super) struct Receiver {
     segments: Arc<dyn Storage>,
     claims: Arc<Claims>,
@@ -121,8 +124,10 @@ pub(super) struct Receiver {
     receiving: Mutex<BTreeMap<String, Receiving>>,
 }
 
-struct Receiving {
+pub(super) struct Receiving {
     offer: Offer,
+    /// When its sender last came with something.
+    touched: Instant,
     /// Tells its files from those of other offers.
     nth: u64,
     state: BytesMut,
@@ -210,7 +215,7 @@ impl Receiver {
 
     /// Takes an offer; the numbers of the files that this node lacks. What an earlier offer brought is
     /// here: of the same leader, or of another.
-    pub(super) fn offer(&self, from: &str, payload: &Bytes) -> Result<Bytes, String> {
+    pub(super) fn offer(&self, from: &str, payload: &Bytes, now: Instant) -> Result<Bytes, String> {
         let offer = Offer::decode(payload).map_err(|e| e.to_string())?;
         if offer.state_bytes > STATE_BYTES_MAX {
             return Err(format!("a state of {} bytes", offer.state_bytes));
@@ -227,6 +232,7 @@ impl Receiver {
         let wanted: Vec<u32> = missing.iter().copied().collect();
         let receiving = Receiving {
             offer,
+            touched: now,
             nth,
             state: BytesMut::new(),
             missing,
@@ -240,7 +246,7 @@ impl Receiver {
     }
 
     /// Takes the next part of what was offered.
-    pub(super) fn chunk(&self, from: &str, payload: &Bytes) -> Result<Bytes, String> {
+    pub(super) fn chunk(&self, from: &str, payload: &Bytes, now: Instant) -> Result<Bytes, String> {
         let Chunk {
             file,
             offset,
@@ -248,6 +254,7 @@ impl Receiver {
         } = Chunk::decode(payload).map_err(|e| e.to_string())?;
         let mut receiving = self.receiving();
         let receiving = receiving.get_mut(from).ok_or("no snapshot was offered")?;
+        receiving.touched = now;
         let end = offset + bytes.len() as u64;
         let Some(number) = file else {
             if offset != receiving.state.len() as u64 || end > receiving.offer.state_bytes {
@@ -281,6 +288,26 @@ impl Receiver {
             receiving.part = Some((number, part));
         }
         Ok(Bytes::new())
+    }
+
+    /// What senders that come no more have begun: dropping it lets go of files and removes parts of
+    /// them, on a thread that may wait. This does not: one that is busy has a sender.
+    pub(super) fn abandoned(&self, now: Instant) -> Vec<Receiving> {
+        let Ok(mut receiving) = self.receiving.try_lock() else {
+            return Vec::new();
+        };
+        let is_left = |one: &Receiving| now.saturating_duration_since(one.touched) >= RELEASE_AFTER;
+        let left = receiving.extract_if(.., |_, one| is_left(one));
+        let left = left.map(|(from, one)| {
+            let index = one.offer.index;
+            tracing::warn!(
+                from,
+                index,
+                "a snapshot is not waited for any more: its sender is silent"
+            );
+            one
+        });
+        left.collect()
     }
 
     /// Makes what was received durable under its names: ready for the store to install.
@@ -365,7 +392,7 @@ mod tests {
     }
 
     fn offer(to: &Receiver, from: &str, offer: &Offer) -> Vec<u32> {
-        let wanted = to.offer(from, &offer.encode()).unwrap();
+        let wanted = to.offer(from, &offer.encode(), now()).unwrap();
         wire::decode_wanted(&wanted).unwrap()
     }
 
@@ -381,7 +408,11 @@ mod tests {
             offset: range.start as u64,
             bytes: content.slice(range),
         };
-        to.chunk(from, &chunk.encode())
+        to.chunk(from, &chunk.encode(), now())
+    }
+
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
     }
 
     #[test]
@@ -514,5 +545,38 @@ mod tests {
             offered.index = 6;
             assert_eq!(offer(&receiver, "a", &offered), [0]);
         }
+    }
+
+    /// The promise of an offer that nobody came back for once lasted until a restart.
+    #[test]
+    fn what_a_silent_sender_counted_on_is_let_go_of() {
+        let (mut store, job) = begun(&SimStorage::new(1));
+        store.finish_merge(job.run().unwrap()).unwrap();
+        let receiver = Receiver::new(store.segments(), store.claims());
+        let kept = store.snapshot().unwrap();
+        let offered = Offer {
+            index: 4,
+            raft: kept.raft.clone(),
+            state_bytes: kept.state.len() as u64,
+            files: kept.files.clone(),
+        };
+        let began = now();
+        let payload = offered.encode();
+        receiver.offer("a", &payload, began).unwrap();
+        let without = SnapshotFiles::new(3, kept.raft.clone(), kept.state.clone(), Vec::new());
+        store.install(without).unwrap();
+        let chunk = Chunk {
+            file: None,
+            offset: 0,
+            bytes: kept.state.slice(..1),
+        };
+        drop(kept);
+        let later = began + RELEASE_AFTER / 2;
+        receiver.chunk("a", &chunk.encode(), later).unwrap();
+        assert!(receiver.abandoned(began + RELEASE_AFTER).is_empty());
+        assert_eq!(store.segments().list().unwrap().len(), 1);
+        assert_eq!(receiver.abandoned(later + RELEASE_AFTER).len(), 1);
+        assert!(store.segments().list().unwrap().is_empty());
+        receiver.finish("a").unwrap_err();
     }
 }

@@ -75,7 +75,7 @@ impl ScanSource {
         pruned: Pruned,
         cores: usize,
     ) -> Self {
-        let rows = view.row_count_max(&table);
+        let rows = view.known_rows(&table).unwrap_or(0);
         let is_exact = pruned.is_all() && view.row_count(&table).is_some();
         let count = usize::try_from(rows).unwrap_or(usize::MAX);
         let count = if is_exact {

@@ -3,6 +3,8 @@
 //! names any more unlinks it.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use journal::Storage;
@@ -12,6 +14,8 @@ pub struct Claims {
     files: Arc<dyn Storage>,
     // A std mutex: held for an unlink at most, by whoever may wait for the disk anyway.
     by_name: Mutex<BTreeMap<String, Claim>>,
+    /// A sync of the directory failed.
+    failed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -33,11 +37,30 @@ impl Claims {
         Arc::new(Claims {
             files,
             by_name: Mutex::default(),
+            failed: AtomicBool::new(false),
         })
     }
 
     pub(super) fn files(&self) -> &Arc<dyn Storage> {
         &self.files
+    }
+
+    /// Makes names durable. Once that failed it fails for ever: a later sync that succeeds would not say
+    /// that the names before it are.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("a sync failed before"));
+        }
+        self.files.sync_directory().inspect_err(|_| {
+            self.failed.store(true, Ordering::Release);
+        })
+    }
+
+    /// Nobody reads this file yet: it goes with the last promise unless a segment of its name comes.
+    pub(super) fn disown(&self, name: &str) {
+        if let Some(claim) = self.by_name().get_mut(name) {
+            claim.unwanted = claim.segments == 0;
+        }
     }
 
     /// A segment is read from this file from now on.
@@ -85,8 +108,10 @@ impl Claims {
         if claim.segments > 0 || claim.promises > 0 {
             return;
         }
+        // One that is gone already was lost: that was told.
         if claim.unwanted
             && let Err(error) = self.files.remove(name)
+            && error.kind() != io::ErrorKind::NotFound
         {
             // The manifest does not name it: the next open removes it.
             tracing::warn!(file = name, %error, "a dropped segment stays for now");

@@ -79,9 +79,14 @@ impl Faults {
         self.by_place().is_empty()
     }
 
-    /// Forgets all but these, which were just found again.
-    pub(super) fn keep(&self, found: &[Place]) {
-        self.by_place().retain(|place, _| found.contains(place));
+    /// It was read and is sound. Whether there was a fault.
+    pub(super) fn clear(&self, place: Place) -> bool {
+        self.by_place().remove(&place).is_some()
+    }
+
+    /// All of it was read and is sound.
+    pub(super) fn clear_all(&self) {
+        self.by_place().clear();
     }
 
     fn blocks(&self) -> usize {
@@ -89,14 +94,18 @@ impl Faults {
         by_place.keys().filter(|at| **at != Place::File).count()
     }
 
-    /// How many there are now, if this one is new.
+    /// How many there are now, if this one is to be told: a block once, a file when something else is
+    /// the matter with it.
     fn add(&self, place: Place, fault: Fault) -> Option<usize> {
         let mut by_place = self.by_place();
-        if by_place.contains_key(&place) {
+        let known = by_place.get(&place);
+        let is_same = |known: &Fault| known.offset == fault.offset && known.what == fault.what;
+        if known.is_some_and(is_same) {
             return None;
         }
+        let is_told = known.is_none() || place == Place::File;
         by_place.insert(place, fault);
-        Some(by_place.len())
+        is_told.then_some(by_place.len())
     }
 }
 

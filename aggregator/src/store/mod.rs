@@ -31,6 +31,7 @@ pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
@@ -103,6 +104,7 @@ impl Store {
         let segments_left = files.list().map_err(io)?;
         let (manifest, durable) = Manifest::open(storage, &segments_left)?;
         let state = decode_state(&durable.state, State::decode)?;
+        check_some_are_there(&segments_left, &durable.files)?;
         let claims = Claims::new(Arc::clone(&files));
         let segments = open_what_can_be(&claims, &durable.files, &state)?;
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
@@ -355,9 +357,14 @@ impl Store {
             files,
         };
         self.manifest.replace(&durable)?;
-        segments.iter().for_each(|segment| segment.revive());
+        // By name: a sound file may have come in the place of one that could not be opened, and whoever
+        // lets go of that last must not take it along.
+        let names: BTreeSet<&str> = segments.iter().map(|one| one.file.name.as_str()).collect();
+        let stays = |known: &SegmentHandle| names.contains(known.file.name.as_str());
+        let known = segments.iter().chain(&here).filter(|one| stays(one));
+        known.for_each(|segment| segment.revive());
         let mut gone = self.segments.to_vec();
-        gone.retain(|known| !segments.iter().any(|segment| Arc::ptr_eq(known, segment)));
+        gone.retain(|known| !stays(known));
         self.doom(&gone);
         self.segments = Arc::new(segments);
         self.level0 = Level0::new();
@@ -454,6 +461,19 @@ impl Store {
     }
 }
 
+/// A folder without any of them is not a damaged one: merges into it would be hidden once the right
+/// one is back.
+fn check_some_are_there(found: &[String], named: &[SegmentFile]) -> Result<(), StoreError> {
+    if named.is_empty() || named.iter().any(|file| found.contains(&file.name)) {
+        return Ok(());
+    }
+    let count = named.len();
+    let what =
+        format!("none of the {count} files that the manifest names is there: is the disk mounted?");
+    let source = std::io::Error::new(std::io::ErrorKind::NotFound, what);
+    Err(StoreError::io("segments", source))
+}
+
 fn remove_unnamed(
     files: &dyn Storage,
     found: Vec<String>,
@@ -511,7 +531,9 @@ fn open_what_can_be(
             Err(error @ StoreError::Damaged { .. }) => error,
             other => return other,
         };
-        let Some(segment) = SegmentHandle::opaque(claims, file.clone()) else {
+        let (catalog, now) = (state.catalog(), state.now());
+        let left = SegmentHandle::open_what_is_left(claims, file.clone(), catalog, now);
+        let Some(segment) = left else {
             return Err(error);
         };
         damage::report(&segment, damage::Place::File, &error, state);
@@ -529,7 +551,7 @@ fn open_segments(
 ) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
     let open = |file: &SegmentFile| match known.iter().find(|known| known.file == *file) {
         // What a snapshot has brought may be sound where the file was not.
-        Some(known) if known.is_opaque() => {
+        Some(known) if !known.is_known() => {
             let opened = SegmentHandle::open(claims, file.clone(), state.catalog());
             let sound = opened.ok().filter(|opened| opened.verify().is_ok());
             Ok(sound.unwrap_or_else(|| Arc::clone(known)))

@@ -162,20 +162,19 @@ impl View {
         let info = self.catalog().table(table)?;
         let is_known = info.same_time == SameTime::Keep
             && !self.segments.iter().any(|segment| segment.is_opaque());
-        is_known.then(|| self.row_count_max(table))
+        is_known.then(|| self.known_rows(table)).flatten()
     }
 
-    /// Rows of a table, at most; those of segments of which nothing can be read are not counted.
-    pub fn row_count_max(&self, table: &str) -> u64 {
-        let Some(table) = self.catalog().table(table).map(|info| info.id) else {
-            return 0;
-        };
+    /// Rows of a table, at most, without what is in segments of which nobody knows it; `None` if there
+    /// is no such table.
+    pub fn known_rows(&self, table: &str) -> Option<u64> {
+        let table = self.catalog().table(table)?.id;
         let merged = self
             .segments
             .iter()
             .map(|segment| segment.rows.get(&table).unwrap_or(&0));
         let recent = self.level0.iter().map(|list| list.row_count(table));
-        merged.sum::<u64>() + recent.sum::<u64>()
+        Some(merged.sum::<u64>() + recent.sum::<u64>())
     }
 
     /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
@@ -242,7 +241,7 @@ impl View {
                 && times.is_none_or(|times| plan.overlaps(*times.start(), *times.end()))
         };
         let segment = self.segments.iter().find(may_hold)?;
-        let what = "neither header nor index can be read: what is in it is not known";
+        let what = "its index cannot be read: what is in it is not known";
         Some(StoreError::damaged(&segment.file.name, 0, what))
     }
 

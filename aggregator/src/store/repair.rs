@@ -40,8 +40,9 @@ pub enum RepairEnd {
 /// files: for a thread that may wait. `None`: the view has no such segment.
 ///
 /// # Errors
-/// `Damaged`: the copy is not what was offered, or no copy of this segment; nothing has changed. The
-/// received file is gone after any error.
+/// `Damaged`: the copy is not what was offered, or no copy of this segment; nothing has changed. `Io`:
+/// as after any sync that failed the node must stop; no other copy is taken. The received file is gone
+/// after any error.
 pub fn repair(
     claims: &Arc<Claims>,
     view: &View,
@@ -79,12 +80,14 @@ fn place(
     // Until it counts nobody may unlink it: a snapshot may just have brought it, too.
     let _promise = claims.promise(vec![offered.name.clone()]);
     files.rename(received, &offered.name).map_err(io)?;
-    let synced = files.sync_directory();
+    // What fails from here on leaves no file of this name.
+    claims.disown(&offered.name);
+    let synced = claims.sync();
     synced.map_err(|source| StoreError::io("segments", source))?;
     let old = Arc::clone(old);
     let same = *offered == old.file;
-    if same && !old.is_opaque() {
-        old.faults.keep(&[]);
+    if same && old.is_known() {
+        old.faults.clear_all();
         tracing::warn!(
             file = offered.name,
             "a damaged segment was replaced by a peer's copy"
@@ -110,7 +113,7 @@ fn check(
     offered.check(content)?;
     let (head, blocks) = offered.read_parts(content)?;
     let known = (old.head.command, old.head.partition);
-    if (head.command, head.partition) != known || (head != old.head && !old.is_opaque()) {
+    if (head.command, head.partition) != known || (head != old.head && old.is_known()) {
         return Err(damaged("a copy of another segment"));
     }
     let named = head
@@ -144,7 +147,12 @@ impl Store {
     /// Lets a copy count. Whoever reads the old file goes on with it.
     ///
     /// # Errors
-    /// `Full`: nothing was changed; it can be done again once there is room.
+    /// `Full`: nothing was changed that is seen; it has to be done again with this same copy until it
+    /// is not `Full`. The transaction may have been committed all the same, and what drops the old
+    /// segment meanwhile does not know the new one: then the manifest names a segment that the store
+    /// does not have, until the next start reads its rows again. Until that is settled in the store the
+    /// caller holds up retention, merges that seal and other repairs of this segment. A copy that is
+    /// given up after `Full` stays on the disk until the next start.
     pub fn finish_repair(&mut self, repaired: &Repaired) -> Result<RepairEnd, StoreError> {
         let Repaired { old, new } = repaired;
         let at = self.segments.iter().position(|one| Arc::ptr_eq(one, old));

@@ -2,7 +2,7 @@
 //! a little at a time. `Rounds` decides which file is due, `Pass` reads one, the thread below drives.
 //!
 //! Nothing is written and no lock is held while the disk is read, so it needs no room and is in
-//! nobody's way. A file keeps its place in the period, whatever else comes or goes: nothing has to be
+//! nobody's way, but that of the page cache. A file keeps its place in the period, whatever else comes or goes: nothing has to be
 //! remembered over a restart.
 
 use std::io;
@@ -58,7 +58,7 @@ impl Rounds {
         }
     }
 
-    /// Places of the files that are due, in order of their moments. Whoever asks again has read them.
+    /// Places of the files that are due, in order of their moments. Whoever asks again has read them, or keeps them in mind.
     fn due(&mut self, now: TimeNs, files: impl Iterator<Item = Digest>) -> Vec<usize> {
         let start = now.0.saturating_sub(CATCH_UP_NS);
         let (began, upto) = self.done.unwrap_or((start, start));
@@ -114,6 +114,8 @@ pub(super) struct Pass {
     digest: Option<Digest>,
     pending: Vec<u8>,
     found: Vec<(Place, StoreError)>,
+    /// Something that was damaged is not.
+    cleared: bool,
 }
 
 impl Pass {
@@ -128,11 +130,13 @@ impl Pass {
             digest: Some(Digest::ZERO),
             pending: Vec::new(),
             found: Vec::new(),
+            cleared: false,
         }
     }
 
     /// Reads what comes next, and says what is known once all was read. `None`: all was, or nobody
-    /// needs the file any more. `Err`: it cannot be opened now, which says nothing about it.
+    /// needs the file any more. `Err`: it cannot be opened now, which says nothing about it but what
+    /// was found until then; it has to be read again.
     pub(super) fn step(&mut self, views: &Views) -> Result<Option<Step>, StoreError> {
         let needed = self.segment.upgrade().filter(|one| !one.is_doomed());
         let Some(segment) = needed else {
@@ -161,10 +165,16 @@ impl Pass {
                 self.found.push((Place::File, error));
                 self.at = footer_at;
             }
-            Err(other) => return Err(other),
+            Err(other) => {
+                self.tell(&segment, &views.latest());
+                return Err(other);
+            }
         }
         if self.at >= footer_at {
-            self.conclude(&segment, &views.latest());
+            // Nobody else says of a file as a whole that it is damaged.
+            let is_whole = self.found.iter().all(|(place, _)| *place != Place::File);
+            self.cleared |= is_whole && segment.faults.clear(Place::File);
+            self.tell(&segment, &views.latest());
         }
         Ok(Some(step))
     }
@@ -207,8 +217,10 @@ impl Pass {
                 StoreError::damaged(name, meta.offset, "the index names bytes twice"),
             ));
         }
-        if let Err(error) = read {
-            self.found.push((Place::Block(place), error));
+        match read {
+            Err(error) => self.found.push((Place::Block(place), error)),
+            // Now: a query may find it damaged before the file's end is reached.
+            Ok(_) => self.cleared |= segment.faults.clear(Place::Block(place)),
         }
         step.bytes += end - from;
         step.blocks += 1;
@@ -252,7 +264,7 @@ impl Pass {
         let same = |(head, blocks)| head == segment.head && blocks == segment.blocks;
         let what = match segment.file.read_parts(content).map(same) {
             Err(error) => return self.found.push((Place::File, error)),
-            Ok(_) if segment.is_opaque() => {
+            Ok(_) if !segment.is_known() => {
                 "header and index can be read again: restart the node to use them"
             }
             Ok(false) => "header or index is another than when it was opened",
@@ -272,15 +284,12 @@ impl Pass {
         }
     }
 
-    /// Tells what was found, and takes back what was not found again.
-    fn conclude(&mut self, segment: &SegmentHandle, view: &View) {
-        let places: Vec<Place> = self.found.iter().map(|(place, _)| *place).collect();
-        let was_spoilt = segment.is_spoilt();
-        segment.faults.keep(&places);
+    /// Tells what was found, and that nothing is any more.
+    fn tell(&mut self, segment: &SegmentHandle, view: &View) {
         for (place, error) in self.found.drain(..) {
             damage::report(segment, place, &error, view.state());
         }
-        if was_spoilt && !segment.is_spoilt() {
+        if self.cleared && !segment.is_spoilt() {
             let file = &segment.file.name;
             tracing::warn!(file, "what was damaged in this file can be read again");
         }
@@ -302,14 +311,10 @@ impl Scrubber {
     ) -> io::Result<Scrubber> {
         // Nothing is sent: the thread hears that it is gone.
         let (lives, ended) = sync_channel(0);
-        let scrub = Scrub {
-            views,
-            metrics,
-            ended,
-        };
+        let mut scrub = Scrub::new(views, options, metrics, ended);
         let thread = std::thread::Builder::new()
             .name("scrub".to_owned())
-            .spawn(move || scrub.run(options))?;
+            .spawn(move || while scrub.look() && scrub.pause(LOOK_EVERY) {})?;
         Ok(Scrubber {
             lives: Some(lives),
             thread: Some(thread),
@@ -328,36 +333,71 @@ impl Drop for Scrubber {
     }
 }
 
-struct Scrub {
+/// The inside of that thread.
+pub(super) struct Scrub {
     views: Views,
     metrics: Arc<StoreMetrics>,
     ended: Receiver<()>,
+    /// `None`: nothing is scrubbed.
+    rounds: Option<Rounds>,
+    /// What was due and could not be opened.
+    again: Vec<Weak<SegmentHandle>>,
 }
 
 impl Scrub {
-    fn run(&self, options: ScrubOptions) {
+    pub(super) fn new(
+        views: Views,
+        options: ScrubOptions,
+        metrics: Arc<StoreMetrics>,
+        ended: Receiver<()>,
+    ) -> Scrub {
         let ScrubOptions { period, node } = options;
-        let mut rounds = period.map(|period| Rounds::new(period, node));
-        loop {
-            let due = rounds
-                .as_mut()
-                .map_or(Vec::new(), |rounds| self.due(rounds));
-            for segment in due {
-                if !self.pass(&segment) {
-                    return;
-                }
-            }
-            self.metrics.damaged(self.views.latest().damage_count());
-            self.metrics
-                .whole(rounds.as_ref().and_then(Rounds::whole_at));
-            if !self.pause(LOOK_EVERY) {
-                return;
-            }
+        Scrub {
+            views,
+            metrics,
+            ended,
+            rounds: period.map(|period| Rounds::new(period, node)),
+            again: Vec::new(),
         }
     }
 
+    /// Reads what is due. False: the node stops.
+    pub(super) fn look(&mut self) -> bool {
+        self.count_damage();
+        let mut due = std::mem::take(&mut self.again);
+        let told = due.len();
+        let mut new = self.due();
+        new.retain(|new| !due.iter().any(|one| one.ptr_eq(new)));
+        due.append(&mut new);
+        for (nth, segment) in due.into_iter().enumerate() {
+            match self.pass(&segment) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => {
+                    if nth >= told {
+                        tracing::warn!(%error, "a file is not scrubbed yet: it cannot be opened");
+                    }
+                    self.again.push(segment);
+                }
+            }
+            self.count_damage();
+        }
+        if self.again.is_empty() {
+            let whole = self.rounds.as_ref().and_then(Rounds::whole_at);
+            self.metrics.whole(whole);
+        }
+        true
+    }
+
+    fn count_damage(&self) {
+        self.metrics.damaged(self.views.latest().damage_count());
+    }
+
     /// Passes that are due, which keep nothing alive.
-    fn due(&self, rounds: &mut Rounds) -> Vec<Weak<SegmentHandle>> {
+    fn due(&mut self) -> Vec<Weak<SegmentHandle>> {
+        let Some(rounds) = &mut self.rounds else {
+            return Vec::new();
+        };
         let view = self.views.latest();
         let files = view.segments.iter().map(|segment| segment.file.digest);
         let now = view.state().now();
@@ -372,26 +412,18 @@ impl Scrub {
     }
 
     /// Reads one file. False: the node stops.
-    fn pass(&self, segment: &Weak<SegmentHandle>) -> bool {
+    fn pass(&self, segment: &Weak<SegmentHandle>) -> Result<bool, StoreError> {
         let Some(mut pass) = segment.upgrade().map(|segment| Pass::new(&segment)) else {
-            return true;
+            return Ok(true);
         };
-        loop {
-            match pass.step(&self.views) {
-                Ok(Some(step)) => {
-                    self.metrics.scrubbed(step);
-                    let nanos = step.bytes * 1_000_000_000 / BYTES_A_SECOND_MAX;
-                    if !self.pause(Duration::from_nanos(nanos)) {
-                        return false;
-                    }
-                }
-                Ok(None) => return true,
-                Err(error) => {
-                    tracing::warn!(%error, "a file is not scrubbed this time");
-                    return true;
-                }
+        while let Some(step) = pass.step(&self.views)? {
+            self.metrics.scrubbed(step);
+            let nanos = step.bytes * 1_000_000_000 / BYTES_A_SECOND_MAX;
+            if !self.pause(Duration::from_nanos(nanos)) {
+                return Ok(false);
             }
         }
+        Ok(true)
     }
 
     fn pause(&self, pause: Duration) -> bool {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use journal::{OpenMode, Storage, StorageFile};
-use shared::id::Digest;
+use shared::id::{Digest, TimeNs};
 
 use super::block::{self, BlockMeta, LongText};
 use super::claims::Claims;
@@ -64,8 +64,17 @@ pub(crate) struct SegmentHandle {
     claims: Arc<Claims>,
     doomed: AtomicBool,
     pub(super) faults: Faults,
-    /// Neither header nor index could be read: what is in it is not known.
-    opaque: bool,
+    known: Known,
+}
+
+/// What of a segment could be read when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    All,
+    /// Of the header only what the name says: its rows are served.
+    Blocks,
+    /// The name, perhaps the header: what is in it is not known.
+    Name,
 }
 
 /// Writes one segment; nothing is visible under its name before `name`.
@@ -267,27 +276,41 @@ impl SegmentFile {
         &self,
         content: &dyn StorageFile,
     ) -> Result<(SegmentHead, Vec<BlockMeta>), StoreError> {
-        let name = self.name.as_str();
-        let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
         self.check_length(content)?;
+        let (version, head) = self.read_head(content)?;
+        Ok((head, self.read_blocks(version, content)?))
+    }
+
+    /// Also the version. The length was checked before.
+    fn read_head(&self, content: &dyn StorageFile) -> Result<(u16, SegmentHead), StoreError> {
+        let name = self.name.as_str();
         let mut header = [0; HEADER_BYTES];
         let read = content.read_at(0, &mut header);
         read.map_err(|source| unreadable(name, 0, &source))?;
-        let (version, head) = read_header(&header).map_err(|fault| match fault {
+        read_header(&header).map_err(|fault| match fault {
             HeaderFault::Version(version) => StoreError::Version {
                 file: name.into(),
                 version,
             },
-            HeaderFault::Fault(fault) => damaged(0, &fault.to_string()),
-        })?;
+            HeaderFault::Fault(fault) => StoreError::damaged(name, 0, fault.to_string()),
+        })
+    }
+
+    /// The index. The length was checked before.
+    fn read_blocks(
+        &self,
+        version: u16,
+        content: &dyn StorageFile,
+    ) -> Result<Vec<BlockMeta>, StoreError> {
+        let name = self.name.as_str();
+        let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
         let (index_at, index_len) = self.read_footer(content)?;
         let index_bytes = usize::try_from(index_len).map_err(|_| damaged(index_at, "index"))?;
         let mut index = vec![0; index_bytes];
         let read = content.read_at(index_at, &mut index);
         read.map_err(|source| unreadable(name, index_at, &source))?;
         let blocks = read_index(version, &index, index_at);
-        let blocks = blocks.map_err(|fault| damaged(index_at, &fault.to_string()))?;
-        Ok((head, blocks))
+        blocks.map_err(|fault| damaged(index_at, &fault.to_string()))
     }
 
     pub(super) fn check_length(&self, content: &dyn StorageFile) -> Result<(), StoreError> {
@@ -347,19 +370,60 @@ impl SegmentHandle {
         file: SegmentFile,
         catalog: &Catalog,
     ) -> Result<Arc<Self>, StoreError> {
-        let name = file.name.as_str();
-        let damaged = |offset, what: &str| StoreError::damaged(name, offset, what);
         let open = file.open(&**claims.files())?;
         let (head, blocks) = file.read_parts(&*open)?;
-        let mut rows = BTreeMap::new();
-        for block in &blocks {
-            let Some(info) = catalog.series(block.series) else {
-                return Err(damaged(0, "a series that the catalog does not know"));
-            };
-            *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
-        }
-        claims.hold(name);
-        Ok(Arc::new(Self {
+        let rows = rows_of(&file, &blocks, catalog)?;
+        Ok(Self::of(claims, file, head, (blocks, rows), Known::All))
+    }
+
+    /// Stands for a segment that the manifest names and that cannot be opened: with its rows if only
+    /// the header is damaged, else without any. `None`: not even the name says what it is. `now`: how
+    /// old a wild partition is that does not say it.
+    pub(super) fn open_what_is_left(
+        claims: &Arc<Claims>,
+        file: SegmentFile,
+        catalog: &Catalog,
+        now: TimeNs,
+    ) -> Option<Arc<Self>> {
+        let (command, partition) = Partition::of_file_name(&file.name)?;
+        let content = file.open(&**claims.files()).ok();
+        let content = content.filter(|content| file.check_length(&**content).is_ok());
+        let head = content.as_ref().and_then(|one| file.read_head(&**one).ok());
+        let named =
+            |(_, head): &(u16, SegmentHead)| (head.command, head.partition) == (command, partition);
+        // An index of another version than the newest does not read as one of it.
+        let (version, head) = head.filter(named).unwrap_or((
+            VERSION,
+            SegmentHead {
+                command,
+                partition,
+                merged_at: now.0,
+            },
+        ));
+        let blocks = content.and_then(|one| {
+            let blocks = file.read_blocks(version, &*one).ok()?;
+            let rows = rows_of(&file, &blocks, catalog).ok()?;
+            Some((blocks, rows))
+        });
+        let known = blocks.as_ref().map_or(Known::Name, |_| Known::Blocks);
+        Some(Self::of(
+            claims,
+            file,
+            head,
+            blocks.unwrap_or_default(),
+            known,
+        ))
+    }
+
+    fn of(
+        claims: &Arc<Claims>,
+        file: SegmentFile,
+        head: SegmentHead,
+        (blocks, rows): (Vec<BlockMeta>, BTreeMap<TableId, u64>),
+        known: Known,
+    ) -> Arc<Self> {
+        claims.hold(&file.name);
+        Arc::new(Self {
             file,
             head,
             blocks,
@@ -367,34 +431,18 @@ impl SegmentHandle {
             claims: Arc::clone(claims),
             doomed: AtomicBool::new(false),
             faults: Faults::default(),
-            opaque: false,
-        }))
+            known,
+        })
     }
 
-    /// Stands for a segment that the manifest names and that cannot be opened: what its name says of
-    /// it, and no rows. `None`: the name says nothing.
-    pub(super) fn opaque(claims: &Arc<Claims>, file: SegmentFile) -> Option<Arc<Self>> {
-        let (command, partition) = Partition::of_file_name(&file.name)?;
-        let head = SegmentHead {
-            command,
-            partition,
-            merged_at: 0,
-        };
-        claims.hold(&file.name);
-        Some(Arc::new(Self {
-            file,
-            head,
-            blocks: Vec::new(),
-            rows: BTreeMap::new(),
-            claims: Arc::clone(claims),
-            doomed: AtomicBool::new(false),
-            faults: Faults::default(),
-            opaque: true,
-        }))
-    }
-
+    /// What is in it is not known.
     pub(super) fn is_opaque(&self) -> bool {
-        self.opaque
+        self.known == Known::Name
+    }
+
+    /// Header and index were sound when it was opened.
+    pub(super) fn is_known(&self) -> bool {
+        self.known == Known::All
     }
 
     /// The directory that its file is in.
@@ -438,9 +486,10 @@ impl SegmentHandle {
         self.file.name.ends_with(SEALED)
     }
 
-    /// Something in it cannot be read: it is not sealed.
+    /// Something in it cannot be read: it is not sealed. One that could not be opened whole stays so,
+    /// whatever can be read of its file by now: nobody may take it for one of fewer rows.
     pub(super) fn is_spoilt(&self) -> bool {
-        !self.faults.is_empty()
+        !self.is_known() || !self.faults.is_empty()
     }
 
     /// Nobody new may take it; the file goes with the last view that names it.
@@ -476,6 +525,23 @@ impl fmt::Debug for SegmentHandle {
             .field("file", &self.file)
             .finish_non_exhaustive()
     }
+}
+
+/// How many rows of each table blocks hold.
+fn rows_of(
+    file: &SegmentFile,
+    blocks: &[BlockMeta],
+    catalog: &Catalog,
+) -> Result<BTreeMap<TableId, u64>, StoreError> {
+    let mut rows = BTreeMap::new();
+    for block in blocks {
+        let Some(info) = catalog.series(block.series) else {
+            let what = "a series that the catalog does not know";
+            return Err(StoreError::damaged(&file.name, 0, what));
+        };
+        *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
+    }
+    Ok(rows)
 }
 
 /// What the disk does not give is as good as damaged: a peer has it.
