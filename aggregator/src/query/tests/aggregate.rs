@@ -80,7 +80,7 @@ fn filled() -> Bench {
     bench.merge();
     seal(&mut bench);
     send(&mut bench, 1, 4_000, 5_000, true);
-    bench.lines(&format!("engine,device=few turns=5i,load=2i {FIRST}"));
+    bench.lines(&format!("engine,device=few turns=5i,load=2i {}", FIRST + 9));
     bench.merge();
     for nth in 0..3 {
         send(&mut bench, nth, 10_000, 12_000, false);

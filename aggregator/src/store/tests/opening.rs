@@ -17,7 +17,7 @@ fn a_segment_that_cannot_be_opened_holds_up_nobody_else() {
     let sim = bench.node.sim.clone();
     drop(bench);
     let harms: [&dyn Fn(); 3] = [
-        &|| flip(&sim, &file.name, file.len - 60),
+        &|| flip(&sim, &file.name, file.len - 38),
         &|| flip(&sim, &file.name, 20),
         &|| segments(&sim).remove(&file.name).unwrap(),
     ];
@@ -44,7 +44,7 @@ fn a_damaged_header_hides_no_row() {
     let (file, sim) = (first_file(&bench), bench.node.sim.clone());
     let expected = all_rows(&bench.node.store.view());
     drop(bench);
-    for (byte, opaque) in [(20, false), (file.len - 60, true)] {
+    for (byte, opaque) in [(20, false), (file.len - 38, true)] {
         flip(&sim, &file.name, byte);
         let node = Node::open(&sim);
         let view = node.store.view();
@@ -79,7 +79,7 @@ fn retention_drops_a_wild_segment_that_cannot_be_opened() {
         if gone {
             segments(&sim).remove(&file.name).unwrap();
         } else {
-            flip(&sim, &file.name, file.len - 60);
+            flip(&sim, &file.name, file.len - 38);
         }
         bench.node = Node::open(&sim);
         let view = bench.node.store.view();
@@ -103,7 +103,7 @@ fn what_is_not_known_is_spoilt_whoever_forgets_it() {
     let bench = bench();
     let (file, sim) = (first_file(&bench), bench.node.sim.clone());
     drop(bench);
-    flip(&sim, &file.name, file.len - 60);
+    flip(&sim, &file.name, file.len - 38);
     let node = Node::open(&sim);
     let view = node.store.view();
     view.segments[0].faults.clear_all();
@@ -144,11 +144,11 @@ fn a_snapshot_brings_a_file_that_stays() {
     let (file, sim) = (first_file(&bench), bench.node.sim.clone());
     let expected = all_rows(&bench.node.store.view());
     drop(bench);
-    flip(&sim, &file.name, file.len - 60);
+    flip(&sim, &file.name, file.len - 38);
     let mut node = Node::open(&sim);
     let before = node.store.view();
     let kept = node.store.snapshot().unwrap();
-    flip(&sim, &file.name, file.len - 60);
+    flip(&sim, &file.name, file.len - 38);
     let (raft, state) = (kept.raft.clone(), kept.state.clone());
     let whole = SnapshotFiles::new(kept.index + 1, raft, state, kept.files.clone());
     drop(kept);

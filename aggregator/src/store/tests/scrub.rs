@@ -112,7 +112,7 @@ fn what_is_damaged_is_counted_before_anything_is_read() {
     let bench = bench();
     let (sim, file) = (bench.node.sim.clone(), first_file(&bench));
     drop(bench);
-    flip(&sim, &file.name, file.len - 60);
+    flip(&sim, &file.name, file.len - 38);
     let node = Node::open(&sim);
     let (lives, ended) = sync_channel(0);
     drop(lives);
