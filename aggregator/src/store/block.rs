@@ -74,7 +74,7 @@ pub(super) struct LongText {
 pub(super) fn cut(rows: SeriesRows, sink: &mut dyn FnMut(SeriesRows)) {
     let width = rows.columns.len().max(1);
     let piece = (BLOCK_VALUES_MAX / width).clamp(1, BLOCK_ROWS_MAX);
-    if rows.times.len() <= piece {
+    if (1..=piece).contains(&rows.times.len()) {
         return halve(rows, sink);
     }
     let mut from = 0;
@@ -527,6 +527,7 @@ mod tests {
         let mut sizes = Vec::new();
         cut(sample(20_000), &mut |piece| sizes.push(piece.times.len()));
         assert_eq!(sizes, [8192, 8192, 3616]);
+        cut(sample(0), &mut |_| panic!("a block of nothing"));
         let column = |field| Column {
             field,
             present: None,

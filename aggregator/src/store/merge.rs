@@ -396,10 +396,10 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
             }
         }
         let mut written = Ok(());
-        let late = rows.times.len() - early;
-        let sides = match (early, late) {
-            (0, _) | (_, 0) => vec![rows],
-            _ => vec![rows.slice(0..early), rows.slice(early..early + late)],
+        let sides = if early > 0 {
+            vec![rows.slice(0..early), rows.slice(early..rows.times.len())]
+        } else {
+            vec![rows]
         };
         for side in sides {
             block::cut(side, &mut |piece| {
