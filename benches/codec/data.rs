@@ -9,6 +9,13 @@ use shared::id::LocalSeriesId;
 /// 2026-11-26 12:00 UTC, in nanoseconds.
 pub(crate) const START: i64 = 1_795_694_400_000_000_000;
 const SECOND: i64 = 1_000_000_000;
+/// The public sets: name, file, and which of its columns is the time.
+pub(crate) const FILES: [(&str, &str, usize); 4] = [
+    ("temperature", "nab-ambient-temperature.csv", 0),
+    ("cpu", "nab-cpu-utilization.csv", 0),
+    ("speed", "nab-traffic-speed.csv", 0),
+    ("occupancy", "uci-occupancy.csv", 1),
+];
 
 pub(crate) struct Set {
     pub(crate) name: &'static str,

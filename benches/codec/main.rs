@@ -80,12 +80,7 @@ fn sets(folder: Option<PathBuf>) -> Result<Vec<Set>, Box<dyn Error>> {
         println!("no folder with data sets: set TRIBUTARY_DATA; only generated sets are measured");
         return Ok(sets);
     };
-    for (name, file, time_at) in [
-        ("temperature", "nab-ambient-temperature.csv", 0),
-        ("cpu", "nab-cpu-utilization.csv", 0),
-        ("speed", "nab-traffic-speed.csv", 0),
-        ("occupancy", "uci-occupancy.csv", 1),
-    ] {
+    for (name, file, time_at) in data::FILES {
         let file = data::csv(&folder.join(file), time_at)?;
         sets.push(Set {
             name,

@@ -22,7 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     if given.next().as_deref() != Some("parquet") {
         return Err("say what to compare with: parquet [FOLDER]".into());
     }
-    let folder = given.next().or_else(|| std::env::var("TRIBUTARY_DATA").ok());
+    let folder = given
+        .next()
+        .or_else(|| std::env::var("TRIBUTARY_DATA").ok());
     println!("bytes a value: all columns, times and devices included");
     let mut trucks = data::trucks(TRUCKS, TRUCKS as usize * HOURS * 360 * 10);
     let diagnostics = split_off(&mut trucks, TRUCKS as usize);
@@ -32,12 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("no folder with data sets: set TRIBUTARY_DATA");
         return Ok(());
     };
-    for (name, file, time_at) in [
-        ("temperature", "nab-ambient-temperature.csv", 0),
-        ("cpu", "nab-cpu-utilization.csv", 0),
-        ("speed", "nab-traffic-speed.csv", 0),
-        ("occupancy", "uci-occupancy.csv", 1),
-    ] {
+    for (name, file, time_at) in data::FILES {
         let file = data::csv(&folder.join(file), time_at)?;
         report(name, &[data::rows(&file, usize::MAX)])?;
     }

@@ -16,7 +16,10 @@ type Failed = Box<dyn Error>;
 pub(crate) fn write(data: &Data, tuned: bool) -> Result<usize, Failed> {
     let group = &data.groups[0];
     let first = &group.series[0];
-    let mut fields = vec![field("time", Physical::INT64)?, field("device", Physical::BYTE_ARRAY)?];
+    let mut fields = vec![
+        field("time", Physical::INT64)?,
+        field("device", Physical::BYTE_ARRAY)?,
+    ];
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?))
         .set_max_row_group_row_count(Some(usize::MAX));
@@ -36,19 +39,29 @@ pub(crate) fn write(data: &Data, tuned: bool) -> Result<usize, Failed> {
             properties = with(properties, &name, encoding);
         }
     }
-    let schema = Type::group_type_builder("readings").with_fields(fields).build()?;
+    let schema = Type::group_type_builder("readings")
+        .with_fields(fields)
+        .build()?;
     let mut file = Vec::new();
     let mut writer =
         SerializedFileWriter::new(&mut file, Arc::new(schema), Arc::new(properties.build()))?;
     let mut rows = writer.next_row_group()?;
-    let times: Vec<i64> = group.series.iter().flat_map(|_| group.times.iter().copied()).collect();
+    let times: Vec<i64> = group
+        .series
+        .iter()
+        .flat_map(|_| group.times.iter().copied())
+        .collect();
     put::<Int64Type>(&mut rows, &times)?;
     let device = |id: u32| ByteArray::from(format!("truck_{id}").into_bytes());
     let devices = group.series.iter();
     let devices = devices.flat_map(|one| vec![device(one.id.0); group.times.len()]);
     put::<ByteArrayType>(&mut rows, &devices.collect::<Vec<_>>())?;
     for at in 0..first.columns.len() {
-        let all: Vec<&Values> = group.series.iter().map(|one| &one.columns[at].values).collect();
+        let all: Vec<&Values> = group
+            .series
+            .iter()
+            .map(|one| &one.columns[at].values)
+            .collect();
         put_values(&mut rows, &all)?;
     }
     rows.close()?;
@@ -106,7 +119,9 @@ fn put<T: parquet::data_type::DataType>(
     rows: &mut SerializedRowGroupWriter<'_, &mut Vec<u8>>,
     values: &[T::T],
 ) -> Result<(), Failed> {
-    let mut column = rows.next_column()?.ok_or("more columns than the schema has")?;
+    let mut column = rows
+        .next_column()?
+        .ok_or("more columns than the schema has")?;
     column.typed::<T>().write_batch(values, None, None)?;
     Ok(column.close()?)
 }

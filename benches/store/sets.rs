@@ -5,6 +5,7 @@ use std::error::Error;
 use aggregator::state::{Command, Wish};
 
 use crate::Args;
+use crate::data::FILES;
 use crate::feed::Feed;
 use crate::replica::Replica;
 
@@ -16,12 +17,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let mut sets = vec![("PLC", Feed::plc(PLC_ROWS))];
     match &args.data {
         Some(folder) => {
-            for (name, file, time_at) in [
-                ("temperature", "nab-ambient-temperature.csv", 0),
-                ("cpu", "nab-cpu-utilization.csv", 0),
-                ("speed", "nab-traffic-speed.csv", 0),
-                ("occupancy", "uci-occupancy.csv", 1),
-            ] {
+            for (name, file, time_at) in FILES {
                 sets.push((name, Feed::file(&folder.join(file), time_at)?));
             }
         }
