@@ -173,6 +173,12 @@ impl Journal {
         };
         let opens = scanned.opens.checked_add(1);
         self.opens = opens.ok_or_else(|| rot(generation, "no journal was opened that often"))?;
+        if scanned.ungiven {
+            // The disk may give again what it does not give now: nothing may stand in its place.
+            current.sealed = true;
+            self.current = Some(current);
+            return Ok(());
+        }
         current.write_again()?;
         if !scanned.begun {
             current.put_own(KIND_FILE, &[generation, self.opens]);

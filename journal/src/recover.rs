@@ -57,13 +57,15 @@ pub(crate) struct Scanned {
     pub(crate) opens: u64,
     /// The disk does not give what stands at `end`: that is damage, and no torn tail.
     pub(crate) unreadable: bool,
+    /// It gives nothing at all of the file.
+    pub(crate) ungiven: bool,
 }
 
 /// What is done where the disk does not give the bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unreadable {
     Fails,
-    /// They are damage, unless it gives none of the whole file: then it may be the disk that is gone.
+    /// They are damage.
     IsDamage,
 }
 
@@ -75,8 +77,8 @@ struct Window<'a> {
     unreadable: Unreadable,
     /// Some of the bytes could be read.
     given: bool,
-    /// Why others could not.
-    refused: Option<io::Error>,
+    /// Others could not.
+    refused: bool,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -99,7 +101,7 @@ impl Window<'_> {
             generation,
             unreadable,
             given: false,
-            refused: None,
+            refused: false,
             start: 0,
             bytes: Vec::new(),
         })
@@ -124,17 +126,9 @@ impl Window<'_> {
         }
         match read_what_can_be(self.file, self.start, &mut self.bytes) {
             Ok(()) => self.given = true,
-            Err(error) => self.refused = Some(error),
+            Err(_) => self.refused = true,
         }
         Ok(())
-    }
-
-    /// Fails if nothing at all could be read.
-    fn check_given(&mut self) -> Result<(), JournalError> {
-        match self.refused.take() {
-            Some(error) if !self.given => Err(JournalError::io("read a file")(error)),
-            _ => Ok(()),
-        }
     }
 
     /// Whether the disk does not give all of the record that is to stand at `offset` and continue
@@ -322,7 +316,7 @@ pub(crate) fn scan(
         scan_run(&mut window, &mut scanned, before, visit)?;
         let bad = u64::from(scanned.end);
         if scanned.sealed || !window.was_synced(bad, seal)? {
-            window.check_given()?;
+            scanned.ungiven = window.refused && !window.given;
             let looks_torn = skipped.is_some() && !scanned.sealed;
             scanned.unreadable = looks_torn && window.is_unreadable(bad, scanned.chain)?;
             return Ok(scanned);

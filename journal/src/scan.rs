@@ -46,6 +46,7 @@ pub(crate) fn files(
         ));
     }
     let mut newest: Option<(u64, Scanned)> = None;
+    let mut gives_some = unread > 0;
     for (nth, generation) in generations.iter().copied().enumerate().skip(unread) {
         if let Some((before, scanned)) = newest {
             check_next(before, generation)?;
@@ -60,11 +61,17 @@ pub(crate) fn files(
         };
         let file = open(storage, generation)?;
         let (mut scanned, end) = read(storage, file.as_ref(), place, skipping.as_mut(), visit)?;
+        gives_some |= !scanned.ungiven;
         scanned.opens = scanned
             .opens
             .max(newest.map_or(0, |(_, scanned)| scanned.opens));
         files.push((generation, live(file, generation, end)?));
         newest = Some((generation, scanned));
+    }
+    if let Some((generation, _)) = newest.filter(|_| !gives_some) {
+        // No file is damaged: the disk is gone.
+        let read = open(storage, generation)?.read_at(0, &mut [0; 1]);
+        read.map_err(JournalError::io("read a file"))?;
     }
     Ok((files, newest))
 }
@@ -116,7 +123,7 @@ fn read(
         && (ends_badly || scanned.unreadable)
     {
         recover::pass_over_rest(file, generation, scanned.end, skipping.skipped)?;
-        if ends_badly {
+        if ends_badly || scanned.ungiven {
             return Ok((scanned, None));
         }
     }
@@ -148,7 +155,6 @@ fn count_unread(
             Ok(scanned) if found && skipped.is_empty() && (scanned.sealed || is_last) => {
                 return Ok(nth);
             }
-            Err(error @ JournalError::Io { .. }) => return Err(error),
             // Of what is wrong with it the reading that follows tells.
             Ok(_) | Err(_) => {}
         }

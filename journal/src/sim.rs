@@ -361,6 +361,15 @@ impl SimStorage {
         true
     }
 
+    /// All that stands in a file can be read again.
+    pub fn heal_reads(&self, name: &str) {
+        let disk = &mut *self.disk();
+        let inode = disk.names.get(&format!("{}{name}", self.prefix)).copied();
+        if let Some(inode) = inode.and_then(|inode| disk.inodes.get_mut(&inode)) {
+            inode.unreadable.clear();
+        }
+    }
+
     fn full_name(&self, name: &str) -> io::Result<String> {
         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
             return Err(io::Error::new(

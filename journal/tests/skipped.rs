@@ -302,10 +302,56 @@ fn what_the_disk_does_not_give_of_the_last_records_is_told_once() {
 }
 
 #[test]
-fn a_disk_that_gives_nothing_of_a_file_is_no_damage() {
+fn a_file_of_which_the_disk_gives_nothing_is_damage() {
     let disk = SimStorage::new(11);
-    fill(&disk, 400);
+    let positions = fill(&disk, 400);
     assert!(disk.fail_reads(&name(2), 0..OPTIONS.file_bytes));
+    for _ in 0..2 {
+        let (numbers, skipped) = open(&disk);
+        let elsewhere = |number: &u64| positions[usize::try_from(*number).unwrap()].file() != 2;
+        assert!(numbers.into_iter().eq((0..400).filter(elsewhere)));
+        assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
+        assert_eq!(skipped[0].length, OPTIONS.file_bytes);
+    }
+}
+
+/// It goes on in the next file. What the disk gives again later stands where it stood.
+#[test]
+fn the_newest_file_is_left_as_it_is_if_the_disk_gives_nothing_of_it() {
+    let disk = SimStorage::new(12);
+    let positions = fill(&disk, 400);
+    let newest = positions[399].file();
+    let before = |number: &u64| positions[usize::try_from(*number).unwrap()].file() < newest;
+    assert!(disk.fail_reads(&name(newest), 0..OPTIONS.file_bytes));
+    let mut numbers = Vec::new();
+    let opened = Journal::open_skipping(disk.as_storage(), OPTIONS, sums_up, &mut |_, head, _| {
+        numbers.push(head.number);
+        Ok(())
+    });
+    let (mut journal, skipped) = opened.unwrap();
+    assert!(numbers.into_iter().eq((0..400).filter(before)));
+    assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
+    let head = RecordHead {
+        group: 0,
+        kind: 1,
+        number: 400,
+    };
+    assert!(journal.append(head, &[7; 100]).unwrap().file() > newest);
+    journal.sync().unwrap();
+    drop(journal);
+    let (numbers, _) = open(&disk);
+    assert!(numbers.into_iter().eq((0..400).filter(before).chain([400])));
+    disk.heal_reads(&name(newest));
+    assert!(open(&disk).0.into_iter().eq(0..=400));
+}
+
+#[test]
+fn a_disk_that_gives_nothing_of_any_file_is_no_damage() {
+    let disk = SimStorage::new(11);
+    let positions = fill(&disk, 400);
+    for file in 1..=positions[399].file() {
+        assert!(disk.fail_reads(&name(file), 0..OPTIONS.file_bytes));
+    }
     let opened = Journal::open_skipping(disk.as_storage(), OPTIONS, sums_up, &mut |_, _, _| Ok(()));
     assert!(matches!(opened, Err(JournalError::Io { .. })));
 }
