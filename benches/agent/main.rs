@@ -2,9 +2,10 @@
 //!
 //! `cargo run --release -p benches --bin agent [-- [--agent FILE] [--seconds N] [PART ..]]` runs one
 //! agent process against three nodes on this machine and prints figures with their conditions. The
-//! parts are steady, disk, start and drain; all of them if none is named. `--agent` measures another
-//! build of the program, such as one of the `gateway` profile. `disk` makes a file system of its own
-//! on a loop device, which needs root.
+//! parts are steady, disk, disk-commit, start and drain; all of them if none is named. `--agent`
+//! measures another build of the program, such as one of the `gateway` profile. The disks are file
+//! systems of their own on loop devices, which needs root; what their journals cost shows only over
+//! several times `commit`: half an hour.
 #![expect(
     clippy::print_stdout,
     clippy::disallowed_methods,
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tests::binaries::Binaries;
 use tests::cluster::{Cluster, Options};
 
-const PARTS: [&str; 4] = ["steady", "disk", "start", "drain"];
+const PARTS: [&str; 5] = ["steady", "disk", "disk-commit", "start", "drain"];
 
 struct Asked {
     agent: Option<PathBuf>,
@@ -53,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("\n{part}");
         match part.as_str() {
             "steady" => part::steady(&cluster, asked.length)?,
-            "disk" => part::disk(&mut cluster, asked.length)?,
+            name @ ("disk" | "disk-commit") => part::disk(&mut cluster, name, asked.length)?,
             "start" => part::start(&mut cluster)?,
             "drain" => part::drain(&mut cluster)?,
             other => return Err(format!("no part {other:?}; there are {PARTS:?}").into()),

@@ -90,21 +90,24 @@ pub(crate) fn steady(cluster: &Cluster, length: Duration) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// Bytes that reach the device, and syncs.
-pub(crate) fn disk(cluster: &mut Cluster, length: Duration) -> Result<(), Box<dyn Error>> {
-    for (name, options) in MOUNTS {
-        match Device::mount(cluster.folder(), name, 512 << 20, options) {
-            Ok(device) => {
-                println!("ext4 mounted with {options}:");
-                on_device(cluster, name, &device, length)?;
-            }
-            Err(error) => {
-                println!("skipped, a loop device needs root: {error}");
-                return Ok(());
-            }
+/// Bytes that reach the device, and syncs, on one of [`MOUNTS`].
+pub(crate) fn disk(
+    cluster: &mut Cluster,
+    name: &str,
+    length: Duration,
+) -> Result<(), Box<dyn Error>> {
+    let mount = MOUNTS.into_iter().find(|(known, _)| *known == name);
+    let (_, options) = mount.ok_or("no such mount")?;
+    match Device::mount(cluster.folder(), name, 512 << 20, options) {
+        Ok(device) => {
+            println!("ext4 mounted with {options}:");
+            on_device(cluster, name, &device, length)
+        }
+        Err(error) => {
+            println!("skipped, a loop device needs root: {error}");
+            Ok(())
         }
     }
-    Ok(())
 }
 
 fn on_device(
