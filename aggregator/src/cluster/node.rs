@@ -44,6 +44,8 @@ use crate::tls::Revocations;
 /// A proposal that the leader does not take by then is given again.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
 const READ_INDEX_LIMIT: Duration = Duration::from_secs(2);
+/// An agent waits for CONNACK no longer than 5 s.
+const POSITIONS_LIMIT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A commit is known within this, or the command is due again.
 const DUTY_LIMIT: Duration = Duration::from_secs(5);
@@ -536,12 +538,16 @@ impl ingest::Upstream for Cluster {
         submitted.await
     }
 
-    fn positions(
+    async fn positions(
         &self,
         agent: &AgentId,
         streams: &[(Epoch, Lane)],
     ) -> Vec<(Epoch, Lane, Position)> {
-        let view = self.node.views.latest();
+        // By what this node alone has applied, an agent could give a number away again.
+        let deadline = tokio::time::Instant::now() + POSITIONS_LIMIT;
+        let Ok(view) = self.linearizable(deadline).await else {
+            return Vec::new();
+        };
         let at = |epoch, lane| view.state().position(agent, epoch, lane);
         streams
             .iter()

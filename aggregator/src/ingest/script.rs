@@ -61,7 +61,11 @@ impl Upstream for Script {
         Waiting(waiting)
     }
 
-    fn positions(&self, _: &AgentId, streams: &[(Epoch, Lane)]) -> Vec<(Epoch, Lane, Position)> {
+    async fn positions(
+        &self,
+        _: &AgentId,
+        streams: &[(Epoch, Lane)],
+    ) -> Vec<(Epoch, Lane, Position)> {
         streams
             .iter()
             .map(|(epoch, lane)| (*epoch, *lane, position(41)))

@@ -23,9 +23,13 @@ pub trait Upstream: Clone + Send + Sync + 'static {
         decoded_bytes: usize,
     ) -> impl Future<Output = Self::Ticket> + Send;
 
-    /// Where these streams stand in this node's applied state.
-    fn positions(&self, agent: &AgentId, streams: &[(Epoch, Lane)])
-    -> Vec<(Epoch, Lane, Position)>;
+    /// Where these streams stand: with all that any node acknowledged before. Of none, if no quorum
+    /// says so in a few seconds.
+    fn positions(
+        &self,
+        agent: &AgentId,
+        streams: &[(Epoch, Lane)],
+    ) -> impl Future<Output = Vec<(Epoch, Lane, Position)>> + Send;
 
     /// Names this cluster since it was initialised or restored.
     fn incarnation(&self) -> u64;

@@ -22,6 +22,9 @@ pub(super) struct Early {
     pub(super) newest_ns: Option<i64>,
     /// The number of its clock entry.
     pub(super) clock: Option<BatchNumber>,
+    /// The cluster told this process where its names lane stands: what was acked need not be on disk,
+    /// so before that nobody knows which number a clock may take.
+    pub(super) is_placed: bool,
 }
 
 impl Early {
@@ -86,21 +89,14 @@ impl Buffer {
 
     /// The time of day is known: times since this boot are to be raised by `clock`. Seals the clock
     /// entries that are missing: of the current epoch; of older ones only if the cluster has told
-    /// where they stand (`older`), for what was acked need not be on disk. Returns the epochs that
-    /// got one, each with its own.
-    pub fn give_clock(
-        &mut self,
-        clock: Clock,
-        older: bool,
-        now: Duration,
-        wall: TimeNs,
-    ) -> Vec<(Epoch, Clock)> {
+    /// where their names stand. Returns the epochs that got one, each with its own.
+    pub fn give_clock(&mut self, clock: Clock, now: Duration, wall: TimeNs) -> Vec<(Epoch, Clock)> {
         let mut given = Vec::new();
         let current = self.epochs.len() - 1;
-        let first = if older { 0 } else { current };
-        for at in first..=current {
+        for at in 0..=current {
             let shelf = &self.epochs[at];
-            if !shelf.lacks_clock() || shelf.lane(Lane::Names).forked {
+            let has_place = at == current || shelf.early.is_placed;
+            if !has_place || !shelf.lacks_clock() || shelf.lane(Lane::Names).forked {
                 continue;
             }
             // The current one is of this boot even if the machine does not tell which that is.

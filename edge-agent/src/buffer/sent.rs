@@ -90,6 +90,10 @@ impl Buffer {
     /// The cluster says where a stream stands. What an earlier process sent last may still come
     /// behind that.
     pub fn stands_at(&mut self, epoch: Epoch, lane: Lane, last: BatchNumber) {
+        let mut shelves = self.epochs.iter_mut();
+        if let Some(shelf) = shelves.find(|shelf| shelf.epoch == epoch) {
+            shelf.early.is_placed |= lane == Lane::Names;
+        }
         let records = self.records_before();
         if let Some(held) = self.lane_mut(epoch, lane)
             && held.sent.before > BatchNumber::NONE

@@ -86,7 +86,9 @@ fn put_epoch(out: &mut Vec<u8>, shelf: &EpochShelf) {
     out.extend_from_slice(&shelf.epoch.0.to_be_bytes());
     put_varint(out, shelf.order);
     out.extend_from_slice(&shelf.boot.0);
-    let Early { newest_ns, clock } = shelf.early;
+    let Early {
+        newest_ns, clock, ..
+    } = shelf.early;
     let newest = newest_ns.map_or(0, |_| NEWEST_BIT);
     out.push(newest | clock.map_or(0, |_| CLOCK_BIT));
     if let Some(newest_ns) = newest_ns {
@@ -356,6 +358,7 @@ mod tests {
             early: Early {
                 newest_ns: Some(-1),
                 clock: Some(BatchNumber(5)),
+                is_placed: false,
             },
         }
     }

@@ -20,8 +20,6 @@ pub(super) struct TimeOfDay {
     folder: PathBuf,
     /// When it is to be remembered next, since the keeper's start.
     next_remember: Duration,
-    /// Whether the cluster has told where the streams of older epochs stand.
-    positions_told: bool,
 }
 
 impl TimeOfDay {
@@ -31,7 +29,6 @@ impl TimeOfDay {
             teller,
             folder,
             next_remember: Duration::ZERO,
-            positions_told: false,
         }
     }
 
@@ -85,7 +82,6 @@ impl Keeper {
 
     /// A session began; the positions that CONNACK told were taken over.
     pub(super) fn cluster_told(&mut self, time: Option<TimeNs>) {
-        self.time_of_day.positions_told = true;
         if let Some(time) = time {
             say(self.time_of_day.teller.hear(time));
         }
@@ -97,12 +93,8 @@ impl Keeper {
         let Some(known) = self.time_of_day.teller.clock().known() else {
             return;
         };
-        let (now, wall, older) = (
-            self.clock.now(),
-            self.wall(),
-            self.time_of_day.positions_told,
-        );
-        let given = self.buffer.give_clock(known.first, older, now, wall);
+        let (now, wall) = (self.clock.now(), self.wall());
+        let given = self.buffer.give_clock(known.first, now, wall);
         for (epoch, clock) in given {
             tracing::info!(
                 %epoch,

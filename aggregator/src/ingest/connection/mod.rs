@@ -16,8 +16,9 @@ use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event, TimerKind};
 use mqtt_protocol_core::mqtt::packet::{GenericPacket, GenericPacketTrait};
 use mqtt_protocol_core::mqtt::result_code::{DisconnectReasonCode, MqttError};
 use mqtt_protocol_core::mqtt::{Connection as Mqtt, Version as MqttVersion, role};
-use shared::id::{AgentId, TimeNs};
+use shared::id::{Epoch, Lane, TimeNs};
 use shared::limits::PACKET_BYTES_MAX;
+use shared::verdict::Position;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::yield_now;
@@ -27,7 +28,7 @@ use super::agents::Presence;
 use super::budget::{Account, Charge};
 use super::metrics::IngestMetrics;
 use super::packet::{self, Welcome};
-use super::session::{Action, Close, Packet, RECEIVE_MAXIMUM, Session, Version};
+use super::session::{Accept, Action, Close, Packet, RECEIVE_MAXIMUM, Session, Version};
 use super::upstream::Upstream;
 use super::validate::{self, Checked, INLINE_BYTES_MAX, Invalid};
 use crate::state::command::Payload;
@@ -103,6 +104,8 @@ struct Clocks {
 enum Step<T> {
     Checked(u64, Result<Checked, Invalid>),
     Submitted(u64, T),
+    /// Where the streams of a CONNECT stand.
+    Placed(Accept, Vec<(Epoch, Lane, Position)>),
 }
 
 type StepFuture<T> = Pin<Box<dyn Future<Output = Step<T>> + Send>>;
@@ -403,6 +406,7 @@ impl<U: Upstream> Inner<U> {
                 self.perform(actions, identity, around);
             }
             Step::Submitted(sequence, ticket) => self.tickets.push_back((sequence, ticket)),
+            Step::Placed(accept, positions) => self.accept(&accept, positions, identity, around),
         }
     }
 
@@ -448,6 +452,7 @@ impl<U: Upstream> Inner<U> {
                     let content = (payload, decoded_bytes);
                     work.extend(self.submit(sequence, content, identity, around));
                 }
+                Action::Accept(accept) => self.place(accept, identity, around),
                 Action::Release => {
                     around.account.release();
                     if let Some(since) = self.since.pop_front() {
@@ -459,7 +464,7 @@ impl<U: Upstream> Inner<U> {
                 }
                 Action::Report(report) => around.metrics.report(identity.id.as_str(), &report),
                 Action::Close(close) => self.close(close),
-                answer => self.answer(answer, &identity.id, around),
+                answer => self.answer(answer, around),
             }
         }
     }
@@ -489,19 +494,38 @@ impl<U: Upstream> Inner<U> {
         actions
     }
 
+    /// Asks where the streams stand, if there are some, and accepts the CONNECT then.
+    fn place(&mut self, accept: Accept, identity: &Identity, around: &Surroundings<U>) {
+        if accept.streams.is_empty() {
+            return self.accept(&accept, Vec::new(), identity, around);
+        }
+        let (upstream, agent) = (around.upstream.clone(), identity.id.clone());
+        self.step = Some(Box::pin(async move {
+            let positions = upstream.positions(&agent, &accept.streams).await;
+            Step::Placed(accept, positions)
+        }));
+    }
+
+    fn accept(
+        &mut self,
+        accept: &Accept,
+        positions: Vec<(Epoch, Lane, Position)>,
+        identity: &Identity,
+        around: &Surroundings<U>,
+    ) {
+        let welcome = Welcome {
+            positions,
+            incarnation: around.upstream.incarnation(),
+            now: wall_clock(),
+            client_id: identity.id.as_str().to_owned(),
+        };
+        self.send(packet::accept(self.version(), accept, &welcome));
+    }
+
     /// Writes the packet of an action that is one.
-    fn answer(&mut self, action: Action, agent: &AgentId, around: &Surroundings<U>) {
+    fn answer(&mut self, action: Action, around: &Surroundings<U>) {
         let version = self.version();
         let built = match action {
-            Action::Accept(accept) => {
-                let welcome = Welcome {
-                    positions: around.upstream.positions(agent, &accept.streams),
-                    incarnation: around.upstream.incarnation(),
-                    now: wall_clock(),
-                    client_id: agent.as_str().to_owned(),
-                };
-                packet::accept(version, &accept, &welcome)
-            }
             Action::RefuseConnect(refusal) => {
                 self.closing = true;
                 packet::refuse_connect(version, refusal)
@@ -519,7 +543,8 @@ impl<U: Upstream> Inner<U> {
                 packet::answer_unsubscribe(version, packet_id, filters)
             }
             Action::Pong => packet::pong(version),
-            Action::Check { .. }
+            Action::Accept(_)
+            | Action::Check { .. }
             | Action::Submit { .. }
             | Action::Release
             | Action::Report(_)

@@ -117,7 +117,9 @@ fn damaged_names_keep_their_numbers() {
         quality: ClockQuality::Cluster,
     };
     let (now, wall) = (agent.now, agent.wall());
-    assert_eq!(agent.buffer.give_clock(clock, true, now, wall).len(), 1);
+    assert_eq!(agent.buffer.give_clock(clock, now, wall), []);
+    agent.buffer.stands_at(Epoch(1), Lane::Names, names.last);
+    assert_eq!(agent.buffer.give_clock(clock, now, wall).len(), 1);
     let sealed = agent.buffer.sealed(Epoch(1), Lane::Names);
     assert_eq!(sealed.last, names.last.next());
 }

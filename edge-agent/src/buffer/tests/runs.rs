@@ -189,7 +189,7 @@ fn a_summary_tells_of_no_clock_that_is_not_on_disk() {
             agent.sync();
         }
         let (now, wall) = (agent.now, agent.wall());
-        assert_eq!(agent.buffer.give_clock(clock, true, now, wall).len(), 1);
+        assert_eq!(agent.buffer.give_clock(clock, now, wall).len(), 1);
         agent.cut_at_summary = (case % 2 == 0).then(|| disk.clone());
         // The clock, and then the summary that had to wait for it.
         agent.sync();

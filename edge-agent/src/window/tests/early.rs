@@ -16,9 +16,9 @@ const CLOCK: Clock = Clock {
 const BOOTS: [BootId; 2] = [BootId([1; 16]), BootId([2; 16])];
 
 impl Agent {
-    fn give_clock(&mut self, older: bool) -> Vec<(Epoch, Clock)> {
+    fn give_clock(&mut self) -> Vec<(Epoch, Clock)> {
         let (now, wall) = (self.now, self.wall());
-        self.buffer.give_clock(CLOCK, older, now, wall)
+        self.buffer.give_clock(CLOCK, now, wall)
     }
 }
 
@@ -32,8 +32,8 @@ fn what_counts_from_boot_waits_for_its_clock_and_that_for_the_disk() {
     agent.connect(&cluster);
     while agent.send() {}
     assert_eq!(agent.wire.len(), 2, "hello and names");
-    assert_eq!(agent.give_clock(false), [(Epoch(1), CLOCK)]);
-    assert_eq!(agent.give_clock(true), [], "an epoch needs one");
+    assert_eq!(agent.give_clock(), [(Epoch(1), CLOCK)]);
+    assert_eq!(agent.give_clock(), [], "an epoch needs one");
     while agent.send() {}
     assert_eq!(agent.wire.len(), 2, "the clock is not on disk");
     agent.sync();
@@ -62,10 +62,12 @@ fn an_older_epoch_gets_its_clock_once_its_place_is_known() {
         drop(agent);
         disk.power_cut();
         let mut agent = Agent::start_with_boot(&disk, 2, boot);
-        assert_eq!(agent.give_clock(false), []);
+        assert_eq!(agent.give_clock(), []);
+        agent.connect_told_nothing();
+        assert_eq!(agent.give_clock(), []);
         agent.connect(&cluster);
         let own = Clock { offset_ns, quality };
-        assert_eq!(agent.give_clock(true), [(Epoch(1), own)]);
+        assert_eq!(agent.give_clock(), [(Epoch(1), own)]);
         agent.sync();
         agent.talk(&mut cluster);
         assert_eq!(cluster.rows, [1, 5, 6, 7]);
@@ -80,13 +82,13 @@ fn a_clock_on_disk_is_found_again_and_stays() {
     let mut cluster = Cluster::default();
     let mut agent = Agent::start_with_boot(&disk, 1, BOOTS[0]);
     agent.seal_by(5..8, true, SINCE_BOOT);
-    agent.give_clock(false);
+    agent.give_clock();
     agent.sync();
     drop(agent);
     disk.power_cut();
     let mut agent = Agent::start_with_boot(&disk, 2, BOOTS[1]);
     agent.connect(&cluster);
-    assert_eq!(agent.give_clock(true), []);
+    assert_eq!(agent.give_clock(), []);
     agent.talk(&mut cluster);
     assert_eq!(cluster.rows, [5, 6, 7]);
     assert_eq!(cluster.clocks[&Epoch(1)], CLOCK);
@@ -130,11 +132,11 @@ fn nothing_kept_is_lost_or_doubled_whenever_the_time_gets_known() {
                 }
             }
             if known {
-                agent.give_clock(true);
+                agent.give_clock();
             }
         }
         agent.connect(&cluster);
-        agent.give_clock(true);
+        agent.give_clock();
         for _ in 0..3 {
             agent.sync();
         }

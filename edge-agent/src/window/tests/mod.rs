@@ -347,6 +347,14 @@ impl Agent {
         self.outcome(&outcome);
     }
 
+    /// No quorum told in time where the streams stand.
+    fn connect_told_nothing(&mut self) {
+        self.wire.clear();
+        self.answers.clear();
+        let outcome = self.window.connected(self.now, &[], None, &mut self.buffer);
+        self.outcome(&outcome);
+    }
+
     fn outcome(&mut self, outcome: &Outcome) {
         self.settle(&outcome.settled);
         self.alarms.extend(outcome.alarm);
