@@ -36,7 +36,12 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use feed::Feed;
+use mimalloc::MiMalloc;
 use replica::Replica;
+
+/// That of the aggregator.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 pub(crate) struct Args {
     run: String,

@@ -47,6 +47,10 @@ const HOMES: [(&str, &[&str]); 14] = [
         ],
     ),
     ("pco", &["aggregator/src/store/"]),
+    (
+        "mimalloc",
+        &["aggregator/src/main.rs", "benches/store/main.rs"],
+    ),
     ("prometheus_client", &["aggregator/src/"]),
     ("lexopt", &["edge-agent/src/args.rs"]),
     (
