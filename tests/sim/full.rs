@@ -10,7 +10,7 @@ use crate::agent::{Agent, Round};
 use crate::world::{World, stop_clocks};
 
 /// Runs in virtual time, without a seed: nothing here depends on one.
-fn virtually<T>(scenario: impl Future<Output = T>) -> T {
+pub(crate) fn virtually<T>(scenario: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

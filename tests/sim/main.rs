@@ -2,6 +2,7 @@
 //! run, however often. Everything but the sockets, the threads and the clock is what production runs.
 
 mod agent;
+mod far;
 mod full;
 mod net;
 mod run;

@@ -24,6 +24,8 @@ struct State {
     wires: HashMap<Wire, Traffic>,
     /// How much longer entries take to an address.
     slow: HashMap<String, Duration>,
+    /// How much longer everything takes.
+    far: Duration,
     seed: u64,
 }
 
@@ -76,6 +78,11 @@ impl Net {
         self.state().slow.insert(address.to_owned(), longer);
     }
 
+    /// All messages take so much longer.
+    pub(crate) fn far(&self, longer: Duration) {
+        self.state().far = longer;
+    }
+
     pub(crate) fn heal(&self) {
         let mut state = self.state();
         state.cut.clear();
@@ -87,7 +94,7 @@ impl Net {
         let wire = (from.to_owned(), to.to_owned(), purpose);
         let arrival = {
             let mut state = self.state();
-            let seed = state.seed;
+            let (seed, far) = (state.seed, state.far);
             let longer = match purpose {
                 Purpose::Log => state.slow.get(to).copied().unwrap_or_default(),
                 Purpose::Pulse | Purpose::Snapshot => Duration::ZERO,
@@ -97,7 +104,7 @@ impl Net {
                 busy_until: Instant::now(),
             });
             traffic.messages += 1;
-            let earliest = Instant::now() + delay(seed, &wire, traffic.messages) + longer;
+            let earliest = Instant::now() + delay(seed, &wire, traffic.messages) + longer + far;
             let arrival = earliest.max(traffic.busy_until + Duration::from_millis(1));
             traffic.busy_until = arrival;
             arrival

@@ -17,6 +17,7 @@ use openraft::{AnyError, OptionalSend};
 
 use super::link::{CallError, Link, Purpose};
 use super::log::LogId;
+use super::pulse::Pulse;
 use super::snapshot;
 use super::types::{Member, TypeConfig};
 use super::wire::{self, Kind, WireError};
@@ -38,6 +39,7 @@ pub(super) struct Network {
     segments: Arc<dyn journal::Storage>,
     cut: Arc<AtomicU64>,
     undelivered: Arc<LogGate>,
+    pulse_limit: Duration,
 }
 
 /// One of openraft's clients: to one node, for one purpose.
@@ -48,19 +50,24 @@ pub(super) struct Client {
     purpose: Purpose,
     cut: Arc<AtomicU64>,
     undelivered: Arc<LogGate>,
+    /// Of the client of heartbeats.
+    pulse: Option<Pulse>,
 }
 
 impl Network {
-    /// `cut`: entries up to and with this one are sent to nobody any more; 0: all are.
+    /// `cut`: entries up to and with this one are sent to nobody any more; 0: all are. `pulse_limit`:
+    /// so late an answer to a heartbeat may come.
     pub(super) fn new(
         link: Arc<dyn Link>,
         segments: Arc<dyn journal::Storage>,
         cut: Arc<AtomicU64>,
+        pulse_limit: Duration,
     ) -> Network {
         Network {
             link,
             segments,
             cut,
+            pulse_limit,
             undelivered: Arc::new(LogGate::new(1, UNDELIVERED_WINDOW)),
         }
     }
@@ -73,6 +80,7 @@ impl Network {
             purpose,
             cut: Arc::clone(&self.cut),
             undelivered: Arc::clone(&self.undelivered),
+            pulse: (purpose == Purpose::Pulse).then(|| Pulse::new(self.pulse_limit)),
         }
     }
 }
@@ -120,7 +128,7 @@ impl Client {
         option: &RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
         let payload = wire::encode_vote_request(rpc);
-        let asked = self.call(Purpose::Pulse, kind, payload, option.soft_ttl());
+        let asked = self.call(Purpose::Pulse, kind, payload, option.hard_ttl());
         wire::decode_voted(&asked.await?).map_err(unread)
     }
 }
@@ -153,9 +161,13 @@ impl RaftNetworkV2<C> for Client {
             return Err(RPCError::Unreachable(Unreachable::from_string(why)));
         }
         let payload = wire::encode_append(&rpc).map_err(unread)?;
-        let answer = self
-            .call(self.purpose, Kind::Append, payload, APPEND_LIMIT)
-            .await?;
+        let (link, member, purpose) = (&self.link, &self.member, self.purpose);
+        let send = |limit| link.call(member, purpose, Kind::Append, payload, limit);
+        let answer = match &mut self.pulse {
+            Some(pulse) => pulse.beat(send).await,
+            None => send(APPEND_LIMIT).await,
+        };
+        let answer = answer.map_err(|error| rpc_error(&error))?;
         wire::decode_appended(&answer).map_err(unread)
     }
 

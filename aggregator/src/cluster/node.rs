@@ -334,6 +334,7 @@ impl Parts {
             Arc::clone(&self.link),
             Arc::clone(&segments),
             Arc::clone(&cut),
+            self.timing.election_min,
         );
         let id = self.seat.id;
         let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
