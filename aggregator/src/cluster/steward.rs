@@ -456,6 +456,7 @@ mod tests {
 
     use super::*;
     use crate::state::Window;
+    use crate::state::machine::HOUR_NS;
 
     const NODE: u64 = 2;
 
@@ -495,7 +496,7 @@ mod tests {
                     start_hour,
                     hours: 24,
                 };
-                let month = 720 * 3_600_000_000_000;
+                let month = 720 * HOUR_NS;
                 let ended = |window: &Window| (0..month).contains(&(now.0 - window.end().0));
                 let ended = [window(0), window(24)].into_iter().filter(ended);
                 ended.map(Sealing::from).collect()
@@ -555,7 +556,7 @@ mod tests {
         let mut duties = duties();
         let at = |hours: i64| {
             let mut state = State::new();
-            let now = TimeNs(hours * 3_600_000_000_000);
+            let now = TimeNs(hours * HOUR_NS);
             state.apply(1, &Command::Clock { node: 1, now });
             state
         };

@@ -20,9 +20,9 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use super::scan::{Rows, ScanSource};
 use super::states::{State, StatesSource};
 use super::table::Source;
+use crate::state::machine::DAY_NS;
 use crate::store::{Buckets, Measures};
 
-const DAY_NS: i64 = 86_400_000_000_000;
 const MILLISECOND_NS: i64 = 1_000_000;
 /// Before it a count of all rows is known without any source; after it stages are only arranged.
 const BEHIND: &str = "aggregate_statistics";

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
 use super::bytes::{ReadFault, Reader, Writer};
+use super::machine::HOUR_NS;
 use super::settings::{Form, Wish};
 
 /// Of all kinds but settings and some seals.
@@ -29,8 +30,6 @@ const RETENTION: u8 = 3;
 const ADMIT: u8 = 4;
 const SETTINGS: u8 = 5;
 const SEAL: u8 = 6;
-
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 const BATCH: u8 = 0;
 const LINES: u8 = 1;

@@ -24,7 +24,8 @@ use super::rows::{Rows, raised};
 use super::settings::{Agreement, SameTime, Settings, Wish};
 use super::table_settings::{TableSettings, TableWish};
 
-pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
+pub(crate) const HOUR_NS: i64 = 3_600 * 1_000_000_000;
+pub(crate) const DAY_NS: i64 = 24 * HOUR_NS;
 
 /// What replicas agree on. A clone is cheap and does not see later changes.
 #[derive(Debug, Clone)]

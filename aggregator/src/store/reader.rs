@@ -18,6 +18,7 @@ use super::memory::RowList;
 use super::same_time::{self, MergedScan};
 use super::sealing::{self, SealGroup};
 use super::segment::SegmentHandle;
+use crate::state::machine::HOUR_NS;
 use crate::state::rows::{Rows, SeriesRows};
 use crate::state::{
     AgentRow, Catalog, GapRow, LastValue, SameTime, Sealing, SeriesId, SeriesInfo, State, TableId,
@@ -41,7 +42,6 @@ const LATE_SHARE: u64 = 8;
 const LATE_PARTS_MAX: usize = 16;
 const LATE_REST_NS: i64 = 6 * HOUR_NS;
 const SEAL_AGAIN_NS: i64 = 24 * HOUR_NS;
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 /// Everything at one log index. Queries hold it as long as they like.
 #[derive(Debug)]
