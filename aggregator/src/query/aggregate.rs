@@ -20,6 +20,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use super::scan::{Rows, ScanSource};
 use super::states::{State, StatesSource};
 use super::table::Source;
+use crate::state::SameTime;
 use crate::state::machine::DAY_NS;
 use crate::store::{Buckets, Measures};
 
@@ -78,7 +79,12 @@ fn source(plan: &dyn ExecutionPlan) -> Option<StatesSource> {
     if !is_plain {
         return None;
     }
-    let mut wanted = Wanted::of(scan.rows()?);
+    let rows = scan.rows()?;
+    // Blocks do not say what the rows of such a table come to.
+    if rows.view.catalog().same_time(&rows.table) == SameTime::Merge {
+        return None;
+    }
+    let mut wanted = Wanted::of(rows);
     for (group, _) in aggregate.group_expr().expr() {
         wanted.group(group)?;
     }

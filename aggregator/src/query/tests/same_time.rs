@@ -40,6 +40,10 @@ async fn rows_of_one_time_are_counted_and_shown_once() {
         bench.ask("SELECT count(b), sum(a) FROM pump").await,
         [["1", "10.0"]]
     );
+    let plan = bench.ask("EXPLAIN SELECT sum(a) FROM pump").await;
+    assert!(!format!("{plan:?}").contains("states by statistics"));
+    let plan = bench.ask("EXPLAIN SELECT sum(a) FROM tank").await;
+    assert!(format!("{plan:?}").contains("states by statistics"));
     // Its only field is one too many, so it has no rows yet.
     bench.lines("valve,device=v a=1\n");
     let shown = "SELECT table_name, same_time, retention_days, rollups \
