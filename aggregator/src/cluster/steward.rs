@@ -16,7 +16,7 @@ use super::Node;
 use super::apply::Progress;
 use super::quotas_told::QuotasTold;
 use super::types::Member;
-use crate::state::{Command, Quota, Quotas, Settings, State, TableStanding, Window, Wish};
+use crate::state::{Command, Quota, Quotas, Sealing, Settings, State, TableStanding, Wish};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub(super) struct Duties {
     settings_told: Option<Duration>,
     seal_looked: Option<Duration>,
     /// Partitions that were to be sealed lately.
-    sealing: Vec<(Window, Duration)>,
+    sealing: Vec<(Sealing, Duration)>,
 }
 
 /// What a duty is decided by.
@@ -72,7 +72,7 @@ pub(super) struct Situation<'a> {
     pub(super) log_bytes: u64,
     pub(super) state: &'a State,
     /// Partitions that are to be sealed at this time, the most urgent first.
-    pub(super) unsealed: &'a dyn Fn(TimeNs) -> Vec<Window>,
+    pub(super) unsealed: &'a dyn Fn(TimeNs) -> Vec<Sealing>,
 }
 
 /// What to propose.
@@ -80,7 +80,7 @@ pub(super) struct Situation<'a> {
 pub(super) enum Duty {
     Clock,
     Merge,
-    Seal(Window),
+    Seal(Sealing),
     Retention,
     Settings,
 }
@@ -154,7 +154,7 @@ impl Duties {
         &mut self,
         now: Duration,
         wall: TimeNs,
-        unsealed: &dyn Fn(TimeNs) -> Vec<Window>,
+        unsealed: &dyn Fn(TimeNs) -> Vec<Sealing>,
     ) -> Option<Duty> {
         if elapsed(self.seal_looked, now) < SEAL_EVERY {
             return None;
@@ -162,11 +162,11 @@ impl Duties {
         self.seal_looked = Some(now);
         self.sealing
             .retain(|(_, at)| now.saturating_sub(*at) < SEAL_AGAIN);
-        let lately = |window: &Window| self.sealing.iter().any(|(one, _)| one == window);
+        let lately = |sealing: &Sealing| self.sealing.iter().any(|(one, _)| one == sealing);
         let mut all = unsealed(wall).into_iter();
-        let window = all.find(|window| !lately(window))?;
-        self.sealing.push((window, now));
-        Some(Duty::Seal(window))
+        let sealing = all.find(|sealing| !lately(sealing))?;
+        self.sealing.push((sealing, now));
+        Some(Duty::Seal(sealing))
     }
 }
 
@@ -237,43 +237,49 @@ fn tell_settings(state: &State, node: u64, configured: &Wish, told: &mut Option<
 /// What was said of the tables of this node's configuration.
 #[derive(Debug, Default)]
 struct TablesTold {
-    /// How each of them stood.
-    said: BTreeMap<String, TableStanding>,
+    /// How each of their settings stood.
+    said: BTreeMap<(String, &'static str), TableStanding>,
 }
 
 impl TablesTold {
-    /// Says how each table stands when that changes, once what this node's configuration says is
-    /// known to all.
+    /// Says how each setting of a table stands when that changes, once what this node's configuration
+    /// says is known to all.
     fn look(&mut self, state: &State, node: u64, configured: &Wish) {
         if state.settings_of(node) != Some(configured) {
             return;
         }
         for (table, wanted) in configured.tables() {
-            let standing = state.table_standing(table, *wanted);
-            if self.said.insert(table.clone(), standing) == Some(standing) {
-                continue;
-            }
-            let same_time = wanted.as_str();
-            match standing {
-                TableStanding::InForce => {
-                    tracing::info!(table, same_time, "setting of a table of the cluster");
+            for (setting, value, standing) in state.table_standings(table, wanted) {
+                let key = (table.clone(), setting);
+                if self.said.insert(key, standing) != Some(standing) {
+                    tell_standing(table, setting, &value, standing);
                 }
-                TableStanding::NotAgreed => tracing::warn!(
-                    table,
-                    same_time,
-                    "this node's same_time of a table is not what the cluster goes by: more than \
-                     half of its nodes must say the same. Make all configurations equal before the \
-                     first row"
-                ),
-                TableStanding::TooLate => tracing::error!(
-                    table,
-                    same_time,
-                    "same_time of a table is refused: the table has rows that came under the other \
-                     one, and that stays. Take the lines out of the configurations, and publish to \
-                     a new table that they name before its first row"
-                ),
             }
         }
+    }
+}
+
+fn tell_standing(table: &str, setting: &str, value: &str, standing: TableStanding) {
+    match standing {
+        TableStanding::InForce => {
+            tracing::info!(table, setting, value, "setting of a table of the cluster");
+        }
+        TableStanding::NotAgreed => tracing::warn!(
+            table,
+            setting,
+            value,
+            "this node's setting of a table is not what the cluster goes by: more than half of its \
+             nodes must say the same. Make all configurations equal, and same_time before the first \
+             row"
+        ),
+        TableStanding::TooLate => tracing::error!(
+            table,
+            setting,
+            value,
+            "same_time of a table is refused: the table has rows that came under the other one, and \
+             that stays. Take the lines out of the configurations, and publish to a new table that \
+             they name before its first row"
+        ),
     }
 }
 
@@ -281,28 +287,28 @@ impl TablesTold {
 #[derive(Debug, Default)]
 struct HeldBackTold {
     looked: Option<Duration>,
-    said: Vec<Window>,
+    said: Vec<Sealing>,
 }
 
 impl HeldBackTold {
     /// Says which partitions stay in parts when there are others than before.
-    fn look(&mut self, now: Duration, held_back: &dyn Fn() -> Vec<Window>) {
+    fn look(&mut self, now: Duration, held_back: &dyn Fn() -> Vec<Sealing>) {
         if elapsed(self.looked, now) < HELD_BACK_EVERY {
             return;
         }
         self.looked = Some(now);
-        let windows = held_back();
-        let is_new = |window: &&Window| !self.said.contains(window);
-        if let Some(first) = windows.iter().find(is_new) {
+        let all = held_back();
+        let is_new = |sealing: &&Sealing| !self.said.contains(sealing);
+        if let Some(first) = all.iter().find(is_new) {
             tracing::warn!(
-                partitions = windows.len(),
-                start_hour = first.start_hour,
-                hours = first.hours,
+                partitions = all.len(),
+                start_hour = first.window.start_hour,
+                hours = first.window.hours,
                 "partitions stay in parts: later segments of others hold rows of the same series and \
                  times, of a table that merges them"
             );
         }
-        self.said = windows;
+        self.said = all;
     }
 }
 
@@ -337,7 +343,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
                     now: (node.wall_clock)(),
                 },
                 Duty::Merge => Command::Merge,
-                Duty::Seal(window) => Command::Seal(window),
+                Duty::Seal(sealing) => Command::Seal(sealing),
                 Duty::Retention => Command::Retention,
                 Duty::Settings => Command::Settings {
                     node: node.id,
@@ -449,6 +455,8 @@ mod tests {
     use shared::id::TimeNs;
 
     use super::*;
+    use crate::state::Window;
+    use crate::state::machine::HOUR_NS;
 
     const NODE: u64 = 2;
 
@@ -488,9 +496,10 @@ mod tests {
                     start_hour,
                     hours: 24,
                 };
-                let month = 720 * 3_600_000_000_000;
+                let month = 720 * HOUR_NS;
                 let ended = |window: &Window| (0..month).contains(&(now.0 - window.end().0));
-                [window(0), window(24)].into_iter().filter(ended).collect()
+                let ended = [window(0), window(24)].into_iter().filter(ended);
+                ended.map(Sealing::from).collect()
             },
         })
     }
@@ -547,13 +556,13 @@ mod tests {
         let mut duties = duties();
         let at = |hours: i64| {
             let mut state = State::new();
-            let now = TimeNs(hours * 3_600_000_000_000);
+            let now = TimeNs(hours * HOUR_NS);
             state.apply(1, &Command::Clock { node: 1, now });
             state
         };
         let sealed = |due: Vec<Duty>| {
             let window = |duty| match duty {
-                Duty::Seal(window) => Some(window.start_hour),
+                Duty::Seal(sealing) => Some(sealing.window.start_hour),
                 _ => None,
             };
             due.into_iter().find_map(window)

@@ -6,14 +6,20 @@ use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
 use super::bytes::{ReadFault, Reader, Writer};
-use super::settings::Wish;
+use super::machine::HOUR_NS;
+use super::settings::{Form, Wish};
 
-/// Of all kinds but settings.
+/// Of all kinds but settings and some seals.
 const VERSION: u8 = 1;
-/// Of settings: what version 1 has under this number sets the retention alone. Version 3 is written
-/// only where it is needed: older nodes know what is left out of version 2.
-const SETTINGS_VERSION_2: u8 = 2;
-const SETTINGS_VERSION: u8 = 3;
+/// Of seals of tables that are kept for a time of their own.
+const SEAL_VERSION: u8 = 2;
+/// Of settings, with the form of the wish: what version 1 has under this number sets the retention alone.
+/// The least that is needed is written: older nodes know what is left out of it.
+const SETTINGS_VERSIONS: [(u8, Form); 3] = [
+    (2, Form::DaysAndHours),
+    (3, Form::SameTime),
+    (4, Form::Tables),
+];
 /// Submissions of one command.
 pub const SUBMISSIONS_MAX: usize = 65_536;
 
@@ -24,8 +30,6 @@ const RETENTION: u8 = 3;
 const ADMIT: u8 = 4;
 const SETTINGS: u8 = 5;
 const SEAL: u8 = 6;
-
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 const BATCH: u8 = 0;
 const LINES: u8 = 1;
@@ -67,9 +71,9 @@ pub enum Command {
     Clock { node: u64, now: TimeNs },
     /// Everything applied before this command becomes segments named after its index.
     Merge,
-    /// As a merge; of this partition everything that segments hold goes into the new one, too.
-    Seal(Window),
-    /// Drop the partitions that ended more than the retention before replicated time.
+    /// As a merge; of a partition everything that segments hold of some tables goes into new ones, too.
+    Seal(Sealing),
+    /// Drop what ended more than the retention of its table before replicated time.
     Retention,
     /// Admits a node; the index of this command becomes its id.
     Admit {
@@ -93,6 +97,14 @@ pub struct Window {
     pub hours: u32,
 }
 
+/// What is to be sealed: the tables of a partition that are kept equally long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealing {
+    pub window: Window,
+    /// By a retention of their own; 0: as long as the cluster's.
+    pub kept_days: u32,
+}
+
 /// Why bytes are no command. Whoever meets this in a log entry stops: it must not skip it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -106,8 +118,8 @@ impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         out.u8(match self {
-            Self::Settings { wish, .. } if wish.is_days_and_hours() => SETTINGS_VERSION_2,
-            Self::Settings { .. } => SETTINGS_VERSION,
+            Self::Settings { wish, .. } => version_of(wish.form()),
+            Self::Seal(sealing) if sealing.kept_days > 0 => SEAL_VERSION,
             _ => VERSION,
         });
         match self {
@@ -126,10 +138,9 @@ impl Command {
                 out.i64(now.0);
             }
             Self::Merge => out.u8(MERGE),
-            Self::Seal(Window { start_hour, hours }) => {
+            Self::Seal(sealing) => {
                 out.u8(SEAL);
-                out.i64(*start_hour);
-                out.u32(*hours);
+                sealing.encode(&mut out);
             }
             Self::Retention => out.u8(RETENTION),
             Self::Admit {
@@ -149,11 +160,7 @@ impl Command {
             Self::Settings { node, wish } => {
                 out.u8(SETTINGS);
                 out.u64(*node);
-                if wish.is_days_and_hours() {
-                    wish.encode_days_and_hours(&mut out);
-                } else {
-                    wish.encode(&mut out);
-                }
+                wish.encode(wish.form(), &mut out);
             }
         }
         out.out.into()
@@ -169,15 +176,25 @@ impl Command {
     pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
         let mut reader = Reader::new(bytes);
         let (version, kind) = (reader.u8()?, reader.u8()?);
+        let versions = SETTINGS_VERSIONS.iter();
+        let mut forms = versions.filter(|(of, _)| kind == SETTINGS && *of == version);
+        if let Some((_, form)) = forms.next() {
+            let (node, wish) = (reader.u64()?, Wish::decode(*form, &mut reader)?);
+            reader.end()?;
+            return Ok(Self::Settings { node, wish });
+        }
         let command = match kind {
-            SETTINGS if version == SETTINGS_VERSION_2 => Self::Settings {
-                node: reader.u64()?,
-                wish: Wish::decode_days_and_hours(&mut reader)?,
-            },
-            SETTINGS if version == SETTINGS_VERSION => Self::Settings {
-                node: reader.u64()?,
-                wish: Wish::decode(&mut reader)?,
-            },
+            SEAL if version == SEAL_VERSION => {
+                let sealing = Sealing::decode(&mut reader)?;
+                let kept_days = reader.u32()?;
+                if kept_days == 0 {
+                    return Err(CommandError::Malformed("a seal of no days"));
+                }
+                Self::Seal(Sealing {
+                    kept_days,
+                    ..sealing
+                })
+            }
             _ if version != VERSION => return Err(CommandError::Version(version)),
             SUBMISSIONS => {
                 let count = reader.count(SUBMISSION_BYTES_MIN)?;
@@ -192,7 +209,7 @@ impl Command {
                 now: TimeNs(reader.i64()?),
             },
             MERGE => Self::Merge,
-            SEAL => Self::Seal(Window::decode(&mut reader)?),
+            SEAL => Self::Seal(Sealing::decode(&mut reader)?),
             RETENTION => Self::Retention,
             ADMIT => {
                 let (name, address) = (reader.text()?.to_owned(), reader.text()?.to_owned());
@@ -210,19 +227,46 @@ impl Command {
     }
 }
 
+fn version_of(form: Form) -> u8 {
+    let mut versions = SETTINGS_VERSIONS.into_iter();
+    let version = versions.find(|(_, of)| *of == form);
+    version.expect("every form has a version").0
+}
+
 impl Window {
     /// The first time behind it.
     pub fn end(self) -> TimeNs {
         let hour = self.start_hour.saturating_add(i64::from(self.hours));
         TimeNs(hour.saturating_mul(HOUR_NS))
     }
+}
 
+impl From<Window> for Sealing {
+    fn from(window: Window) -> Self {
+        Self {
+            window,
+            kept_days: 0,
+        }
+    }
+}
+
+impl Sealing {
+    fn encode(self, out: &mut Writer) {
+        let Self { window, kept_days } = self;
+        out.i64(window.start_hour);
+        out.u32(window.hours);
+        if kept_days > 0 {
+            out.u32(kept_days);
+        }
+    }
+
+    /// As version 1 has it.
     fn decode(from: &mut Reader<'_>) -> Result<Self, CommandError> {
         let (start_hour, hours) = (from.i64()?, from.u32()?);
         if hours == 0 {
             return Err(CommandError::Malformed("a window without hours"));
         }
-        Ok(Self { start_hour, hours })
+        Ok(Window { start_hour, hours }.into())
     }
 }
 
@@ -288,7 +332,7 @@ impl From<ReadFault> for CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::SameTime;
+    use crate::state::{Rollups, SameTime, TableWish};
 
     fn samples() -> Vec<Command> {
         let submission = |ticket, payload| Submission {
@@ -296,6 +340,15 @@ mod tests {
             agent: AgentId::parse("gw-1").unwrap(),
             received: TimeNs(-5),
             payload,
+        };
+        let window = Window {
+            start_hour: -24,
+            hours: 24,
+        };
+        let table = TableWish {
+            same_time: None,
+            retention_days: Some(30),
+            rollups: Some(Rollups::default()),
         };
         vec![
             Command::Submissions(vec![]),
@@ -308,6 +361,11 @@ mod tests {
                 now: TimeNs(1 << 60),
             },
             Command::Merge,
+            Command::Seal(window.into()),
+            Command::Seal(Sealing {
+                window,
+                kept_days: 30,
+            }),
             Command::Retention,
             Command::Admit {
                 name: "a".into(),
@@ -321,7 +379,12 @@ mod tests {
             },
             Command::Settings {
                 node: 3,
-                wish: Wish::default().with_tables([("weather".to_owned(), SameTime::Merge)].into()),
+                wish: Wish::default()
+                    .with_tables([("weather".to_owned(), SameTime::Merge.into())].into()),
+            },
+            Command::Settings {
+                node: 3,
+                wish: Wish::default().with_tables([("weather".to_owned(), table)].into()),
             },
         ]
     }
@@ -358,8 +421,8 @@ mod tests {
             Err(CommandError::Version(2))
         );
         assert_eq!(
-            Command::decode(&Bytes::from_static(&[4, SETTINGS])),
-            Err(CommandError::Version(4))
+            Command::decode(&Bytes::from_static(&[5, SETTINGS])),
+            Err(CommandError::Version(5))
         );
         assert!(Command::decode(&Bytes::from_static(&[1, 99])).is_err());
         let huge = [&[VERSION, SUBMISSIONS][..], &u32::MAX.to_le_bytes()].concat();

@@ -14,15 +14,18 @@ use shared::verdict::Position;
 
 use super::catalog::{Catalog, SeriesId, TableInfo};
 use super::clock::Clock;
-use super::command::{Command, Origin, Payload, Submission, Window};
+use super::command::{Command, Origin, Payload, Sealing, Submission};
 use super::cow::CowMap;
 use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, decide};
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
+use super::retention::Retention;
 use super::rows::{Rows, raised};
 use super::settings::{Agreement, SameTime, Settings, Wish};
+use super::table_settings::{TableSettings, TableWish};
 
-pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
+pub(crate) const HOUR_NS: i64 = 3_600 * 1_000_000_000;
+pub(crate) const DAY_NS: i64 = 24 * HOUR_NS;
 
 /// What replicas agree on. A clone is cheap and does not see later changes.
 #[derive(Debug, Clone)]
@@ -73,25 +76,24 @@ pub enum Outcome {
 }
 
 /// Work for the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     Merge,
     /// A merge that takes along what segments hold of one partition.
-    Seal(Window),
-    /// Drop what ended before.
-    Retention {
-        before: TimeNs,
-    },
+    Seal(Sealing),
+    /// Drop what has ended.
+    Retention(Retention),
 }
 
-/// What became of a wish for one table.
+/// What became of a wish for one setting of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableStanding {
     /// It is so, or will be with the first row.
     InForce,
-    /// Not more than half of the members say so, or too many tables wait for their first row.
+    /// Not more than half of the members say so, or too many tables wait for their first row, or have
+    /// settings.
     NotAgreed,
-    /// The table has rows that came under the other setting.
+    /// The table has rows that came under another `same_time`.
     TooLate,
 }
 
@@ -138,8 +140,8 @@ impl State {
             }
             Command::Clock { node, now } => self.clock.told(*node, *now),
             Command::Merge => effects.job = Some(Job::Merge),
-            Command::Seal(window) => effects.job = Some(Job::Seal(*window)),
-            Command::Retention => effects.job = self.retention(),
+            Command::Seal(sealing) => effects.job = Some(Job::Seal(*sealing)),
+            Command::Retention => effects.job = self.drop_what_ended(),
             Command::Admit {
                 name,
                 address,
@@ -193,13 +195,53 @@ impl State {
         self.settings.in_force
     }
 
+    /// What is in force of single tables.
+    pub fn table_settings(&self) -> &TableSettings {
+        &self.settings.tables
+    }
+
     /// What a node told of its configuration.
     pub fn settings_of(&self, node: u64) -> Option<&Wish> {
         self.settings.told.get(&node)
     }
 
-    /// How a table stands to what a configuration says of it.
-    pub fn table_standing(&self, table: &str, wanted: SameTime) -> TableStanding {
+    /// How a table stands to each setting that a configuration says of it: its key, what is wanted, and
+    /// what became of that.
+    pub fn table_standings(
+        &self,
+        table: &str,
+        wanted: &TableWish,
+    ) -> Vec<(&'static str, String, TableStanding)> {
+        let stands = |is_so| {
+            if is_so {
+                TableStanding::InForce
+            } else {
+                TableStanding::NotAgreed
+            }
+        };
+        let settings = self.table_settings();
+        let TableWish {
+            same_time,
+            retention_days,
+            rollups,
+        } = wanted;
+        let same_time = same_time.map(|how| {
+            let standing = self.same_time_standing(table, how);
+            ("same_time", how.as_str().to_owned(), standing)
+        });
+        let days = retention_days.map(|days| {
+            let is_so = settings.retention_days_of(table) == Some(days);
+            ("retention_days", days.to_string(), stands(is_so))
+        });
+        let rollups = rollups.as_ref().map(|rollups| {
+            let is_so = settings.rollups_of(table) == *rollups;
+            ("rollups", rollups.to_string(), stands(is_so))
+        });
+        [same_time, days, rollups].into_iter().flatten().collect()
+    }
+
+    /// How a table stands to what a configuration says of its rows of one time.
+    pub fn same_time_standing(&self, table: &str, wanted: SameTime) -> TableStanding {
         let has_rows = self.catalog.table(table).is_some_and(TableInfo::has_rows);
         if self.catalog.same_time(table) == wanted {
             TableStanding::InForce
@@ -242,14 +284,25 @@ impl State {
     }
 
     /// The times that get partitions of their own; all others share the quarantine partition.
-    pub fn plausible_times(&self) -> Option<std::ops::RangeInclusive<i64>> {
+    /// `kept_days`: of tables that are kept for so long by a retention of their own, or 0.
+    pub fn plausible_times(&self, kept_days: u32) -> Option<std::ops::RangeInclusive<i64>> {
         let now = self.clock.now.0;
-        let oldest =
-            now.saturating_sub(i64::from(self.settings().retention_days()).saturating_mul(DAY_NS));
+        let days = match kept_days {
+            0 => self.settings().retention_days(),
+            own => own,
+        };
+        let oldest = now.saturating_sub(i64::from(days).saturating_mul(DAY_NS));
         (now > 0).then(|| oldest..=now.saturating_add(DAY_NS))
     }
 
-    fn retention(&mut self) -> Option<Job> {
+    /// What is kept of each table now; `None` while no voter has told its clock.
+    pub fn retention(&self) -> Option<Retention> {
+        let (now, days) = (self.clock.now, self.settings().retention_days());
+        let tables = self.table_settings().clone();
+        (now.0 > 0).then(|| Retention::new(now, days, tables))
+    }
+
+    fn drop_what_ended(&mut self) -> Option<Job> {
         if !self.clock.confirmed() {
             return None;
         }
@@ -263,10 +316,7 @@ impl State {
         for agent in &due {
             Arc::make_mut(self.agents.entry_or(agent, Arc::default)).forget(now);
         }
-        let before = *self.plausible_times()?.start();
-        Some(Job::Retention {
-            before: TimeNs(before),
-        })
+        self.retention().map(Job::Retention)
     }
 
     fn submit(&mut self, submission: &Submission, rows: &mut Vec<Rows>) -> Outcome {
@@ -400,7 +450,7 @@ impl State {
 
     fn resolver<'a>(&'a mut self, agent: &'a AgentId) -> Resolver<'a> {
         let time_max = self
-            .plausible_times()
+            .plausible_times(0)
             .map_or(i64::MAX, |range| *range.end());
         Resolver {
             catalog: &mut self.catalog,

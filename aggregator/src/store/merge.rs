@@ -1,5 +1,5 @@
-//! Merge: the frozen rows of level 0 become segments, one a partition, named by the command and
-//! holding exactly its rows. Then one transaction makes them, the state and the log position
+//! Merge: the frozen rows of level 0 become segments, one a partition and time that tables are kept,
+//! named by the command and holding exactly its rows. Then one transaction makes them, the state and the log position
 //! durable together; until then nothing of it is believed, and it can be done again.
 //!
 //! A partition collects one segment a merge, until one of them seals it: that takes along what the
@@ -22,6 +22,7 @@ use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
 use super::partition::Partition;
 use super::room;
+use super::sealing::SealGroup;
 use super::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, State};
@@ -45,7 +46,7 @@ pub struct MergeJob {
     pub(super) manifest: Arc<Manifest>,
     pub(super) segments: Arc<dyn Storage>,
     pub(super) claims: Arc<Claims>,
-    pub(super) seal: Option<Seal>,
+    pub(super) seal: Option<SealGroup>,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
     pub(super) written: OnceLock<Written>,
@@ -58,13 +59,6 @@ pub struct MergeJob {
 pub(super) struct Written {
     files: Vec<SegmentFile>,
     seals: bool,
-}
-
-/// A partition to seal.
-pub(super) struct Seal {
-    pub(super) partition: Partition,
-    /// What is there of it, oldest first.
-    pub(super) segments: Vec<Arc<SegmentHandle>>,
 }
 
 /// A merge that is durable.
@@ -162,13 +156,12 @@ impl MergeJob {
     fn write_segments(
         &self,
         state_bytes: usize,
-        seal: Option<&Seal>,
+        seal: Option<&SealGroup>,
     ) -> Result<Vec<SegmentFile>, Fault> {
         let merged_at = self.state.now().0;
         let mut output = Output {
-            sealed: seal.map(|seal| seal.partition),
-            hours: self.state.settings().partition_hours(),
-            plausible: self.state.plausible_times(),
+            seal,
+            state: &self.state,
             gathered: BTreeMap::new(),
             gathered_bytes: 0,
             writers: BTreeMap::new(),
@@ -178,7 +171,6 @@ impl MergeJob {
                 merged_at,
             },
             storage: &*self.segments,
-            catalog: self.state.catalog(),
         };
         let written = self
             .write_rows(seal, &mut output)
@@ -196,7 +188,11 @@ impl MergeJob {
         Ok(files)
     }
 
-    fn write_rows<F>(&self, seal: Option<&Seal>, output: &mut Output<'_, F>) -> Result<(), Fault>
+    fn write_rows<F>(
+        &self,
+        seal: Option<&SealGroup>,
+        output: &mut Output<'_, F>,
+    ) -> Result<(), Fault>
     where
         F: Fn(Partition) -> SegmentHead,
     {
@@ -236,7 +232,7 @@ impl From<StoreError> for Fault {
     }
 }
 
-impl Seal {
+impl SealGroup {
     /// The rows of some series, as they came.
     fn read(
         &self,
@@ -290,7 +286,11 @@ impl Seal {
 }
 
 /// Ranges of series that are gathered together, in ascending order.
-fn passes(rows: &RowList, seal: Option<&Seal>, catalog: &Catalog) -> Vec<RangeInclusive<SeriesId>> {
+fn passes(
+    rows: &RowList,
+    seal: Option<&SealGroup>,
+    catalog: &Catalog,
+) -> Vec<RangeInclusive<SeriesId>> {
     let mut weights: BTreeMap<SeriesId, u64> = BTreeMap::new();
     if let Some(seal) = seal {
         seal.weights(catalog, |series, values| {
@@ -325,20 +325,21 @@ pub(super) fn ranges(
 
 /// Sorts rows into partitions, gathers them by series and writes them as blocks.
 struct Output<'a, F: Fn(Partition) -> SegmentHead> {
-    sealed: Option<Partition>,
-    hours: u32,
-    plausible: Option<RangeInclusive<i64>>,
+    seal: Option<&'a SealGroup>,
+    state: &'a State,
     gathered: BTreeMap<(SeriesId, Partition), SeriesRows>,
     gathered_bytes: usize,
-    writers: BTreeMap<Partition, SegmentWriter>,
+    /// Also by how long tables are kept.
+    writers: BTreeMap<(Partition, u32), SegmentWriter>,
     head: F,
     storage: &'a dyn Storage,
-    catalog: &'a Catalog,
 }
 
 impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     fn take(&mut self, rows: SeriesRows) -> Result<(), StoreError> {
-        let of = |time: &i64| Partition::of(*time, self.hours, self.plausible.as_ref());
+        let plausible = self.state.plausible_times(self.kept_days(rows.series));
+        let hours = self.state.settings().partition_hours();
+        let of = |time: &i64| Partition::of(*time, hours, plausible.as_ref());
         let Some(first) = rows.times.first().map(of) else {
             return Ok(());
         };
@@ -353,6 +354,12 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
             self.gather(partition, rows.select(&some))?;
         }
         Ok(())
+    }
+
+    /// For how long a series is kept by its table's own retention, or 0.
+    fn kept_days(&self, series: SeriesId) -> u32 {
+        let info = self.state.catalog().series(series);
+        info.map_or(0, |info| self.state.table_settings().kept_days(&info.table))
     }
 
     fn gather(&mut self, partition: Partition, rows: SeriesRows) -> Result<(), StoreError> {
@@ -380,18 +387,30 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     }
 
     fn write(&mut self, partition: Partition, mut rows: SeriesRows) -> Result<(), StoreError> {
-        if !self.writers.contains_key(&partition) {
-            let sealed = self.sealed == Some(partition);
-            let writer = SegmentWriter::create(self.storage, (self.head)(partition), sealed)?;
-            self.writers.insert(partition, writer);
-        }
-        let writer = self.writers.get_mut(&partition).expect("just made");
+        let kept_days = self.kept_days(rows.series);
+        let writer = match self.writers.entry((partition, kept_days)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let seals = |seal: &SealGroup| {
+                    seal.partition == partition && seal.kept_days.contains(&kept_days)
+                };
+                let sealed = self.seal.is_some_and(seals);
+                let head = (self.head)(partition);
+                entry.insert(SegmentWriter::create(
+                    self.storage,
+                    head,
+                    kept_days,
+                    sealed,
+                )?)
+            }
+        };
         rows.sort_by_time();
         let mut early = 0;
-        if self.catalog.merges_same_time(rows.series) {
+        if self.state.catalog().merges_same_time(rows.series) {
             rows.combine_same_time();
             // A block of wild times on both sides would overlap all that is plausible between them.
-            if let (Partition::Wild, Some(plausible)) = (partition, &self.plausible) {
+            let plausible = self.state.plausible_times(kept_days);
+            if let (Partition::Wild, Some(plausible)) = (partition, plausible) {
                 early = rows.times.partition_point(|time| time < plausible.start());
             }
         }

@@ -8,12 +8,12 @@ use shared::id::Digest;
 
 use crate::state::Window;
 use crate::state::bytes::{ReadFault, Reader, Writer};
+use crate::state::machine::HOUR_NS;
 
 /// How files of segments end, and those of sealed ones.
 pub(super) const SEGMENT: &str = ".seg";
 pub(super) const SEALED: &str = ".sealed.seg";
 const WILD: &str = "wild";
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 impl From<Window> for Partition {
     fn from(window: Window) -> Self {

@@ -98,9 +98,10 @@ impl SegmentWriter {
     pub(super) fn create(
         storage: &dyn Storage,
         head: SegmentHead,
+        kept_days: u32,
         sealed: bool,
     ) -> Result<Self, StoreError> {
-        let tmp = format!("{}{TMP}", head.partition.stem(head.command));
+        let tmp = format!("{}-{kept_days}{TMP}", head.partition.stem(head.command));
         let io = |source| StoreError::io(&tmp, source);
         let file = storage.open(&tmp, OpenMode::Create).map_err(io)?;
         // Left over from a merge that did not end.

@@ -7,8 +7,10 @@ use super::agent::{Agent, Link};
 use super::model::Model;
 use super::{Node, Random, aggregate, all_rows};
 use crate::state::{
-    Command, Effects, Origin, Outcome, Payload, SameTime, Submission, Window, Wish,
+    Command, Effects, Job, Origin, Outcome, Payload, Retention, SameTime, Sealing, State,
+    Submission, TableWish, Window, Wish,
 };
+use crate::store::segment::SegmentHandle;
 
 const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
@@ -102,6 +104,8 @@ struct Run {
     history: History,
     model: Model,
     node: Node,
+    /// The last that was asked for.
+    retention: Option<(u64, Retention)>,
 }
 
 impl Run {
@@ -143,14 +147,27 @@ impl Run {
     }
 
     fn tell(&mut self, partition_hours: u32) {
-        let tables = [("pump".to_owned(), SameTime::Merge)].into();
+        let random = &mut self.history.random;
+        let mut days = || [None, Some(1), Some(2), Some(4)][random.below(4)];
+        let mut wish = |same_time| TableWish {
+            same_time,
+            retention_days: days(),
+            rollups: None,
+        };
+        let tables = [
+            ("pump", wish(Some(SameTime::Merge))),
+            ("truck", wish(None)),
+            ("quarantine", wish(None)),
+        ];
+        let tables = tables.map(|(name, wish)| (name.to_owned(), wish));
         self.apply(Command::Settings {
             node: 2,
-            wish: Wish::new(None, Some(partition_hours)).with_tables(tables),
+            wish: Wish::new(None, Some(partition_hours)).with_tables(tables.into()),
         });
     }
 
-    /// Rows of one time may lie in partitions of several widths then.
+    /// Rows of one time may lie in partitions of several widths then, and files hold tables that are kept
+    /// for different times.
     fn width(&mut self) {
         let hours = [24, 12, 36][self.history.random.below(3)];
         self.tell(hours);
@@ -165,9 +182,13 @@ impl Run {
         let hours = [now, now, 24, 12][self.history.random.below(4)];
         let length = i64::from(hours);
         let nth = hour.div_euclid(length) + [1, 0, -1, -2][self.history.random.below(4)];
-        self.merge_by(Command::Seal(Window {
-            start_hour: nth * length,
-            hours,
+        let kept_days = [0, 0, 1, 2, 4][self.history.random.below(5)];
+        self.merge_by(Command::Seal(Sealing {
+            window: Window {
+                start_hour: nth * length,
+                hours,
+            },
+            kept_days,
         }));
     }
 
@@ -215,8 +236,10 @@ impl Run {
         }
         // Nothing is durable of this but through the log: no fault may hit it half way.
         let effects = self.apply(Command::Retention);
-        if let Some(crate::state::Job::Retention { before }) = effects.job {
-            self.model.retain(before.0);
+        if let Some(Job::Retention(retention)) = effects.job {
+            let index = self.history.log.len() as u64;
+            self.model.retain(index, &retention);
+            self.retention = Some((index, retention));
         }
     }
 
@@ -227,10 +250,39 @@ impl Run {
         assert_eq!(self.node.state.gaps().len(), self.model.gaps);
         aggregate::check(&self.node.store.view());
         if self.node.jobs.is_empty() {
-            let (found, expected) = (all_rows(&self.node.store.view()), self.model.plain());
-            assert_eq!(found, expected);
+            self.model.check(all_rows(&self.node.store.view()));
+            self.check_what_ended_is_gone();
         }
     }
+
+    /// Tables that merge may hold back segments.
+    fn check_what_ended_is_gone(&self) {
+        let Some((index, retention)) = &self.retention else {
+            return;
+        };
+        let (store, state) = (&self.node.store, &self.node.state);
+        for segment in store.segments.iter() {
+            if segment.head.command < *index && !merges(segment, state) {
+                let end = segment.head.partition.end();
+                let end = end.unwrap_or(segment.head.merged_at.saturating_add(1));
+                let mut tables = tables(segment, state);
+                let is_kept = tables.any(|table| end > retention.before(table).0);
+                assert!(is_kept, "{segment:?}");
+            }
+        }
+    }
+}
+
+fn tables<'a>(segment: &'a SegmentHandle, state: &'a State) -> impl Iterator<Item = &'a str> {
+    let info = |table| state.catalog().table_by_id(table).expect("it is known");
+    segment
+        .rows
+        .keys()
+        .map(move |table| info(*table).name.as_str())
+}
+
+fn merges(segment: &SegmentHandle, state: &State) -> bool {
+    tables(segment, state).any(|table| state.catalog().same_time(table) == SameTime::Merge)
 }
 
 fn run(seed: u64) {
@@ -240,6 +292,7 @@ fn run(seed: u64) {
         history: History::new(seed),
         model: Model::default(),
         node,
+        retention: None,
     };
     run.apply(Command::RetentionDays(2));
     run.admit();
