@@ -81,6 +81,8 @@ pub(crate) struct LiveFile {
     pub(crate) file_bytes: u64,
     /// Bytes handed to the file so far: a reader looks no further.
     pub(crate) written: AtomicU64,
+    /// The disk gave nothing of it: it is not written again.
+    pub(crate) is_bad: bool,
 }
 
 /// The files by generation, shared with the readers.

@@ -380,6 +380,7 @@ impl Journal {
             file,
             file_bytes,
             written: AtomicU64::new(0),
+            is_bad: false,
         });
         self.insert(generation, Arc::clone(&live));
         let buffer = self
@@ -409,7 +410,7 @@ impl Journal {
     fn next_file(&mut self) -> Result<Spare, JournalError> {
         while let Some((generation, live)) = self.released.pop_front() {
             let name = file_name(generation);
-            if live.file_bytes == self.options.file_bytes {
+            if live.file_bytes == self.options.file_bytes && !live.is_bad {
                 return Ok((name, Arc::clone(&live.file)));
             }
             self.storage

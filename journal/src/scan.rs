@@ -42,7 +42,7 @@ pub(crate) fn files(
         check_next(generation, generations[nth + 1])?;
         files.push((
             generation,
-            live(open(storage, generation)?, generation, None)?,
+            live(open(storage, generation)?, generation, None, false)?,
         ));
     }
     let mut newest: Option<(u64, Scanned)> = None;
@@ -65,7 +65,7 @@ pub(crate) fn files(
         scanned.opens = scanned
             .opens
             .max(newest.map_or(0, |(_, scanned)| scanned.opens));
-        files.push((generation, live(file, generation, end)?));
+        files.push((generation, live(file, generation, end, scanned.ungiven)?));
         newest = Some((generation, scanned));
     }
     if let Some((generation, _)) = newest.filter(|_| !gives_some) {
@@ -99,8 +99,13 @@ fn read(
         before,
         next,
     } = place;
+    let sealed = before.and_then(|before| before.sealed.then_some(before.chain));
+    // It may continue another one, if the disk gave nothing of the file before when it was begun.
+    let told = skipping
+        .as_ref()
+        .and_then(|_| recover::continued_by(file, generation));
     let beside = Beside {
-        before: before.and_then(|before| before.sealed.then_some(before.chain)),
+        before: sealed.filter(|sealed| told.is_none_or(|told| told == *sealed)),
         seal: match next.filter(|_| skipping.is_some()) {
             Some(next) => recover::continued_by(open(storage, next)?.as_ref(), next),
             None => None,
@@ -120,7 +125,7 @@ fn read(
     })?;
     let ends_badly = next.is_some() && !scanned.sealed;
     if let Some(skipping) = skipping
-        && (ends_badly || scanned.unreadable)
+        && (ends_badly || scanned.unreadable || scanned.ungiven)
     {
         recover::pass_over_rest(file, generation, scanned.end, skipping.skipped)?;
         if ends_badly || scanned.ungiven {
@@ -174,6 +179,7 @@ fn live(
     file: Arc<dyn StorageFile>,
     generation: u64,
     end: Option<u32>,
+    is_bad: bool,
 ) -> Result<LiveFile, JournalError> {
     let file_bytes = file
         .len()
@@ -185,6 +191,7 @@ fn live(
         file,
         file_bytes,
         written: AtomicU64::new(end.map_or(file_bytes, u64::from)),
+        is_bad,
     })
 }
 

@@ -345,6 +345,52 @@ fn the_newest_file_is_left_as_it_is_if_the_disk_gives_nothing_of_it() {
     assert!(open(&disk).0.into_iter().eq(0..=400));
 }
 
+/// A file that was sealed when the power went is continued by the next, unless the disk gives nothing
+/// of it then.
+#[test]
+fn a_sealed_newest_file_of_which_the_disk_gives_nothing_may_come_back() {
+    let disk = SimStorage::new(13);
+    let positions = fill(&disk, 400);
+    let last = positions[399].file();
+    // The next file was never begun.
+    let storage = disk.as_storage();
+    let sealed = last - 1;
+    storage.remove(&name(last)).unwrap();
+    let kept = positions.iter().filter(|one| one.file() < last).count() as u64;
+    let before = positions.iter().filter(|one| one.file() < sealed).count() as u64;
+    assert!(disk.fail_reads(&name(sealed), 0..OPTIONS.file_bytes));
+    let (numbers, skipped) = open(&disk);
+    assert!(numbers.into_iter().eq(0..before));
+    assert_eq!(skipped.len(), 1);
+    disk.heal_reads(&name(sealed));
+    assert!(open(&disk).0.into_iter().eq(0..kept));
+}
+
+/// It is removed, and another takes its place.
+#[test]
+fn a_file_of_which_the_disk_gave_nothing_is_not_written_again() {
+    let disk = SimStorage::new(14);
+    let positions = fill(&disk, 400);
+    assert!(disk.fail_reads(&name(1), 0..OPTIONS.file_bytes));
+    let opened = Journal::open_skipping(disk.as_storage(), OPTIONS, sums_up, &mut |_, _, _| Ok(()));
+    let (mut journal, _) = opened.unwrap();
+    journal.release(positions[399]).unwrap();
+    let head = RecordHead {
+        group: 0,
+        kind: 1,
+        number: 400,
+    };
+    for _ in 0..200 {
+        journal.append(head, &[7; 100]).unwrap();
+        journal.sync().unwrap();
+    }
+    let mut first = [0; 1];
+    for file in disk.as_storage().list().unwrap() {
+        let opened = disk.as_storage().open(&file, OpenMode::Existing).unwrap();
+        assert!(opened.read_at(0, &mut first).is_ok(), "{file}");
+    }
+}
+
 #[test]
 fn a_disk_that_gives_nothing_of_any_file_is_no_damage() {
     let disk = SimStorage::new(11);

@@ -31,6 +31,7 @@ pub(crate) struct World {
     boots: u64,
     wishes: Wishes,
     log: LogOptions,
+    timing: Timing,
 }
 
 struct SimNode {
@@ -98,7 +99,16 @@ impl World {
             boots: 0,
             wishes: wishes(8 << 10),
             log: log_options(64),
+            timing: Timing {
+                heartbeat: Duration::from_millis(100),
+                election_min: Duration::from_millis(400),
+                election_max: Duration::from_millis(800),
+            },
         }
+    }
+
+    pub(crate) fn with_timing(self, timing: Timing) -> World {
+        World { timing, ..self }
     }
 
     /// The same with a log of so many files.
@@ -165,16 +175,11 @@ impl World {
         self.boots += 1;
         let node = &self.nodes[at];
         let seat = node.seat.expect("only members are started");
-        let patience = Duration::from_millis(400);
         let parts = Parts {
             cluster: "sim".to_owned(),
             name: node.name.into(),
             seat,
-            timing: Timing {
-                heartbeat: Duration::from_millis(100),
-                election_min: patience,
-                election_max: 2 * patience,
-            },
+            timing: self.timing.clone(),
             link: self.end(at, seat.incarnation),
             log: LogStore::open(folder(&node.disk, "log"), self.log).expect("its own log"),
             log_reserve_bytes: LOG_RESERVE_BYTES,

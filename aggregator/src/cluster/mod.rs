@@ -3,8 +3,8 @@
 //!
 //! `propose` (with `outbox`) hands submissions to the leader; `log` keeps what replicas agree on;
 //! `gate` puts submissions off while the log is nearly full; `link`, `transport`, `wire`,
-//! `listener`, `network` and `peer` carry it between nodes, `silence` says who does not answer, `pulse` waits for late
-//! heartbeats; `apply` does it and mints the answers;
+//! `listener`, `network` and `peer` carry it between nodes, `silence` says who does not answer, `rounds` has one read
+//! index serve many; `apply` does it and mints the answers;
 //! `snapshot` brings a node that is far behind up; `join`, `identity` and `steward` keep the
 //! membership, the clock and the merges going.
 
@@ -18,8 +18,8 @@ pub mod wire;
 mod silence;
 mod transport;
 mod listener;
-mod pulse;
 mod network;
+mod rounds;
 mod gate;
 mod peer;
 mod answer;

@@ -17,7 +17,6 @@ use openraft::{AnyError, OptionalSend};
 
 use super::link::{CallError, Link, Purpose};
 use super::log::LogId;
-use super::pulse::Pulse;
 use super::snapshot;
 use super::types::{Member, TypeConfig};
 use super::wire::{self, Kind, WireError};
@@ -39,7 +38,6 @@ pub(super) struct Network {
     segments: Arc<dyn journal::Storage>,
     cut: Arc<AtomicU64>,
     undelivered: Arc<LogGate>,
-    pulse_limit: Duration,
 }
 
 /// One of openraft's clients: to one node, for one purpose.
@@ -50,24 +48,19 @@ pub(super) struct Client {
     purpose: Purpose,
     cut: Arc<AtomicU64>,
     undelivered: Arc<LogGate>,
-    /// Of the client of heartbeats.
-    pulse: Option<Pulse>,
 }
 
 impl Network {
-    /// `cut`: entries up to and with this one are sent to nobody any more; 0: all are. `pulse_limit`:
-    /// so late an answer to a heartbeat may come.
+    /// `cut`: entries up to and with this one are sent to nobody any more; 0: all are.
     pub(super) fn new(
         link: Arc<dyn Link>,
         segments: Arc<dyn journal::Storage>,
         cut: Arc<AtomicU64>,
-        pulse_limit: Duration,
     ) -> Network {
         Network {
             link,
             segments,
             cut,
-            pulse_limit,
             undelivered: Arc::new(LogGate::new(1, UNDELIVERED_WINDOW)),
         }
     }
@@ -80,7 +73,6 @@ impl Network {
             purpose,
             cut: Arc::clone(&self.cut),
             undelivered: Arc::clone(&self.undelivered),
-            pulse: (purpose == Purpose::Pulse).then(|| Pulse::new(self.pulse_limit)),
         }
     }
 }
@@ -161,13 +153,9 @@ impl RaftNetworkV2<C> for Client {
             return Err(RPCError::Unreachable(Unreachable::from_string(why)));
         }
         let payload = wire::encode_append(&rpc).map_err(unread)?;
-        let (link, member, purpose) = (&self.link, &self.member, self.purpose);
-        let send = |limit| link.call(member, purpose, Kind::Append, payload, limit);
-        let answer = match &mut self.pulse {
-            Some(pulse) => pulse.beat(send).await,
-            None => send(APPEND_LIMIT).await,
-        };
-        let answer = answer.map_err(|error| rpc_error(&error))?;
+        let answer = self
+            .call(self.purpose, Kind::Append, payload, APPEND_LIMIT)
+            .await?;
         wire::decode_appended(&answer).map_err(unread)
     }
 

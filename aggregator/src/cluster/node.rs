@@ -26,6 +26,7 @@ use super::network::Network;
 use super::outbox::{Leadership, Sent};
 use super::peer::{Peer, give, run_proposals, sent};
 use super::propose::{Propose, Proposer, Ticket};
+use super::rounds::Rounds;
 use super::steward::{self, Wishes};
 use super::tasks::Tasks;
 use super::transport::Transport;
@@ -44,8 +45,8 @@ use crate::tls::Revocations;
 /// A proposal that the leader does not take by then is given again.
 const PROPOSE_LIMIT: Duration = Duration::from_secs(5);
 const READ_INDEX_LIMIT: Duration = Duration::from_secs(2);
-/// An agent waits for CONNACK no longer than 5 s.
-const POSITIONS_LIMIT: Duration = Duration::from_secs(3);
+/// An agent waits for CONNACK no longer than 5 s, the handshake included.
+const POSITIONS_LIMIT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A commit is known within this, or the command is due again.
 const DUTY_LIMIT: Duration = Duration::from_secs(5);
@@ -89,6 +90,7 @@ pub(super) struct Node {
     pub(super) views: Views,
     pub(super) progress: watch::Receiver<Progress>,
     pub(super) wall_clock: fn() -> TimeNs,
+    reads: Arc<Rounds<Result<u64, String>>>,
 }
 
 /// A running node. Clones are handles on the same.
@@ -219,7 +221,7 @@ impl Cluster {
             // The sender lives as long as the node.
             let _ = recovered.wait_for(|recovered| *recovered).await;
             loop {
-                match self.node.read_index().await {
+                match self.node.reads.next(|| self.node.read_index()).await {
                     Ok(index) => {
                         let mut progress = self.node.progress.clone();
                         let applied = progress.wait_for(|progress| progress.applied >= index);
@@ -334,7 +336,6 @@ impl Parts {
             Arc::clone(&self.link),
             Arc::clone(&segments),
             Arc::clone(&cut),
-            self.timing.election_min,
         );
         let id = self.seat.id;
         let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
@@ -349,6 +350,7 @@ impl Parts {
             views: views.clone(),
             progress,
             wall_clock: self.wall_clock,
+            reads: Arc::default(),
         };
         let incarnation = self.seat.incarnation;
         let admission = Admission::new(incarnation, raft.clone(), views);
@@ -543,17 +545,14 @@ impl ingest::Upstream for Cluster {
         &self,
         agent: &AgentId,
         streams: &[(Epoch, Lane)],
-    ) -> Vec<(Epoch, Lane, Position)> {
+    ) -> Option<Vec<(Epoch, Lane, Position)>> {
         // By what this node alone has applied, an agent could give a number away again.
         let deadline = tokio::time::Instant::now() + POSITIONS_LIMIT;
-        let Ok(view) = self.linearizable(deadline).await else {
-            return Vec::new();
-        };
+        let view = self.linearizable(deadline).await.ok()?;
         let at = |epoch, lane| view.state().position(agent, epoch, lane);
-        streams
-            .iter()
-            .map(|(epoch, lane)| (*epoch, *lane, at(*epoch, *lane)))
-            .collect()
+        let streams = streams.iter();
+        let placed = streams.map(|(epoch, lane)| (*epoch, *lane, at(*epoch, *lane)));
+        Some(placed.collect())
     }
 
     fn incarnation(&self) -> u64 {

@@ -26,6 +26,9 @@ pub(super) struct Script {
     ready: bool,
 }
 
+/// Where its streams stand no quorum says.
+pub(super) const UNPLACED: Epoch = Epoch(0xbad);
+
 pub(super) struct Waiting(oneshot::Receiver<Answer>);
 
 impl Script {
@@ -65,11 +68,11 @@ impl Upstream for Script {
         &self,
         _: &AgentId,
         streams: &[(Epoch, Lane)],
-    ) -> Vec<(Epoch, Lane, Position)> {
-        streams
-            .iter()
-            .map(|(epoch, lane)| (*epoch, *lane, position(41)))
-            .collect()
+    ) -> Option<Vec<(Epoch, Lane, Position)>> {
+        let placed = |(epoch, lane): &(Epoch, Lane)| {
+            (*epoch != UNPLACED).then_some((*epoch, *lane, position(41)))
+        };
+        streams.iter().map(placed).collect()
     }
 
     fn incarnation(&self) -> u64 {

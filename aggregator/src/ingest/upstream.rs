@@ -23,13 +23,13 @@ pub trait Upstream: Clone + Send + Sync + 'static {
         decoded_bytes: usize,
     ) -> impl Future<Output = Self::Ticket> + Send;
 
-    /// Where these streams stand: with all that any node acknowledged before. Of none, if no quorum
-    /// says so in a few seconds.
+    /// Where these streams stand, with all that any node acknowledged before; `None` if no quorum says
+    /// so in a moment.
     fn positions(
         &self,
         agent: &AgentId,
         streams: &[(Epoch, Lane)],
-    ) -> impl Future<Output = Vec<(Epoch, Lane, Position)>> + Send;
+    ) -> impl Future<Output = Option<Vec<(Epoch, Lane, Position)>>> + Send;
 
     /// Names this cluster since it was initialised or restored.
     fn incarnation(&self) -> u64;

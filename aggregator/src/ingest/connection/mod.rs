@@ -105,7 +105,7 @@ enum Step<T> {
     Checked(u64, Result<Checked, Invalid>),
     Submitted(u64, T),
     /// Where the streams of a CONNECT stand.
-    Placed(Accept, Vec<(Epoch, Lane, Position)>),
+    Placed(Accept, Option<Vec<(Epoch, Lane, Position)>>),
 }
 
 type StepFuture<T> = Pin<Box<dyn Future<Output = Step<T>> + Send>>;
@@ -406,7 +406,14 @@ impl<U: Upstream> Inner<U> {
                 self.perform(actions, identity, around);
             }
             Step::Submitted(sequence, ticket) => self.tickets.push_back((sequence, ticket)),
-            Step::Placed(accept, positions) => self.accept(&accept, positions, identity, around),
+            Step::Placed(accept, Some(positions)) => {
+                self.accept(&accept, positions, identity, around);
+            }
+            Step::Placed(_, None) => {
+                let mut actions = Vec::new();
+                self.session.not_placed(&mut actions);
+                self.perform(actions, identity, around);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use mqtt_protocol_core::mqtt::packet::{Property, Qos, UserProperty, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::result_code::ConnectReasonCode;
 use prometheus_client::registry::Registry;
 use shared::id::Lane;
 use shared::verdict::Verdict;
@@ -11,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::super::agents::{AgentLimits, Agents};
 use super::super::budget::Budget;
-use super::super::script::{Script, Submitted, applied, batch_bytes, position};
+use super::super::script::{Script, Submitted, UNPLACED, applied, batch_bytes, position};
 use super::*;
 use crate::cluster::{Answer, Applied};
 use crate::pki::Pki;
@@ -206,6 +207,21 @@ async fn connack_says_where_the_streams_stand() {
     );
     drop(bench.pipe);
     bench.tasks.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_whose_streams_no_quorum_can_place_is_sent_elsewhere() {
+    let mut bench = bench(MqttVersion::V5_0);
+    let stream = format!("{UNPLACED}/live");
+    let stream = UserProperty::new("stream", &stream).unwrap();
+    let connack = bench.connect(vec![stream.into()]).await;
+    assert_eq!(connack.reason_code(), ConnectReasonCode::ServerUnavailable);
+    assert!(
+        !user_properties(connack.props())
+            .iter()
+            .any(|(key, _)| key == "stream")
+    );
+    bench.ended().await;
 }
 
 #[tokio::test]

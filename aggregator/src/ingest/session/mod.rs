@@ -268,11 +268,7 @@ impl Session {
             None
         };
         if let Some((refusal, detail)) = refusal {
-            self.state = State::Closed;
-            out.push(Action::RefuseConnect(refusal));
-            let reason = Reason::Connect(refusal);
-            out.push(Action::Report(Report { reason, detail }));
-            return;
+            return self.refuse_connect(refusal, detail, out);
         }
         self.state = State::Open(connect.version);
         out.push(Action::Accept(Accept {
@@ -280,6 +276,18 @@ impl Session {
             keep_alive_seconds: connect.keep_alive_seconds,
             streams: streams.unwrap_or_default(),
         }));
+    }
+
+    /// Instead of the answer to an accepted CONNECT: no quorum said where its streams stand.
+    pub(super) fn not_placed(&mut self, out: &mut Actions) {
+        self.refuse_connect(ConnectRefusal::NotReady, String::new(), out);
+    }
+
+    fn refuse_connect(&mut self, refusal: ConnectRefusal, detail: String, out: &mut Actions) {
+        self.state = State::Closed;
+        out.push(Action::RefuseConnect(refusal));
+        let reason = Reason::Connect(refusal);
+        out.push(Action::Report(Report { reason, detail }));
     }
 
     fn publish(&mut self, version: Version, publish: Publish, out: &mut Actions) {
