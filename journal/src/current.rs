@@ -198,6 +198,25 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_of_several_records_touches_one_block_if_it_is_told() {
+        let disk = SimStorage::new(1);
+        let mut journal = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(())).unwrap();
+        journal.spare_blocks();
+        for nth in 0..20 {
+            // The first by itself would fit into what is left of its block.
+            let payloads = [&[7; 40][..], &[7; 100][..nth * 5], &[7; 700]];
+            journal.begin_group(payloads.iter().map(|one| one.len()));
+            let group = payloads.map(|one| journal.append(HEAD, one).unwrap());
+            journal.sync().unwrap();
+            assert_eq!(
+                blocks(group[0]).start(),
+                blocks(group[2]).end(),
+                "group {nth}"
+            );
+        }
+    }
+
+    #[test]
     fn nothing_is_given_away_for_what_touches_two_blocks_anyhow() {
         let disk = SimStorage::new(1);
         let mut journal = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(())).unwrap();

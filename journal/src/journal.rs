@@ -264,10 +264,8 @@ impl Journal {
             let rotated = self.rotate();
             self.latch(rotated)?;
         }
+        self.spare_block(bytes);
         let current = self.current.as_mut().expect("rotate made one");
-        if let Some(left) = current.spared(bytes, self.filler_bytes_max) {
-            current.put_filler(left);
-        }
         let position = current.put(head, payload);
         if current.buffer.len() >= BUFFER_BYTES_MAX {
             let flushed = current.flush();
@@ -286,10 +284,24 @@ impl Journal {
         self.latch(synced)
     }
 
-    /// From here on a sync that covers one record of less than a block touches one block, not two, for
-    /// a few bytes of filler: flash wears by blocks.
+    /// From here on a sync that covers less than a block touches one block, not two, for a few bytes of
+    /// filler: flash wears by blocks. Of several records tell [`Journal::begin_group`] first.
     pub fn spare_blocks(&mut self) {
         self.filler_bytes_max = FILLER_BYTES_MAX;
+    }
+
+    /// Records with payloads of these lengths are appended now, and then synced together.
+    pub fn begin_group(&mut self, payloads: impl Iterator<Item = usize>) {
+        self.spare_block(payloads.map(record::record_bytes).sum());
+    }
+
+    fn spare_block(&mut self, bytes: usize) {
+        if !self.latched
+            && let Some(current) = &mut self.current
+            && let Some(left) = current.spared(bytes, self.filler_bytes_max)
+        {
+            current.put_filler(left);
+        }
     }
 
     /// From here on so many files are ready before they are needed, as far as the bounds allow: a
