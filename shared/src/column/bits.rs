@@ -25,19 +25,21 @@ pub fn packed_bytes(count: usize, width: u8) -> usize {
 pub fn pack(numbers: &[u64], width: u8, out: &mut Vec<u8>) {
     let mask = mask(width);
     let width = u32::from(width);
-    let (mut pending, mut pending_bits) = (0_u64, 0_u32);
+    out.reserve(numbers.len() * 8);
+    // Fewer than 64 bits of it are used, so that no sum and no shift below can overflow.
+    let (mut pending, mut used) = (0_u64, 0_u32);
     for number in numbers {
         let number = number & mask;
-        pending |= number << pending_bits;
-        pending_bits += width;
-        if pending_bits >= 64 {
+        pending |= number.wrapping_shl(used);
+        used = used.wrapping_add(width);
+        if used >= 64 {
             out.extend_from_slice(&pending.to_le_bytes());
-            pending_bits -= 64;
-            // What did not fit; a shift by 64 is what is left of nothing.
-            pending = number.checked_shr(width - pending_bits).unwrap_or(0);
+            used = used.wrapping_sub(64);
+            // What did not fit: by two shifts, because one may be by 64.
+            pending = (number >> 1).wrapping_shr(width.wrapping_sub(used).wrapping_sub(1));
         }
     }
-    let rest = pending_bits.div_ceil(8) as usize;
+    let rest = used.div_ceil(8) as usize;
     out.extend_from_slice(&pending.to_le_bytes()[..rest]);
 }
 

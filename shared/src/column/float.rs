@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::decimal::{
     Decimal, EXCEPTIONS, Exponent, Form, Scaled, Single, Ulps, all_wholes, exponent,
-    float_of_ordered, ordered_bits, put_form, quick_exponent, take_form, take_wholes,
+    first_exponent, float_of_ordered, ordered_bits, put_form, quick_exponent, take_form, take_wholes,
 };
 use super::integer::{decode_ints, encode_ints};
 use super::{FLOAT_PRICE, INT_PRICE, Scratch};
@@ -47,11 +47,9 @@ pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u
         return 0;
     }
     let quick = |exponent: &usize| *exponent <= QUICK_EXPONENT_MAX;
-    if let Some(exponent) = quick_exponent::<Decimal>(values).filter(quick)
-        && all_wholes::<Decimal>(Exponent::new(exponent), values, &mut scratch.wholes)
-    {
+    if let Some(exponent) = quick_wholes(values, &mut scratch.wholes) {
         encode_ints(&scratch.wholes, &mut scratch.ints, out);
-        return u8::try_from(exponent).expect("at most six");
+        return exponent;
     }
     if let Some(exponent) = quick_exponent::<Scaled>(values).filter(quick)
         && let Some(codec) = put_form::<Scaled>(exponent, values, 0, scratch, out)
@@ -62,6 +60,22 @@ pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u
         return codec;
     }
     put_shortest(values, scratch, out)
+}
+
+/// The exponent, and the whole numbers of all values, if the first values agree about it and all fit.
+pub fn quick_wholes(values: &[f64], wholes: &mut Vec<i64>) -> Option<u8> {
+    let mut fits = |exponent: &usize| {
+        *exponent <= QUICK_EXPONENT_MAX
+            && all_wholes::<Decimal>(Exponent::new(*exponent), values, wholes)
+    };
+    // That of the first value alone fits mostly, and is then that of all.
+    let first = first_exponent::<Decimal>(values)?;
+    let all = Some(first).filter(&mut fits);
+    let all = all.or_else(|| {
+        let more = quick_exponent::<Decimal>(values).filter(|more| *more > first);
+        more.filter(&mut fits)
+    });
+    all.map(|exponent| u8::try_from(exponent).expect("at most six"))
 }
 
 /// Appends the values in one form if it fits most of them, by a sample and then by all.

@@ -39,6 +39,7 @@ fn count_in<const UNIT: i64>(times: &[i64], base: i64, counts: &mut Vec<i64>) ->
     let base = base.div_euclid(UNIT);
     let count = |time: &i64| (time % UNIT == 0).then(|| (time / UNIT).wrapping_sub(base));
     counts.clear();
+    counts.reserve(times.len());
     counts.extend(times.iter().map_while(count));
     counts.len() == times.len()
 }
