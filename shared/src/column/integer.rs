@@ -3,8 +3,6 @@
 //! what they are all multiples of is taken out first. `timestamp`, `float` and `text` put their
 //! numbers through it.
 
-use std::iter;
-
 use super::bits::{self, BLOCK};
 use super::blocks::{self, Plan};
 use super::{INT_PRICE, behind_codec};
@@ -174,8 +172,9 @@ fn put_undivided(values: &[i64], blocks: &mut Blocks, out: &mut Vec<u8>) -> u8 {
 }
 
 fn take_undivided(codec: u8, reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, WireError> {
-    // `vec![0; count]` would ask for zeroed memory, which glibc never takes from a thread's cache.
-    let mut values: Vec<i64> = iter::repeat_n(0, count).collect();
+    // All are written below. Zeros would be asked for as zeroed memory, which glibc never takes from a
+    // thread's cache.
+    let mut values = vec![1; count];
     match codec {
         STEP => {
             let mut next = reader.signed()?;
