@@ -154,7 +154,9 @@ fn put_undivided(values: &[i64], blocks: &mut Blocks, out: &mut Vec<u8>) -> u8 {
         }
         _ => {
             let (heads, count) = heads.of_codec(codec);
-            heads[..count].iter().for_each(|head| put_signed(out, *head));
+            for head in &heads[..count] {
+                put_signed(out, *head);
+            }
         }
     }
     let order = order(codec);
@@ -299,29 +301,35 @@ impl Heads {
     }
 
     /// What a codec makes of a run of values: as many numbers, less its order.
-    fn numbers<'a>(
-        &self,
-        codec: u8,
-        run: &[i64],
-        numbers: &'a mut [u64; BLOCK],
-    ) -> &'a mut [u64] {
+    fn numbers<'a>(&self, codec: u8, run: &[i64], numbers: &'a mut [u64; BLOCK]) -> &'a mut [u64] {
         let numbers = &mut numbers[..run.len() - order(codec)];
         let places = numbers.iter_mut();
         match codec {
             ABOVE => {
-                let least = self.least;
-                places.zip(run).for_each(|(to, value)| *to = above(*value, least));
+                for (to, value) in places.zip(run) {
+                    *to = above(*value, self.least);
+                }
             }
-            PLAIN => places.zip(run).for_each(|(to, value)| *to = zigzag(*value)),
+            PLAIN => {
+                for (to, value) in places.zip(run) {
+                    *to = zigzag(*value);
+                }
+            }
             DELTA_ABOVE => {
-                let least = self.least_delta;
-                places.zip(deltas(run)).for_each(|(to, delta)| *to = above(delta, least));
+                for (to, delta) in places.zip(deltas(run)) {
+                    *to = above(delta, self.least_delta);
+                }
             }
-            DELTA => places.zip(deltas(run)).for_each(|(to, delta)| *to = zigzag(delta)),
+            DELTA => {
+                for (to, delta) in places.zip(deltas(run)) {
+                    *to = zigzag(delta);
+                }
+            }
             _ => {
                 let pairs = deltas(run).zip(deltas(&run[1..]));
-                let bend = |(one, next): (i64, i64)| zigzag(next.wrapping_sub(one));
-                places.zip(pairs).for_each(|(to, pair)| *to = bend(pair));
+                for (to, (one, next)) in places.zip(pairs) {
+                    *to = zigzag(next.wrapping_sub(one));
+                }
             }
         }
         numbers
