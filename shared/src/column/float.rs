@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use super::decimal::{
     Decimal, EXCEPTIONS, Exponent, Form, Scaled, Single, Ulps, all_wholes, exponent,
-    first_exponent, float_of_ordered, ordered_bits, put_form, quick_exponent, take_form, take_wholes,
+    first_exponent, float_of_ordered, ordered_bits, put_form, quick_exponent, take_form,
+    take_wholes,
 };
 use super::integer::{decode_ints, encode_ints};
 use super::{FLOAT_PRICE, INT_PRICE, Scratch};
@@ -63,7 +64,7 @@ pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u
 }
 
 /// The exponent, and the whole numbers of all values, if the first values agree about it and all fit.
-pub fn quick_wholes(values: &[f64], wholes: &mut Vec<i64>) -> Option<u8> {
+fn quick_wholes(values: &[f64], wholes: &mut Vec<i64>) -> Option<u8> {
     let mut fits = |exponent: &usize| {
         *exponent <= QUICK_EXPONENT_MAX
             && all_wholes::<Decimal>(Exponent::new(*exponent), values, wholes)
@@ -371,6 +372,19 @@ mod tests {
         holes[17] = f64::NAN;
         holes[400] = -0.0;
         assert_eq!(check(&holes, 40 + 8 + 1000 * 5 / 8), DECIMAL);
+    }
+
+    #[test]
+    fn the_whole_numbers_of_decimals_are_at_hand() {
+        let tenths: Vec<f64> = noise(300).map(|whole| f64::from(whole) / 10.0).collect();
+        let thousandths = noise(300).map(|whole| f64::from(whole) / 1000.0);
+        let late = (0..8).map(f64::from).chain(thousandths).collect();
+        let scratch = &mut Scratch::default();
+        for (values, exponent, power) in [(tenths, 1, 10.0), (late, 3, 1000.0)] {
+            assert_eq!(put_floats(&values, scratch, &mut Vec::new()), exponent);
+            let back = scratch.wholes().iter().map(|whole| *whole as f64 / power);
+            assert!(back.eq(values));
+        }
     }
 
     #[test]

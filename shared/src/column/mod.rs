@@ -48,7 +48,7 @@ pub const BOOL_PRICE: usize = 2;
 /// Budget price of one text, besides its bytes.
 pub const TEXT_PRICE: usize = 64;
 
-/// Memory that encoding uses again from column to column. What it holds means nothing.
+/// Memory that encoding uses again from column to column.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Whole numbers that stand for the values of a column.
@@ -56,6 +56,13 @@ pub struct Scratch {
     /// Which values a form gives back.
     exact: Vec<bool>,
     pub(crate) ints: IntScratch,
+}
+
+impl Scratch {
+    /// If floats were put last and their codec is an exponent: their whole numbers.
+    pub fn wholes(&self) -> &[i64] {
+        &self.wholes
+    }
 }
 
 /// Appends codec and values, without their type and count.
@@ -66,7 +73,7 @@ pub fn encode_values(values: &Values, out: &mut Vec<u8>) {
 }
 
 /// Appends what `put` appends, behind the codec that it returns; nothing for no values.
-pub(crate) fn behind_codec(count: usize, out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> u8) {
+pub fn behind_codec(count: usize, out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> u8) {
     if count == 0 {
         return;
     }
