@@ -4,8 +4,7 @@
 use shared::batch::{Column, Values};
 use shared::column::decimal::{float_of_ordered, ordered_bits};
 use shared::column::{
-    Scratch, behind_codec, decode_bools, decode_times, decode_values, encode_bools, put_times,
-    put_values,
+    Scratch, decode_bools, decode_times, decode_values, encode_bools, encode_times, encode_values,
 };
 use shared::limits::TEXT_BYTES_MAX;
 use shared::reading::{FieldType, Value};
@@ -123,9 +122,7 @@ pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockM
     out.u16(u16::try_from(columns.len()).expect("TABLE_FIELDS_MAX"));
     let scratch = &mut Scratch::default();
     sized(&mut out, |bytes| {
-        behind_codec(rows.times.len(), bytes, |bytes| {
-            put_times(&rows.times, 0, scratch, bytes)
-        });
+        encode_times(&rows.times, 0, scratch, bytes);
     });
     for column in &columns {
         out.u16(column.field);
@@ -141,9 +138,7 @@ pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockM
         }
         let at = out.out.len();
         sized(&mut out, |bytes| {
-            behind_codec(column.values.len(), bytes, |bytes| {
-                put_values(&column.values, scratch, bytes)
-            });
+            encode_values(&column.values, scratch, bytes);
         });
         let own = &out.out[at + 4..];
         let stronger = strong

@@ -154,15 +154,13 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use shared::column::{Scratch, behind_codec, put_values};
+    use shared::column::{Scratch, encode_values};
 
     use super::*;
 
     fn own(values: &Values) -> (Vec<u8>, Scratch) {
         let (mut bytes, mut scratch) = (Vec::new(), Scratch::default());
-        behind_codec(values.len(), &mut bytes, |bytes| {
-            put_values(values, &mut scratch, bytes)
-        });
+        encode_values(values, &mut scratch, &mut bytes);
         (bytes, scratch)
     }
 

@@ -338,7 +338,8 @@ mod tests {
 
     fn check(values: &[f64], bytes_max: usize) -> u8 {
         let mut out = Vec::new();
-        encode_values(&Values::Float(values.to_vec()), &mut out);
+        let values_of = Values::Float(values.to_vec());
+        encode_values(&values_of, &mut Scratch::default(), &mut out);
         let codec = out.first().copied().unwrap_or(0);
         assert!(
             out.len() <= bytes_max,
