@@ -13,6 +13,9 @@ pub enum WireError {
     Limit(&'static str),
 }
 
+/// Bytes of the longest LEB128 number of 64 bits.
+const VARINT_BYTES_MAX: usize = 10;
+
 /// A cursor over bytes. Every method either consumes what it returns or fails.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
@@ -68,24 +71,24 @@ impl<'a> Reader<'a> {
     }
 
     fn long_varint(&mut self) -> Result<u64, WireError> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && byte > 1 {
+        let (mut value, mut shift) = (0_u64, 0_u32);
+        for (at, byte) in self.rest.iter().take(VARINT_BYTES_MAX).enumerate() {
+            if at == VARINT_BYTES_MAX - 1 && *byte > 1 {
                 return Err(WireError::Malformed("a varint above 64 bits"));
             }
-            value |= bits << shift;
+            value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                if byte == 0 && shift != 0 {
+                if *byte == 0 && at != 0 {
                     return Err(WireError::Malformed(
                         "a varint that is not in its shortest form",
                     ));
                 }
+                self.rest = &self.rest[at + 1..];
                 return Ok(value);
             }
+            shift += 7;
         }
-        Err(WireError::Malformed("a varint above 64 bits"))
+        Err(WireError::Short)
     }
 
     /// A signed number: zigzag, then [`Reader::varint`].

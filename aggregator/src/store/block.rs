@@ -2,8 +2,9 @@
 //! `shared::column`, closed by a CRC32C that is verified at every read. Bytes in `docs/formats.md`.
 
 use shared::batch::{Column, Values};
+use shared::column::decimal::{float_of_ordered, ordered_bits};
 use shared::column::{
-    decode_bools, decode_times, decode_values, encode_bools, encode_times, encode_values,
+    Scratch, decode_bools, decode_times, decode_values, encode_bools, encode_times, encode_values,
 };
 use shared::limits::TEXT_BYTES_MAX;
 use shared::reading::{FieldType, Value};
@@ -119,7 +120,10 @@ pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockM
         });
     }
     out.u16(u16::try_from(columns.len()).expect("TABLE_FIELDS_MAX"));
-    sized(&mut out, |bytes| encode_times(&rows.times, 0, bytes));
+    let scratch = &mut Scratch::default();
+    sized(&mut out, |bytes| {
+        encode_times(&rows.times, 0, scratch, bytes);
+    });
     for column in &columns {
         out.u16(column.field);
         out.u8(column.values.field_type() as u8);
@@ -133,10 +137,12 @@ pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockM
             sized(&mut out, |bytes| encode_bools(flags, bytes));
         }
         let at = out.out.len();
-        sized(&mut out, |bytes| encode_values(&column.values, bytes));
+        sized(&mut out, |bytes| {
+            encode_values(&column.values, scratch, bytes);
+        });
         let own = &out.out[at + 4..];
         let stronger = strong
-            .then(|| strong::encode(&column.values, own))
+            .then(|| strong::encode(&column.values, own, scratch.wholes()))
             .flatten();
         if let Some(stronger) = stronger {
             out.out.truncate(at);
@@ -320,9 +326,8 @@ fn stats(column: &Column, times: &[i64]) -> ColumnStats {
     let len = values.len();
     let (min, max) = match values {
         Values::Float(v) => {
-            let numbers = || v.iter().copied().filter(|v| !v.is_nan());
-            let min = numbers().min_by(f64::total_cmp).map(Value::Float);
-            (min, numbers().max_by(f64::total_cmp).map(Value::Float))
+            let (min, max) = extremes(v).unzip();
+            (min.map(Value::Float), max.map(Value::Float))
         }
         Values::Int(v) => (
             v.iter().min().copied().map(Value::Int),
@@ -360,6 +365,19 @@ fn stats(column: &Column, times: &[i64]) -> ColumnStats {
         sum: Sum::of(values),
         ends: rows.map(|(first, last)| (times[first], times[last])),
     }
+}
+
+/// The least and the greatest in total order; NaN is neither.
+fn extremes(floats: &[f64]) -> Option<(f64, f64)> {
+    // Integers are compared without a branch. Only a NaN stands where they begin.
+    let (mut min, mut max) = (i64::MAX, i64::MIN);
+    for float in floats {
+        if !float.is_nan() {
+            let ordered = ordered_bits(*float);
+            (min, max) = (min.min(ordered), max.max(ordered));
+        }
+    }
+    (min <= max).then(|| (float_of_ordered(min), float_of_ordered(max)))
 }
 
 fn short(text: &str) -> Option<Value> {
@@ -488,6 +506,21 @@ mod tests {
         assert_eq!(meta.columns[1].sum, None);
         let (_, short) = encode(&sample(100), false).unwrap();
         assert!(short.columns.is_empty());
+    }
+
+    #[test]
+    fn extremes_are_those_of_the_total_order() {
+        let numbers = [0.0, -0.0, f64::INFINITY, -1.5, f64::MIN_POSITIVE, f64::MIN];
+        let nan = [f64::NAN, -f64::NAN];
+        for count in 1..=numbers.len() {
+            let some = || numbers[..count].iter().copied();
+            let mixed: Vec<f64> = nan.into_iter().chain(some()).collect();
+            let (min, max) = extremes(&mixed).unwrap();
+            let bits = |float: Option<f64>| float.map(f64::to_bits);
+            assert_eq!(Some(min.to_bits()), bits(some().min_by(f64::total_cmp)));
+            assert_eq!(Some(max.to_bits()), bits(some().max_by(f64::total_cmp)));
+        }
+        assert_eq!(extremes(&nan), None);
     }
 
     #[test]

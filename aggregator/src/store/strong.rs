@@ -8,14 +8,15 @@
 use pco::standalone::{simple_compress, simple_decompress_into};
 use pco::{ChunkConfig, DeltaSpec, ModeSpec};
 use shared::batch::Values;
-use shared::column::decimal::{Decimal, Exponent, Form, all_wholes};
+use shared::column::decimal::{Decimal, Exponent, Form};
 use shared::column::{FLOAT_PRICE, INT_PRICE};
 use shared::reading::FieldType;
 use shared::wire::Budget;
 
 use crate::state::bytes::ReadFault;
 
-const LEVEL: usize = 8;
+/// Above this bytes hardly become fewer, and bins are sought for longer.
+const LEVEL: usize = 6;
 /// Shorter columns gain nothing: pco's own head takes about 20 bytes.
 const VALUES_MIN: usize = 256;
 const OWN_BYTES_MIN: usize = 128;
@@ -27,26 +28,25 @@ const INTS: u8 = 0;
 const DECIMALS: u8 = 1;
 const FLOATS: u8 = 17;
 
-/// The values in this form if it is worth it; `own` is what the own coder made of them.
-pub(super) fn encode(values: &Values, own: &[u8]) -> Option<Vec<u8>> {
+/// The values in this form if it is worth it; `own` is what the own coder made of them, and `wholes`
+/// are their whole numbers if that is decimals.
+pub(super) fn encode(values: &Values, own: &[u8], wholes: &[i64]) -> Option<Vec<u8>> {
     if values.len() < VALUES_MIN || own.len() < OWN_BYTES_MIN {
         return None;
     }
     let bytes = match values {
         Values::Int(ints) => packed(INTS, ints, delta(own[0])?),
-        Values::Float(floats) => encode_floats(floats, own),
+        Values::Float(floats) => encode_floats(floats, own, wholes),
         Values::Bool(_) | Values::Text(_) => None,
     }?;
     let is_worth_it = bytes.len() * 100 <= own.len() * WORTH_PERCENT;
     (is_worth_it && gives_back(&bytes, values)).then_some(bytes)
 }
 
-fn encode_floats(floats: &[f64], own: &[u8]) -> Option<Vec<u8>> {
-    let mut wholes = Vec::new();
+fn encode_floats(floats: &[f64], own: &[u8], wholes: &[i64]) -> Option<Vec<u8>> {
     let exponent = own[0];
-    if exponent <= 15 && all_wholes::<Decimal>(Exponent::new(exponent.into()), floats, &mut wholes)
-    {
-        return packed(DECIMALS + exponent, &wholes, delta(own[1])?);
+    if exponent < FLOATS - DECIMALS {
+        return packed(DECIMALS + exponent, wholes, delta(own[1])?);
     }
     let plain = packed_as(FLOATS, floats, ModeSpec::Auto, DeltaSpec::NoOp)?;
     let change = packed_as(FLOATS, floats, ModeSpec::Auto, DeltaSpec::TryConsecutive(1))?;
@@ -92,8 +92,8 @@ fn gives_back(bytes: &[u8], values: &Values) -> bool {
     match (back, values) {
         (Ok(Values::Int(back)), Values::Int(values)) => back == *values,
         (Ok(Values::Float(back)), Values::Float(values)) => {
-            let bits = |floats: &[f64]| floats.iter().map(|one| one.to_bits()).collect::<Vec<_>>();
-            bits(&back) == bits(values)
+            let mut pairs = back.iter().zip(values);
+            back.len() == values.len() && pairs.all(|(a, b)| a.to_bits() == b.to_bits())
         }
         _ => false,
     }
@@ -130,8 +130,8 @@ pub(super) fn decode(
         (FieldType::Float, form @ DECIMALS..FLOATS) => {
             let exponent = Exponent::new((form - DECIMALS).into());
             let wholes: Vec<i64> = numbers(packed, count)?;
-            let float = |whole: &i64| Decimal::float(exponent, *whole as f64);
-            Ok(Values::Float(wholes.iter().map(float).collect()))
+            let float = |whole: i64| Decimal::float(exponent, whole as f64);
+            Ok(Values::Float(wholes.into_iter().map(float).collect()))
         }
         _ => Err(invalid),
     }
@@ -154,14 +154,19 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use shared::column::encode_values;
+    use shared::column::{Scratch, encode_values};
 
     use super::*;
 
-    fn own(values: &Values) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        encode_values(values, &mut bytes);
-        bytes
+    fn own(values: &Values) -> (Vec<u8>, Scratch) {
+        let (mut bytes, mut scratch) = (Vec::new(), Scratch::default());
+        encode_values(values, &mut scratch, &mut bytes);
+        (bytes, scratch)
+    }
+
+    fn encoded(values: &Values) -> Option<Vec<u8>> {
+        let (own, scratch) = own(values);
+        encode(values, &own, scratch.wholes())
     }
 
     /// Numbers that are noise in their last digits.
@@ -207,7 +212,7 @@ mod tests {
             let path = golden(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             if !path.exists() {
-                fs::write(path, encode(&values, &own(&values)).unwrap()).unwrap();
+                fs::write(path, encoded(&values).unwrap()).unwrap();
             }
         }
     }
@@ -215,8 +220,8 @@ mod tests {
     #[test]
     fn what_is_worth_it_comes_back_bit_by_bit() {
         for (values, form, _) in samples() {
-            let own = own(&values);
-            let bytes = encode(&values, &own).expect("it is worth it");
+            let (own, _) = own(&values);
+            let bytes = encoded(&values).expect("it is worth it");
             assert_eq!(bytes[0], form);
             assert!(bytes.len() * 100 <= own.len() * WORTH_PERCENT);
             assert!(gives_back(&bytes, &values));
@@ -237,7 +242,7 @@ mod tests {
         let steps = Values::Int((0..5_000).collect());
         let flags = Values::Bool((0..5_000).map(|nth| nth % 3 == 0).collect());
         for values in [few, steps, flags] {
-            assert_eq!(encode(&values, &own(&values)), None);
+            assert_eq!(encoded(&values), None);
         }
     }
 }

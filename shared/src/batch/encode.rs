@@ -6,9 +6,7 @@ use super::{
     Body, Clock, Column, Data, EncodeError, Gap, Group, Header, Hello, Kind, MAGIC, SeriesColumns,
     SeriesDefinition, VERSION, Values,
 };
-use crate::column::{
-    CODEC_BITS, Scratch, behind_codec, encode_bools, encode_ints, put_times, put_values,
-};
+use crate::column::{CODEC_BITS, Scratch, encode_bools, encode_ints, encode_times, put_values};
 use crate::limits::{BATCH_BYTES_MAX, decoded_bytes_max};
 use crate::wire::{put_signed, put_text, put_varint};
 
@@ -150,9 +148,7 @@ fn put_group(header: &Header, group: &Group, scratch: &mut Scratch, out: &mut Ve
     let rows = group.times.len();
     put_varint(out, rows as u64);
     put_varint(out, group.series.len() as u64);
-    behind_codec(rows, out, |out| {
-        put_times(&group.times, header.time_base(), scratch, out)
-    });
+    encode_times(&group.times, header.time_base(), scratch, out);
     let mut before = 0;
     for alike in group.series.chunk_by(have_one_shape) {
         let ids = alike.iter().map(|series| i64::from(series.id.0) - before);

@@ -5,10 +5,6 @@ use crate::wire::{Reader, WireError};
 
 /// Numbers that are unpacked in one go.
 pub const BLOCK: usize = 128;
-/// What has to stand behind packed numbers, so that eight bytes and one more can be read at each.
-const PADDING_BYTES: usize = 8;
-/// Up to this width a number and what lies before it in its first byte fit eight bytes.
-const NARROW: u8 = 57;
 
 /// Bits needed for this value: 0 to 64.
 pub fn width(value: u64) -> u8 {
@@ -25,19 +21,21 @@ pub fn packed_bytes(count: usize, width: u8) -> usize {
 pub fn pack(numbers: &[u64], width: u8, out: &mut Vec<u8>) {
     let mask = mask(width);
     let width = u32::from(width);
-    let (mut pending, mut pending_bits) = (0_u64, 0_u32);
+    out.reserve(numbers.len() * 8);
+    // Fewer than 64 bits of it are used, so that no sum and no shift below can overflow.
+    let (mut pending, mut used) = (0_u64, 0_u32);
     for number in numbers {
         let number = number & mask;
-        pending |= number << pending_bits;
-        pending_bits += width;
-        if pending_bits >= 64 {
+        pending |= number.wrapping_shl(used);
+        used = used.wrapping_add(width);
+        if used >= 64 {
             out.extend_from_slice(&pending.to_le_bytes());
-            pending_bits -= 64;
-            // What did not fit; a shift by 64 is what is left of nothing.
-            pending = number.checked_shr(width - pending_bits).unwrap_or(0);
+            used = used.wrapping_sub(64);
+            // What did not fit: by two shifts, because one may be by 64.
+            pending = (number >> 1).wrapping_shr(width.wrapping_sub(used).wrapping_sub(1));
         }
     }
-    let rest = pending_bits.div_ceil(8) as usize;
+    let rest = used.div_ceil(8) as usize;
     out.extend_from_slice(&pending.to_le_bytes()[..rest]);
 }
 
@@ -48,47 +46,31 @@ pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [i64]) -> Result
         return Err(WireError::Malformed("packed numbers above 64 bits"));
     }
     let count = numbers.len();
-    let ahead = reader.rest();
     let bytes = reader.take(packed_bytes(count, width))?;
     let used_bits = (count * usize::from(width)) % 8;
     if used_bits != 0 && bytes.last().is_some_and(|last| last >> used_bits != 0) {
         return Err(WireError::Malformed("padding that is not zero"));
     }
-    if width == 0 {
-        numbers.fill(0);
-        return Ok(());
-    }
-    // Only what ends the bytes needs a copy with room behind it.
-    let mut padded;
-    let source = if ahead.len() >= bytes.len() + PADDING_BYTES {
-        ahead
-    } else {
-        padded = [0; BLOCK * 8 + PADDING_BYTES];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        &padded[..]
-    };
-    let (mask, step) = (mask(width), usize::from(width));
-    let eight = |at: usize| {
-        let word = source[at..].first_chunk().expect("padding behind the last");
-        u64::from_le_bytes(*word)
-    };
-    let mut bit = 0;
-    if width <= NARROW {
-        for number in numbers {
-            *number = (eight(bit / 8) >> (bit % 8) & mask).cast_signed();
-            bit += step;
-        }
-    } else {
-        for number in numbers {
-            let low = eight(bit / 8) >> (bit % 8);
-            let next = u64::from(source[bit / 8 + 8]);
-            let high = if bit % 8 == 0 {
-                0
-            } else {
-                next << (64 - bit % 8)
-            };
-            *number = ((low | high) & mask).cast_signed();
-            bit += step;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut words = words.iter();
+    let mask = mask(width);
+    let width = u32::from(width);
+    // So many bits of the words are left that were begun. No sum and no shift below can overflow.
+    let (mut pending, mut left) = (0_u64, 0_u32);
+    for number in numbers {
+        if left >= width {
+            *number = (pending & mask).cast_signed();
+            pending = pending.wrapping_shr(width);
+            left = left.wrapping_sub(width);
+        } else {
+            let word = u64::from_le_bytes(*words.next().unwrap_or(&last));
+            *number = ((pending | word.wrapping_shl(left)) & mask).cast_signed();
+            let taken = width.wrapping_sub(left);
+            // By two shifts, because all of the word may be taken.
+            pending = (word >> 1).wrapping_shr(taken.wrapping_sub(1));
+            left = 64_u32.wrapping_sub(taken);
         }
     }
     Ok(())

@@ -17,11 +17,9 @@ const TURNS: usize = 4;
 
 /// How many numbers of a block have which width.
 #[derive(Debug)]
-pub struct Widths {
+struct Widths {
     counts: [[u8; TURNS]; WIDTHS],
     numbers: usize,
-    /// All widths together.
-    bits: usize,
     widest: usize,
 }
 
@@ -34,33 +32,25 @@ pub struct Plan {
 }
 
 impl Widths {
-    /// Counts the numbers of one block, at most 128.
-    pub fn of(numbers: impl Iterator<Item = u64>) -> Self {
-        let mut counts = [[0; TURNS]; WIDTHS];
-        let (mut count, mut bits, mut all) = (0, 0, 0);
-        for number in numbers {
-            let width = usize::from(bits::width(number));
-            counts[width][count % TURNS] += 1;
-            count += 1;
-            bits += width;
-            all |= number;
+    /// Of the numbers of one block, and the width of the widest.
+    fn of(numbers: &[u64], widest: u8) -> Self {
+        let mut counts = [[0_u8; TURNS]; WIDTHS];
+        for turns in numbers.chunks(TURNS) {
+            for (turn, number) in turns.iter().enumerate() {
+                let count = &mut counts[usize::from(bits::width(*number))][turn];
+                // A block's 128 numbers fit a byte.
+                *count = count.wrapping_add(1);
+            }
         }
         Self {
             counts,
-            numbers: count,
-            bits,
-            widest: usize::from(bits::width(all)),
+            numbers: numbers.len(),
+            widest: widest.into(),
         }
     }
 
-    /// Fewer bytes than this no plan takes: a number above the block's width costs its own width
-    /// and more.
-    pub fn bytes_min(&self) -> usize {
-        1 + self.bits.div_ceil(8)
-    }
-
     /// The width that makes the block shortest; of equals the greatest.
-    pub fn plan(&self) -> Plan {
+    fn plan(&self) -> Plan {
         let mut best = Plan {
             width: 0,
             exceptions: 0,
@@ -109,12 +99,47 @@ impl Plan {
     }
 }
 
-/// Appends numbers, in blocks.
-pub fn put(numbers: &[u64], out: &mut Vec<u8>) {
-    for block in numbers.chunks(BLOCK) {
-        let plan = Widths::of(block.iter().copied()).plan();
-        put_block(block, plan, out);
+/// How a block of at most 128 numbers is shortest.
+pub fn plan(numbers: &[u64]) -> Plan {
+    let widest = bits::width(numbers.iter().fold(0, |all, number| all | number));
+    if pays_no_exceptions(numbers, widest) {
+        return Plan {
+            width: widest,
+            exceptions: 0,
+            bytes: 1 + bits::packed_bytes(numbers.len(), widest),
+        };
     }
+    Widths::of(numbers, widest).plan()
+}
+
+/// Whether it is plain that no narrower block is shorter: an exception takes two bytes or more, and
+/// a byte says how many there are. Cheaper than to count all widths, and mostly enough.
+fn pays_no_exceptions(numbers: &[u64], widest: u8) -> bool {
+    let count = numbers.len();
+    for width in (0..widest).rev() {
+        let exceptions = wider(numbers, width);
+        if exceptions * EXCEPTIONS_MAX > count {
+            return true;
+        }
+        let saved_most = (usize::from(widest - width) * count).div_ceil(8);
+        if 1 + 2 * exceptions < saved_most {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether a block of this width would have more exceptions than one may have.
+pub fn is_too_narrow(numbers: &[u64], width: u8) -> bool {
+    wider(numbers, width) * EXCEPTIONS_MAX > numbers.len()
+}
+
+/// How many numbers have more bits than this, of 0 to 63.
+fn wider(numbers: &[u64], width: u8) -> usize {
+    let above = |number: &u64| u64::from(number.wrapping_shr(width.into()) != 0);
+    // As many as there are numbers at most.
+    let all = numbers.iter().map(above).fold(0_u64, u64::wrapping_add);
+    usize::try_from(all).expect("a block is short")
 }
 
 /// Appends the one block that was planned.
@@ -207,20 +232,21 @@ mod tests {
             let narrow = block.iter().map(|(number, shift)| number.cast_unsigned() >> shift);
             let wide = block.iter().map(|(number, _)| number.unsigned_abs());
             for block in [narrow.collect::<Vec<u64>>(), wide.collect()] {
-                let widths = Widths::of(block.iter().copied());
-                prop_assert_eq!(widths.plan(), plan_slowly(&block));
-                prop_assert!(widths.bytes_min() <= widths.plan().bytes());
+                prop_assert_eq!(plan(&block), plan_slowly(&block));
             }
         }
     }
 
     fn check(numbers: &[u64], bytes_max: usize) {
         let mut out = Vec::new();
-        put(numbers, &mut out);
+        let mut planned = 0;
+        for block in numbers.chunks(BLOCK) {
+            let plan = plan(block);
+            put_block(block, plan, &mut out);
+            planned += plan.bytes();
+        }
         assert!(out.len() <= bytes_max, "{} > {bytes_max}", out.len());
-        let plan = |block: &[u64]| Widths::of(block.iter().copied()).plan();
-        let planned = numbers.chunks(BLOCK).map(|block| plan(block).bytes());
-        assert_eq!(out.len(), planned.sum::<usize>());
+        assert_eq!(out.len(), planned);
         let mut reader = Reader::new(&out);
         let mut back = vec![1; numbers.len()];
         take(&mut reader, &mut back).unwrap();

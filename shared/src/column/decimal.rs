@@ -60,10 +60,10 @@ pub trait Form {
     /// The float that a whole number stands for.
     fn float(e: Exponent, whole: f64) -> f64;
 
-    /// Whether the way back has led to the value.
+    /// Zero if the way back has led to the value.
     #[inline]
-    fn is_back(value: f64, back: f64) -> bool {
-        back.to_bits() == value.to_bits()
+    fn miss(value: f64, back: f64) -> u64 {
+        back.to_bits() ^ value.to_bits()
     }
 
     /// False only if no exponent can take this value.
@@ -72,16 +72,17 @@ pub trait Form {
         true
     }
 
-    /// The whole number nearest to what the value stands for, and whether it gives the value back.
+    /// The whole number nearest to what the value stands for, and zero if it gives the value back:
+    /// numbers that loops can gather for several values at once.
     #[inline]
-    fn whole(e: Exponent, value: f64) -> (i64, bool) {
+    fn whole(e: Exponent, value: f64) -> (i64, u64) {
         let sum = value * e.power + ROUND;
         let whole = sum - ROUND;
         let bits = sum.to_bits().wrapping_sub(ROUND.to_bits());
         // The comparison is false for NaN, too.
         let small = whole.abs() < WHOLE_MAX;
-        let back = Self::is_back(value, Self::float(e, whole));
-        (bits.cast_signed(), small & back)
+        let miss = Self::miss(value, Self::float(e, whole));
+        (bits.cast_signed(), miss | u64::from(!small))
     }
 
     /// Whether a whole number gives the value back, faster where none does.
@@ -92,7 +93,7 @@ pub trait Form {
         let near = (product - whole).abs() <= product.abs() * Self::TOLERANCE;
         (near || whole == 0.0)
             && whole.abs() < WHOLE_MAX
-            && Self::is_back(value, Self::float(e, whole))
+            && Self::miss(value, Self::float(e, whole)) == 0
     }
 }
 
@@ -161,9 +162,15 @@ impl Form for Ulps {
     }
 
     #[inline]
-    fn is_back(value: f64, back: f64) -> bool {
-        ulps(value, back).unsigned_abs() <= ULPS_MAX
+    fn miss(value: f64, back: f64) -> u64 {
+        u64::from(ulps(value, back).unsigned_abs() > ULPS_MAX)
     }
+}
+
+/// The exponent of the first value.
+pub fn first_exponent<F: Form>(values: &[f64]) -> Option<usize> {
+    let first = values.first()?;
+    (0..POWERS.len()).find(|exponent| F::takes(Exponent::new(*exponent), *first))
 }
 
 /// The exponent of the first values, if all agree that it is enough.
@@ -217,15 +224,16 @@ fn cheapest(counts: &[usize; POWERS.len()], sampled: usize) -> Option<usize> {
 /// The whole numbers of all values; false if a value has none, and then not all are there.
 pub fn all_wholes<F: Form>(e: Exponent, values: &[f64], wholes: &mut Vec<i64>) -> bool {
     wholes.clear();
-    wholes.reserve(values.len());
-    values.chunks(STRIDE).all(|values| {
-        let mut all = true;
-        wholes.extend(values.iter().map(|value| {
-            let (whole, exact) = F::whole(e, *value);
-            all &= exact;
-            whole
-        }));
-        all
+    wholes.resize(values.len(), 0);
+    let mut parts = wholes.chunks_mut(STRIDE).zip(values.chunks(STRIDE));
+    parts.all(|(wholes, values)| {
+        let mut misses = 0;
+        for (to, value) in wholes.iter_mut().zip(values) {
+            let (whole, miss) = F::whole(e, *value);
+            *to = whole;
+            misses |= miss;
+        }
+        misses == 0
     })
 }
 
@@ -243,10 +251,10 @@ fn most_wholes<F: Form>(
     let mut missed = 0;
     for part in values.chunks(STRIDE) {
         for value in part {
-            let (whole, is_exact) = F::whole(e, *value);
+            let (whole, miss) = F::whole(e, *value);
             wholes.push(whole);
-            exact.push(is_exact);
-            missed += usize::from(!is_exact);
+            exact.push(miss == 0);
+            missed += usize::from(miss != 0);
         }
         if missed > missed_max {
             return None;
@@ -456,7 +464,7 @@ mod tests {
         let sample = values.iter().step_by(values.len().div_ceil(SAMPLE));
         let mut counts = [0; POWERS.len()];
         for value in sample.clone() {
-            let exact = |exponent: &usize| F::whole(Exponent::new(*exponent), *value).1;
+            let exact = |exponent: &usize| F::whole(Exponent::new(*exponent), *value).1 == 0;
             if let Some(exponent) = (0..POWERS.len()).find(exact) {
                 counts[exponent] += 1;
             }
@@ -467,7 +475,7 @@ mod tests {
     fn fast_is_slow<F: Form>(values: &[f64]) -> Result<(), TestCaseError> {
         for (value, exponent) in values.iter().zip((0..POWERS.len()).cycle()) {
             let e = Exponent::new(exponent);
-            prop_assert_eq!(F::takes(e, *value), F::whole(e, *value).1, "{}", value);
+            prop_assert_eq!(F::takes(e, *value), F::whole(e, *value).1 == 0, "{}", value);
         }
         prop_assert_eq!(exponent::<F>(values), exponent_slowly::<F>(values));
         Ok(())
@@ -488,7 +496,7 @@ mod tests {
         for value in [0.0, -0.0, 5e-324, -1e-323, f64::MIN_POSITIVE] {
             for exponent in 0..POWERS.len() {
                 let e = Exponent::new(exponent);
-                assert_eq!(Ulps::takes(e, value), Ulps::whole(e, value).1);
+                assert_eq!(Ulps::takes(e, value), Ulps::whole(e, value).1 == 0);
                 assert_eq!(Ulps::takes(e, value), value.abs() < 2e-323);
             }
         }

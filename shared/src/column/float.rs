@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use super::decimal::{
     Decimal, EXCEPTIONS, Exponent, Form, Scaled, Single, Ulps, all_wholes, exponent,
-    float_of_ordered, ordered_bits, put_form, quick_exponent, take_form, take_wholes,
+    first_exponent, float_of_ordered, ordered_bits, put_form, quick_exponent, take_form,
+    take_wholes,
 };
 use super::integer::{decode_ints, encode_ints};
 use super::{FLOAT_PRICE, INT_PRICE, Scratch};
@@ -47,11 +48,9 @@ pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u
         return 0;
     }
     let quick = |exponent: &usize| *exponent <= QUICK_EXPONENT_MAX;
-    if let Some(exponent) = quick_exponent::<Decimal>(values).filter(quick)
-        && all_wholes::<Decimal>(Exponent::new(exponent), values, &mut scratch.wholes)
-    {
+    if let Some(exponent) = quick_wholes(values, &mut scratch.wholes) {
         encode_ints(&scratch.wholes, &mut scratch.ints, out);
-        return u8::try_from(exponent).expect("at most six");
+        return exponent;
     }
     if let Some(exponent) = quick_exponent::<Scaled>(values).filter(quick)
         && let Some(codec) = put_form::<Scaled>(exponent, values, 0, scratch, out)
@@ -62,6 +61,22 @@ pub fn put_floats(values: &[f64], scratch: &mut Scratch, out: &mut Vec<u8>) -> u
         return codec;
     }
     put_shortest(values, scratch, out)
+}
+
+/// The exponent, and the whole numbers of all values, if the first values agree about it and all fit.
+fn quick_wholes(values: &[f64], wholes: &mut Vec<i64>) -> Option<u8> {
+    let mut fits = |exponent: &usize| {
+        *exponent <= QUICK_EXPONENT_MAX
+            && all_wholes::<Decimal>(Exponent::new(*exponent), values, wholes)
+    };
+    // That of the first value alone fits mostly, and is then that of all.
+    let first = first_exponent::<Decimal>(values)?;
+    let all = Some(first).filter(&mut fits);
+    let all = all.or_else(|| {
+        let more = quick_exponent::<Decimal>(values).filter(|more| *more > first);
+        more.filter(&mut fits)
+    });
+    all.map(|exponent| u8::try_from(exponent).expect("at most six"))
 }
 
 /// Appends the values in one form if it fits most of them, by a sample and then by all.
@@ -323,7 +338,8 @@ mod tests {
 
     fn check(values: &[f64], bytes_max: usize) -> u8 {
         let mut out = Vec::new();
-        encode_values(&Values::Float(values.to_vec()), &mut out);
+        let values_of = Values::Float(values.to_vec());
+        encode_values(&values_of, &mut Scratch::default(), &mut out);
         let codec = out.first().copied().unwrap_or(0);
         assert!(
             out.len() <= bytes_max,
@@ -357,6 +373,19 @@ mod tests {
         holes[17] = f64::NAN;
         holes[400] = -0.0;
         assert_eq!(check(&holes, 40 + 8 + 1000 * 5 / 8), DECIMAL);
+    }
+
+    #[test]
+    fn the_whole_numbers_of_decimals_are_at_hand() {
+        let tenths: Vec<f64> = noise(300).map(|whole| f64::from(whole) / 10.0).collect();
+        let thousandths = noise(300).map(|whole| f64::from(whole) / 1000.0);
+        let late = (0..8).map(f64::from).chain(thousandths).collect();
+        let scratch = &mut Scratch::default();
+        for (values, exponent, power) in [(tenths, 1, 10.0), (late, 3, 1000.0)] {
+            assert_eq!(put_floats(&values, scratch, &mut Vec::new()), exponent);
+            let back = scratch.wholes().iter().map(|whole| *whole as f64 / power);
+            assert!(back.eq(values));
+        }
     }
 
     #[test]

@@ -3,10 +3,8 @@
 //! what they are all multiples of is taken out first. `timestamp`, `float` and `text` put their
 //! numbers through it.
 
-use std::iter;
-
 use super::bits::{self, BLOCK};
-use super::blocks::{self, Plan, Widths};
+use super::blocks::{self, Plan};
 use super::{INT_PRICE, behind_codec};
 use crate::wire::{
     Budget, Reader, WireError, put_signed, put_varint, signed_bytes, unzigzag, zigzag,
@@ -37,10 +35,23 @@ const SHORT_MAX: usize = 16;
 const SAMPLES: usize = 3;
 
 /// Memory that encoding uses again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct IntScratch {
     quotients: Vec<i64>,
-    numbers: Vec<u64>,
+    blocks: Blocks,
+}
+
+/// The numbers of a block by the codec that is tried, and by the best so far.
+#[derive(Debug)]
+struct Blocks([[u64; BLOCK]; 2]);
+
+impl Default for IntScratch {
+    fn default() -> Self {
+        Self {
+            quotients: Vec::new(),
+            blocks: Blocks([[0; BLOCK]; 2]),
+        }
+    }
 }
 
 /// Appends the values. A single value is a bare zigzag varint without a codec byte.
@@ -77,16 +88,16 @@ pub fn put_ints(values: &[i64], scratch: &mut IntScratch, out: &mut Vec<u8>) -> 
         put_signed(out, step);
         return STEP;
     }
-    let IntScratch { quotients, numbers } = scratch;
+    let IntScratch { quotients, blocks } = scratch;
     let Some(divisor) = common_divisor(values) else {
-        return put_undivided(values, numbers, out);
+        return put_undivided(values, blocks, out);
     };
     let remainder = first.rem_euclid(divisor);
     put_varint(out, divisor.unsigned_abs());
     put_varint(out, remainder.unsigned_abs());
     quotients.clear();
     quotients.extend(values.iter().map(|value| value.div_euclid(divisor)));
-    put_undivided(quotients, numbers, out) | DIVIDED
+    put_undivided(quotients, blocks, out) | DIVIDED
 }
 
 /// Reads `count` values of this codec.
@@ -123,52 +134,49 @@ pub fn take_ints(
 }
 
 /// Appends three or more values that have no constant step.
-fn put_undivided(values: &[i64], numbers: &mut Vec<u64>, out: &mut Vec<u8>) -> u8 {
-    let (first, step) = (values[0], values[1].wrapping_sub(values[0]));
-    let least = values.iter().copied().min().unwrap_or(0);
-    let least_delta = deltas(values).min().unwrap_or(0);
-    let Choice { codec, plan, .. } = choose(values, least, least_delta);
-    numbers.clear();
+fn put_undivided(values: &[i64], blocks: &mut Blocks, out: &mut Vec<u8>) -> u8 {
+    let heads = Heads::of(values);
+    let Search {
+        best: Choice { codec, plan, .. },
+        kept,
+        tried,
+        ..
+    } = choose(values, &heads, blocks);
     match codec {
         SHORT => {
             values.iter().for_each(|value| put_signed(out, *value));
             return codec;
         }
         SHORT_DELTA => {
-            put_signed(out, first);
+            put_signed(out, values[0]);
             deltas(values).for_each(|delta| put_signed(out, delta));
             return codec;
         }
-        ABOVE => {
-            put_signed(out, least);
-            numbers.extend(values.iter().map(|value| above(*value, least)));
-        }
-        PLAIN => numbers.extend(values.iter().map(|value| zigzag(*value))),
-        DELTA_ABOVE => {
-            put_signed(out, first);
-            put_signed(out, least_delta);
-            numbers.extend(deltas(values).map(|delta| above(delta, least_delta)));
-        }
-        DELTA => {
-            put_signed(out, first);
-            numbers.extend(deltas(values).map(zigzag));
-        }
         _ => {
-            put_signed(out, first);
-            put_signed(out, step);
-            numbers.extend(second_deltas(values).map(zigzag));
+            let (heads, count) = heads.of_codec(codec);
+            for head in &heads[..count] {
+                put_signed(out, *head);
+            }
         }
     }
-    match plan {
-        Some(plan) => blocks::put_block(numbers, plan, out),
-        None => blocks::put(numbers, out),
+    let order = order(codec);
+    let count = values.len() - order;
+    if let Some(plan) = plan {
+        blocks::put_block(&kept[..count], plan, out);
+        return codec;
+    }
+    for from in (0..count).step_by(BLOCK) {
+        let to = count.min(from + BLOCK) + order;
+        let numbers = heads.numbers(codec, &values[from..to], tried);
+        blocks::put_block(numbers, blocks::plan(numbers), out);
     }
     codec
 }
 
 fn take_undivided(codec: u8, reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, WireError> {
-    // `vec![0; count]` would ask for zeroed memory, which glibc never takes from a thread's cache.
-    let mut values: Vec<i64> = iter::repeat_n(0, count).collect();
+    // All are written below. Zeros would be asked for as zeroed memory, which glibc never takes from a
+    // thread's cache.
+    let mut values = vec![1; count];
     match codec {
         STEP => {
             let mut next = reader.signed()?;
@@ -249,15 +257,92 @@ fn deltas(values: &[i64]) -> impl Iterator<Item = i64> {
     values.windows(2).map(|pair| pair[1].wrapping_sub(pair[0]))
 }
 
-fn second_deltas(values: &[i64]) -> impl Iterator<Item = i64> {
-    let delta = |pair: &[i64]| pair[1].wrapping_sub(pair[0]);
-    values
-        .windows(3)
-        .map(move |three| delta(&three[1..]).wrapping_sub(delta(&three[..2])))
-}
-
 fn above(value: i64, least: i64) -> u64 {
     value.wrapping_sub(least).cast_unsigned()
+}
+
+/// What blocks of numbers stand behind: of each codec some.
+#[derive(Debug)]
+struct Heads {
+    first: i64,
+    step: i64,
+    least: i64,
+    least_delta: i64,
+}
+
+impl Heads {
+    /// Of three or more values.
+    fn of(values: &[i64]) -> Self {
+        let (first, step) = (values[0], values[1].wrapping_sub(values[0]));
+        let (mut least, mut least_delta) = (first, step);
+        let mut before = first;
+        for value in &values[1..] {
+            least = least.min(*value);
+            least_delta = least_delta.min(value.wrapping_sub(before));
+            before = *value;
+        }
+        Self {
+            first,
+            step,
+            least,
+            least_delta,
+        }
+    }
+
+    /// Those of a codec, and how many they are.
+    fn of_codec(&self, codec: u8) -> ([i64; 2], usize) {
+        match codec {
+            ABOVE => ([self.least, 0], 1),
+            DELTA_ABOVE => ([self.first, self.least_delta], 2),
+            DELTA => ([self.first, 0], 1),
+            DELTA_DELTA => ([self.first, self.step], 2),
+            _ => ([0, 0], 0),
+        }
+    }
+
+    /// What a codec makes of a run of values: as many numbers, less its order.
+    fn numbers<'a>(&self, codec: u8, run: &[i64], numbers: &'a mut [u64; BLOCK]) -> &'a mut [u64] {
+        let numbers = &mut numbers[..run.len() - order(codec)];
+        let places = numbers.iter_mut();
+        match codec {
+            ABOVE => {
+                for (to, value) in places.zip(run) {
+                    *to = above(*value, self.least);
+                }
+            }
+            PLAIN => {
+                for (to, value) in places.zip(run) {
+                    *to = zigzag(*value);
+                }
+            }
+            DELTA_ABOVE => {
+                for (to, delta) in places.zip(deltas(run)) {
+                    *to = above(delta, self.least_delta);
+                }
+            }
+            DELTA => {
+                for (to, delta) in places.zip(deltas(run)) {
+                    *to = zigzag(delta);
+                }
+            }
+            _ => {
+                let pairs = deltas(run).zip(deltas(&run[1..]));
+                for (to, (one, next)) in places.zip(pairs) {
+                    *to = zigzag(next.wrapping_sub(one));
+                }
+            }
+        }
+        numbers
+    }
+}
+
+/// How many values stand before those that a codec makes numbers of.
+fn order(codec: u8) -> usize {
+    match codec {
+        DELTA_ABOVE | DELTA => 1,
+        DELTA_DELTA => 2,
+        _ => 0,
+    }
 }
 
 /// The greatest number above one that divides all distances.
@@ -293,91 +378,111 @@ struct Choice {
     plan: Option<Plan>,
 }
 
-/// The shortest codec by a sample of the values; of equals the one that decodes fastest, which has
-/// the lowest number.
-fn choose(values: &[i64], least: i64, least_delta: i64) -> Choice {
-    let (first, step) = (values[0], values[1].wrapping_sub(values[0]));
-    let (first, step) = (signed_bytes(first), signed_bytes(step));
-    let mut search = Search::new(values);
-    if values.len() <= SHORT_MAX {
-        let short = values.iter().map(|value| signed_bytes(*value)).sum();
-        let short_delta = first + deltas(values).map(signed_bytes).sum::<usize>();
-        search.offer(SHORT, short, None);
-        search.offer(SHORT_DELTA, short_delta, None);
-    }
-    search.try_blocks(ABOVE, signed_bytes(least), |run| {
-        run.iter().map(|value| above(*value, least))
-    });
+/// Finds the shortest codec by a sample of the values; of equals the one that decodes fastest, which
+/// has the lowest number.
+fn choose<'a>(values: &'a [i64], heads: &'a Heads, blocks: &'a mut Blocks) -> Search<'a> {
+    let [tried, kept] = &mut blocks.0;
+    let mut search = Search {
+        values,
+        heads,
+        tried,
+        kept,
+        best: Choice {
+            codec: u8::MAX,
+            bytes: usize::MAX,
+            plan: None,
+        },
+    };
+    // What is shortest most often comes first, so that the others are seen to be longer.
+    search.try_blocks(DELTA_ABOVE);
+    search.try_blocks(ABOVE);
     // Without a negative number it is never shorter than the one before by more than that one's
     // head. The same goes for the differences.
-    if least < 0 {
-        search.try_blocks(PLAIN, 0, |run| run.iter().map(|value| zigzag(*value)));
+    if heads.least_delta < 0 {
+        search.try_blocks(DELTA);
     }
-    search.try_blocks(DELTA_ABOVE, first + signed_bytes(least_delta), |run| {
-        deltas(run).map(|delta| above(delta, least_delta))
-    });
-    if least_delta < 0 {
-        search.try_blocks(DELTA, first, |run| deltas(run).map(zigzag));
+    if heads.least < 0 {
+        search.try_blocks(PLAIN);
     }
     if bends_less(values) {
-        search.try_blocks(DELTA_DELTA, first + step, |run| {
-            second_deltas(run).map(zigzag)
-        });
+        search.try_blocks(DELTA_DELTA);
     }
-    search.best
+    if values.len() <= SHORT_MAX {
+        search.try_varints();
+    }
+    search
 }
 
-/// The best codec so far. Codecs are tried in the order of their numbers.
+/// The best codec so far, whatever the order in which they are tried.
 struct Search<'a> {
     values: &'a [i64],
-    runs: usize,
+    heads: &'a Heads,
+    tried: &'a mut [u64; BLOCK],
+    /// The numbers of the best, if it has a plan.
+    kept: &'a mut [u64; BLOCK],
     best: Choice,
 }
 
-impl<'a> Search<'a> {
-    fn new(values: &'a [i64]) -> Self {
-        let best = Choice {
-            codec: PLAIN,
-            bytes: usize::MAX,
-            plan: None,
-        };
-        Self {
-            values,
-            runs: sample(values).count(),
-            best,
-        }
-    }
-
-    fn offer(&mut self, codec: u8, bytes: usize, plan: Option<Plan>) {
-        if bytes < self.best.bytes {
+impl Search<'_> {
+    /// Keeps it if it is the best.
+    fn offer(&mut self, codec: u8, bytes: usize, plan: Option<Plan>) -> bool {
+        let is_best = (bytes, codec) < (self.best.bytes, self.best.codec);
+        if is_best {
             self.best = Choice { codec, bytes, plan };
         }
+        is_best
     }
 
-    /// Tries a codec that is a head of so many bytes and blocks of these numbers of a run.
-    fn try_blocks<N: Iterator<Item = u64>>(
-        &mut self,
-        codec: u8,
-        head: usize,
-        numbers: impl Fn(&'a [i64]) -> N,
-    ) {
+    /// Adds up what varints take, where a bound does not say that it is too much.
+    fn try_varints(&mut self) {
+        let Heads { first, least, .. } = *self.heads;
         let count = self.values.len();
-        let sampled = self.runs * count.min(BLOCK);
-        let all = |sample_bytes: usize| head + sample_bytes * count / sampled;
-        // No block is shorter than a byte. So what cannot win is seen before all is counted.
-        let mut sample_bytes = self.runs;
-        let mut plan = None;
-        for run in sample(self.values) {
-            let widths = Widths::of(numbers(run));
-            sample_bytes -= 1;
-            if all(sample_bytes + widths.bytes_min()) >= self.best.bytes {
-                return;
-            }
-            let planned = widths.plan();
-            sample_bytes += planned.bytes();
-            plan = Some(planned);
+        // No value is shorter than the least of those that are not negative.
+        if count * signed_bytes(least.max(0)) <= self.best.bytes {
+            let bytes = self.values.iter().map(|value| signed_bytes(*value)).sum();
+            self.offer(SHORT, bytes, None);
         }
-        self.offer(codec, all(sample_bytes), plan.filter(|_| count <= BLOCK));
+        let first = signed_bytes(first);
+        if first + count - 1 <= self.best.bytes {
+            let rest: usize = deltas(self.values).map(signed_bytes).sum();
+            self.offer(SHORT_DELTA, first + rest, None);
+        }
+    }
+
+    /// Tries a codec that is a head and blocks of numbers.
+    fn try_blocks(&mut self, codec: u8) {
+        let (heads, heads_count) = self.heads.of_codec(codec);
+        let head: usize = heads[..heads_count].iter().copied().map(signed_bytes).sum();
+        let count = self.values.len();
+        if count <= BLOCK {
+            return self.try_block(codec, head);
+        }
+        let (mut runs, mut bytes) = (0, 0);
+        for run in sample(self.values) {
+            let numbers = self.heads.numbers(codec, run, self.tried);
+            bytes += blocks::plan(numbers).bytes();
+            runs += 1;
+        }
+        self.offer(codec, head + bytes * count / (runs * BLOCK), None);
+    }
+
+    /// Tries one whose numbers are one block.
+    fn try_block(&mut self, codec: u8, head: usize) {
+        let numbers = self.heads.numbers(codec, self.values, self.tried);
+        // How wide a block may be that is not longer than the best: so most that cannot win are seen
+        // before they are planned.
+        let Some(bytes_max) = self.best.bytes.checked_sub(head + 1) else {
+            return;
+        };
+        let width_max = bytes_max.saturating_mul(8) / numbers.len();
+        let width_max = u8::try_from(width_max).unwrap_or(u8::MAX);
+        if width_max < 64 && blocks::is_too_narrow(numbers, width_max) {
+            return;
+        }
+        let plan = blocks::plan(numbers);
+        if self.offer(codec, head + plan.bytes(), Some(plan)) {
+            std::mem::swap(&mut self.tried, &mut self.kept);
+        }
     }
 }
 
@@ -385,7 +490,13 @@ impl<'a> Search<'a> {
 fn bends_less(values: &[i64]) -> bool {
     let run = &values[..values.len().min(BLOCK / 4)];
     let bits = |number: i64| u32::from(bits::width(zigzag(number)));
-    second_deltas(run).map(bits).sum::<u32>() < deltas(run).skip(1).map(bits).sum::<u32>()
+    let pairs = deltas(run).zip(deltas(&run[1..]));
+    let (mut changes, mut all) = (0_u32, 0_u32);
+    for (one, next) in pairs {
+        changes = changes.wrapping_add(bits(next.wrapping_sub(one)));
+        all = all.wrapping_add(bits(next));
+    }
+    changes < all
 }
 
 /// Up to three runs of a block's length: at the start, in the middle and at the end.
@@ -408,7 +519,7 @@ mod tests {
         let blocks = |numbers: &dyn Fn(&[i64]) -> Vec<u64>| {
             let (mut bytes, mut sampled) = (0, 0);
             for run in sample(values) {
-                bytes += Widths::of(numbers(run).into_iter()).plan().bytes();
+                bytes += blocks::plan(&numbers(run)).bytes();
                 sampled += run.len();
             }
             bytes * values.len() / sampled
@@ -424,7 +535,10 @@ mod tests {
             deltas(run).map(above_least).collect()
         };
         let plain_deltas = |run: &[i64]| -> Vec<u64> { deltas(run).map(zigzag).collect() };
-        let bends = |run: &[i64]| -> Vec<u64> { second_deltas(run).map(zigzag).collect() };
+        let bends = |run: &[i64]| -> Vec<u64> {
+            let deltas: Vec<i64> = deltas(run).collect();
+            super::deltas(&deltas).map(zigzag).collect()
+        };
         let mut costs = vec![
             (signed_bytes(least) + blocks(&above_least), ABOVE),
             (
@@ -460,10 +574,10 @@ mod tests {
             ],
         ) {
             prop_assume!(values.len() > 2);
-            let least = values.iter().copied().min().unwrap();
-            let least_delta = deltas(&values).min().unwrap();
-            let choice = choose(&values, least, least_delta);
-            prop_assert_eq!(choice.codec, choose_slowly(&values, least, least_delta));
+            let heads = Heads::of(&values);
+            let mut scratch = IntScratch::default();
+            let codec = choose(&values, &heads, &mut scratch.blocks).best.codec;
+            prop_assert_eq!(codec, choose_slowly(&values, heads.least, heads.least_delta));
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) mod properties;
 pub use boolean::{decode_bools, encode_bools};
 pub use integer::{decode_ints, encode_ints};
 pub use name::{codec_name, time_codec_name};
-pub use timestamp::{decode_times, encode_times, put_times};
+pub use timestamp::{decode_times, encode_times};
 
 use boolean::{put_bools, take_bools};
 use float::{put_floats, take_floats};
@@ -48,7 +48,7 @@ pub const BOOL_PRICE: usize = 2;
 /// Budget price of one text, besides its bytes.
 pub const TEXT_PRICE: usize = 64;
 
-/// Memory that encoding uses again from column to column. What it holds means nothing.
+/// Memory that encoding uses again from column to column.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Whole numbers that stand for the values of a column.
@@ -58,15 +58,20 @@ pub struct Scratch {
     pub(crate) ints: IntScratch,
 }
 
+impl Scratch {
+    /// If floats were put last and their codec is an exponent: their whole numbers.
+    pub fn wholes(&self) -> &[i64] {
+        &self.wholes
+    }
+}
+
 /// Appends codec and values, without their type and count.
-pub fn encode_values(values: &Values, out: &mut Vec<u8>) {
-    behind_codec(values.len(), out, |out| {
-        put_values(values, &mut Scratch::default(), out)
-    });
+pub fn encode_values(values: &Values, scratch: &mut Scratch, out: &mut Vec<u8>) {
+    behind_codec(values.len(), out, |out| put_values(values, scratch, out));
 }
 
 /// Appends what `put` appends, behind the codec that it returns; nothing for no values.
-pub(crate) fn behind_codec(count: usize, out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> u8) {
+fn behind_codec(count: usize, out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>) -> u8) {
     if count == 0 {
         return;
     }

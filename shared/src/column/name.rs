@@ -64,13 +64,13 @@ pub fn time_codec_name(byte: u8) -> String {
 mod tests {
     use super::*;
     use crate::batch::Values;
-    use crate::column::{encode_times, encode_values};
+    use crate::column::{Scratch, encode_times, encode_values};
 
     #[test]
     fn codecs_are_named() {
         let name = |values: Values, field_type| {
             let mut out = Vec::new();
-            encode_values(&values, &mut out);
+            encode_values(&values, &mut Scratch::default(), &mut out);
             codec_name(field_type, out[0])
         };
         assert_eq!(
@@ -84,7 +84,8 @@ mod tests {
         assert_eq!(codec_name(FieldType::Int, 0x16), "divided delta");
         assert_eq!(codec_name(FieldType::Text, 9), "unknown codec 9");
         let mut out = Vec::new();
-        encode_times(&[1_000_000_000, 2_000_000_000], 0, &mut out);
+        let times = [1_000_000_000, 2_000_000_000];
+        encode_times(&times, 0, &mut Scratch::default(), &mut out);
         assert!(time_codec_name(out[0]).starts_with("s "));
     }
 }

@@ -66,7 +66,7 @@ proptest! {
     #[test]
     fn values_are_read_back_for_their_price(values in any_values()) {
         let mut out = Vec::new();
-        encode_values(&values, &mut out);
+        encode_values(&values, &mut Scratch::default(), &mut out);
         let mut reader = Reader::new(&out);
         let mut budget = Budget::new(price(&values));
         let back = decode_values(&mut reader, values.field_type(), values.len(), &mut budget);
@@ -93,7 +93,7 @@ proptest! {
         let unit = 10_i64.pow(unit);
         let times: Vec<i64> = times.into_iter().map(|time| time.wrapping_mul(unit)).collect();
         let mut out = Vec::new();
-        encode_times(&times, base, &mut out);
+        encode_times(&times, base, &mut Scratch::default(), &mut out);
         let mut reader = Reader::new(&out);
         let mut budget = Budget::new(times.len() * TIME_PRICE);
         let back = decode_times(&mut reader, times.len(), base, &mut budget);

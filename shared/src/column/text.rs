@@ -112,7 +112,7 @@ mod tests {
 
     fn check(values: &[&str], bytes_max: usize) {
         let mut out = Vec::new();
-        encode_values(&texts(values), &mut out);
+        encode_values(&texts(values), &mut Scratch::default(), &mut out);
         assert!(out.len() <= bytes_max, "{} > {bytes_max}", out.len());
         let mut reader = Reader::new(&out);
         let price: usize = values.iter().map(|text| TEXT_PRICE + text.len()).sum();

@@ -11,14 +11,12 @@ const UNITS: [i64; 4] = [1, 1_000, 1_000_000, 1_000_000_000];
 const UNIT_SHIFT: u32 = 5;
 
 /// Appends codec and times. `base` is a time near them that the reader knows too, or 0.
-pub fn encode_times(times: &[i64], base: i64, out: &mut Vec<u8>) {
-    behind_codec(times.len(), out, |out| {
-        put_times(times, base, &mut Scratch::default(), out)
-    });
+pub fn encode_times(times: &[i64], base: i64, scratch: &mut Scratch, out: &mut Vec<u8>) {
+    behind_codec(times.len(), out, |out| put_times(times, base, scratch, out));
 }
 
 /// Appends times without their codec, which it returns: it has all eight bits.
-pub fn put_times(times: &[i64], base: i64, scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
+fn put_times(times: &[i64], base: i64, scratch: &mut Scratch, out: &mut Vec<u8>) -> u8 {
     let counts = &mut scratch.wholes;
     let unit: u8 = if count_in::<{ UNITS[3] }>(times, base, counts) {
         3
@@ -39,6 +37,7 @@ fn count_in<const UNIT: i64>(times: &[i64], base: i64, counts: &mut Vec<i64>) ->
     let base = base.div_euclid(UNIT);
     let count = |time: &i64| (time % UNIT == 0).then(|| (time / UNIT).wrapping_sub(base));
     counts.clear();
+    counts.reserve(times.len());
     counts.extend(times.iter().map_while(count));
     counts.len() == times.len()
 }
@@ -74,7 +73,7 @@ mod tests {
 
     fn check(times: &[i64], base: i64, bytes_max: usize) {
         let mut out = Vec::new();
-        encode_times(times, base, &mut out);
+        encode_times(times, base, &mut Scratch::default(), &mut out);
         assert!(out.len() <= bytes_max, "{} > {bytes_max}", out.len());
         let mut reader = Reader::new(&out);
         let mut budget = Budget::new(times.len() * TIME_PRICE);
