@@ -82,9 +82,14 @@ fn head_text(file: &SegmentFile, version: u16, head: SegmentHead, blocks: &[Bloc
         command,
         partition,
         merged_at,
+        resolution,
     } = head;
+    let what = match resolution {
+        None => "segment".to_owned(),
+        Some(resolution) => format!("rollup by {} s", resolution.seconds()),
+    };
     format!(
-        "segment {}, version {version}, {} bytes, digest {}\n  merge command {command}, at {merged_at} ns of replicated time\n  partition {}\n  {}",
+        "{what} {}, version {version}, {} bytes, digest {}\n  merge command {command}, at {merged_at} ns of replicated time\n  partition {}\n  {}",
         file.name,
         file.len,
         file.digest,
@@ -121,11 +126,15 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
         time_min,
         time_max,
         columns: all_stats,
+        source,
     } = meta;
     let mut text = format!(
         "block at {offset}, series {}, {count} rows, {bytes} bytes, times {time_min} to {time_max} ns\n",
         series.0
     );
+    if *source > 0 {
+        writeln!(text, "  states of the block at {source} of the segment").expect(CANNOT_FAIL);
+    }
     let codec = times.codec.map(time_codec_name).unwrap_or_default();
     writeln!(text, "  times: {codec}, {} bytes", times.bytes).expect(CANNOT_FAIL);
     for column in &columns {
@@ -285,7 +294,7 @@ mod tests {
     use journal::SimStorage;
     use shared::batch::Column;
 
-    use super::super::segment::SegmentWriter;
+    use super::super::writer::SegmentWriter;
     use super::*;
     use crate::state::SeriesId;
 
@@ -316,6 +325,7 @@ mod tests {
                 hours: 24,
             },
             merged_at: MERGED_AT,
+            resolution: None,
         };
         let disk = SimStorage::new(1);
         let mut writer = SegmentWriter::create(&*disk.as_storage(), head, false).unwrap();

@@ -21,8 +21,10 @@ use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
 use super::partition::Partition;
+use super::rollup::{self, Resolution, Worth};
 use super::room;
-use super::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
+use super::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use super::writer::{RollupWriter, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, State};
 
@@ -46,6 +48,7 @@ pub struct MergeJob {
     pub(super) segments: Arc<dyn Storage>,
     pub(super) claims: Arc<Claims>,
     pub(super) seal: Option<Seal>,
+    pub(super) worth: Worth,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
     pub(super) written: OnceLock<Written>,
@@ -65,6 +68,8 @@ pub(super) struct Seal {
     pub(super) partition: Partition,
     /// What is there of it, oldest first.
     pub(super) segments: Vec<Arc<SegmentHandle>>,
+    /// Of these.
+    pub(super) rollups: Vec<Arc<SegmentHandle>>,
 }
 
 /// A merge that is durable.
@@ -107,9 +112,12 @@ impl MergeJob {
             }
         };
         let files = &written.files;
-        let replaced = match &self.seal {
-            Some(seal) if written.seals => &seal.segments[..],
-            _ => &[],
+        let replaced: Vec<Arc<SegmentHandle>> = match &self.seal {
+            Some(seal) if written.seals => {
+                let both = seal.segments.iter().chain(&seal.rollups);
+                both.map(Arc::clone).collect()
+            }
+            _ => Vec::new(),
         };
         let durable = Durable {
             index: self.index,
@@ -128,7 +136,7 @@ impl MergeJob {
         Ok(Merged {
             durable,
             files: handles,
-            replaced: replaced.to_vec(),
+            replaced,
         })
     }
 
@@ -172,13 +180,16 @@ impl MergeJob {
             gathered: BTreeMap::new(),
             gathered_bytes: 0,
             writers: BTreeMap::new(),
+            rollups: BTreeMap::new(),
+            worth: self.worth,
             head: |partition| SegmentHead {
                 command: self.index,
                 partition,
                 merged_at,
+                resolution: None,
             },
             storage: &*self.segments,
-            catalog: self.state.catalog(),
+            state: &self.state,
         };
         let written = self
             .write_rows(seal, &mut output)
@@ -331,9 +342,12 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
     gathered: BTreeMap<(SeriesId, Partition), SeriesRows>,
     gathered_bytes: usize,
     writers: BTreeMap<Partition, SegmentWriter>,
+    /// Of the segment that is sealed.
+    rollups: BTreeMap<Resolution, RollupWriter>,
+    worth: Worth,
     head: F,
     storage: &'a dyn Storage,
-    catalog: &'a Catalog,
+    state: &'a State,
 }
 
 impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
@@ -380,15 +394,9 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     }
 
     fn write(&mut self, partition: Partition, mut rows: SeriesRows) -> Result<(), StoreError> {
-        if !self.writers.contains_key(&partition) {
-            let sealed = self.sealed == Some(partition);
-            let writer = SegmentWriter::create(self.storage, (self.head)(partition), sealed)?;
-            self.writers.insert(partition, writer);
-        }
-        let writer = self.writers.get_mut(&partition).expect("just made");
         rows.sort_by_time();
         let mut early = 0;
-        if self.catalog.merges_same_time(rows.series) {
+        if self.state.catalog().merges_same_time(rows.series) {
             rows.combine_same_time();
             // A block of wild times on both sides would overlap all that is plausible between them.
             if let (Partition::Wild, Some(plausible)) = (partition, &self.plausible) {
@@ -404,27 +412,82 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         for side in sides {
             block::cut(side, &mut |piece| {
                 if written.is_ok() {
-                    written = writer.add(&piece);
+                    written = self.write_block(partition, &piece);
                 }
             });
         }
         written
     }
 
+    fn write_block(&mut self, partition: Partition, rows: &SeriesRows) -> Result<(), StoreError> {
+        let is_sealed = self.sealed == Some(partition);
+        let writer = match self.writers.entry(partition) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let head = (self.head)(partition);
+                entry.insert(SegmentWriter::create(self.storage, head, is_sealed)?)
+            }
+        };
+        let offset = writer.add(rows)?;
+        if is_sealed {
+            self.roll_up(partition, rows, offset)?;
+        }
+        Ok(())
+    }
+
+    /// What rollups say of a block.
+    fn roll_up(
+        &mut self,
+        partition: Partition,
+        rows: &SeriesRows,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        for resolution in rollup::resolutions(self.state, rows.series) {
+            let Some(cells) = rollup::cells(rows, resolution, self.worth) else {
+                continue;
+            };
+            let writer = match self.rollups.entry(resolution) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let head = SegmentHead {
+                        resolution: Some(resolution),
+                        ..(self.head)(partition)
+                    };
+                    entry.insert(RollupWriter::create(self.storage, head)?)
+                }
+            };
+            writer.add(&cells, offset)?;
+        }
+        Ok(())
+    }
+
     fn complete(&mut self) -> Result<(), StoreError> {
         let mut writers = self.writers.values_mut();
-        writers.try_for_each(SegmentWriter::complete)
+        writers.try_for_each(SegmentWriter::complete)?;
+        let mut rollups = self.rollups.values_mut();
+        rollups.try_for_each(RollupWriter::complete)
     }
 
     fn name(self) -> Result<Vec<SegmentFile>, StoreError> {
-        self.writers
-            .into_values()
-            .map(|writer| writer.name(self.storage))
-            .collect()
+        let mut files = Vec::new();
+        let mut rollups = Some(self.rollups);
+        for (partition, writer) in self.writers {
+            let file = writer.name(self.storage)?;
+            if self.sealed == Some(partition) {
+                let rollups = rollups.take().into_iter().flatten();
+                for (_, rollup) in rollups {
+                    files.push(rollup.name(self.storage, &file)?);
+                }
+            }
+            files.push(file);
+        }
+        Ok(files)
     }
 
     fn abandon(self) {
         let writers = self.writers.into_values();
         writers.for_each(|writer| writer.abandon(self.storage));
+        let rollups = self.rollups.into_values();
+        rollups.for_each(|rollup| rollup.abandon(self.storage));
     }
 }
