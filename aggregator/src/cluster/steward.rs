@@ -237,43 +237,49 @@ fn tell_settings(state: &State, node: u64, configured: &Wish, told: &mut Option<
 /// What was said of the tables of this node's configuration.
 #[derive(Debug, Default)]
 struct TablesTold {
-    /// How each of them stood.
-    said: BTreeMap<String, TableStanding>,
+    /// How each of their settings stood.
+    said: BTreeMap<(String, &'static str), TableStanding>,
 }
 
 impl TablesTold {
-    /// Says how each table stands when that changes, once what this node's configuration says is
-    /// known to all.
+    /// Says how each setting of a table stands when that changes, once what this node's configuration
+    /// says is known to all.
     fn look(&mut self, state: &State, node: u64, configured: &Wish) {
         if state.settings_of(node) != Some(configured) {
             return;
         }
         for (table, wanted) in configured.tables() {
-            let standing = state.table_standing(table, *wanted);
-            if self.said.insert(table.clone(), standing) == Some(standing) {
-                continue;
-            }
-            let same_time = wanted.as_str();
-            match standing {
-                TableStanding::InForce => {
-                    tracing::info!(table, same_time, "setting of a table of the cluster");
+            for (setting, value, standing) in state.table_standings(table, wanted) {
+                let key = (table.clone(), setting);
+                if self.said.insert(key, standing) != Some(standing) {
+                    tell_standing(table, setting, &value, standing);
                 }
-                TableStanding::NotAgreed => tracing::warn!(
-                    table,
-                    same_time,
-                    "this node's same_time of a table is not what the cluster goes by: more than \
-                     half of its nodes must say the same. Make all configurations equal before the \
-                     first row"
-                ),
-                TableStanding::TooLate => tracing::error!(
-                    table,
-                    same_time,
-                    "same_time of a table is refused: the table has rows that came under the other \
-                     one, and that stays. Take the lines out of the configurations, and publish to \
-                     a new table that they name before its first row"
-                ),
             }
         }
+    }
+}
+
+fn tell_standing(table: &str, setting: &str, value: &str, standing: TableStanding) {
+    match standing {
+        TableStanding::InForce => {
+            tracing::info!(table, setting, value, "setting of a table of the cluster");
+        }
+        TableStanding::NotAgreed => tracing::warn!(
+            table,
+            setting,
+            value,
+            "this node's setting of a table is not what the cluster goes by: more than half of its \
+             nodes must say the same. Make all configurations equal, and same_time before the first \
+             row"
+        ),
+        TableStanding::TooLate => tracing::error!(
+            table,
+            setting,
+            value,
+            "same_time of a table is refused: the table has rows that came under the other one, and \
+             that stays. Take the lines out of the configurations, and publish to a new table that \
+             they name before its first row"
+        ),
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use shared::id::AgentId;
-use shared::limits::{NAME_BYTES_MAX, PACKET_BYTES_MAX};
+use shared::limits::PACKET_BYTES_MAX;
 
+use super::tables::{self, TableTable};
 use super::{Config, Limits, Listen, Peer, StoreOptions, Timing, TlsFiles};
-use crate::state::catalog::RESERVED_TABLES;
-use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX, TABLE_WISHES_MAX};
-use crate::state::{Quota, Quotas, SameTime, Wish};
+use crate::state::settings::{PARTITION_HOURS_MAX, RETENTION_DAYS_MAX};
+use crate::state::{Quota, Quotas, Wish};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,13 +45,6 @@ struct QuotasTable {
     agent_series_max: u64,
     agent_tables_max: u64,
     agent_fields_max: u64,
-}
-
-/// What the cluster is to agree on for one table.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TableTable {
-    same_time: String,
 }
 
 #[derive(Deserialize)]
@@ -222,7 +215,8 @@ impl ConfigFile {
         let mut store = self.store.resolve()?;
         // Said only where they are asked for: older nodes stop at settings that name them.
         let quotas = self.quotas.map(QuotasTable::resolve).transpose()?;
-        let settings = store.settings.with_tables(tables(self.tables)?);
+        let tables = tables::resolve(self.tables, store.settings.partition_hours())?;
+        let settings = store.settings.with_tables(tables);
         store.settings = settings.with_quotas(quotas.unwrap_or_default());
         Ok(Config {
             data_dir: folder.join(&self.data_dir),
@@ -410,33 +404,6 @@ fn peers(own: &str, tables: Vec<PeerTable>) -> Result<Vec<Peer>, Located> {
     Ok(peers)
 }
 
-/// What is said of each table of readings.
-fn tables(all: BTreeMap<String, TableTable>) -> Result<BTreeMap<String, SameTime>, Located> {
-    if all.len() > TABLE_WISHES_MAX {
-        let allowed = format!("at most {TABLE_WISHES_MAX} tables");
-        return Err(bad("tables", "same_time", &all.len(), allowed));
-    }
-    let mut tables = BTreeMap::new();
-    for (name, TableTable { same_time }) in all {
-        let table = format!("tables.{name}");
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            let allowed = format!("a table has a name of 1 to {NAME_BYTES_MAX} bytes");
-            return Err(bad(&table, "same_time", &format!("{same_time:?}"), allowed));
-        }
-        if RESERVED_TABLES.contains(&name.as_str()) {
-            let allowed = "this table is filled by the cluster itself";
-            return Err(bad(&table, "same_time", &format!("{same_time:?}"), allowed));
-        }
-        let known = [SameTime::Keep, SameTime::Merge];
-        let Some(how) = known.into_iter().find(|one| one.as_str() == same_time) else {
-            let allowed = "\"keep\" or \"merge\"";
-            return Err(bad(&table, "same_time", &format!("{same_time:?}"), allowed));
-        };
-        tables.insert(name, how);
-    }
-    Ok(tables)
-}
-
 fn name(table: &'static str, key: &'static str, text: &str) -> Result<(), Located> {
     match AgentId::parse(text) {
         Ok(_) => Ok(()),
@@ -483,7 +450,7 @@ fn range(
     }
 }
 
-fn bad(
+pub(super) fn bad(
     table: &str,
     key: &'static str,
     value: &impl ToString,

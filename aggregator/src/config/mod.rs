@@ -4,6 +4,7 @@
 //! against the folder of the file, durations with their type, relations checked.
 
 mod file;
+mod tables;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -252,7 +253,9 @@ revoked = "revoked.toml"
         let expected = [("a b", SameTime::Keep), ("weather", SameTime::Merge)];
         assert_eq!(
             tables,
-            expected.map(|(name, how)| (name.to_owned(), how)).into()
+            expected
+                .map(|(name, how)| (name.to_owned(), how.into()))
+                .into()
         );
         let error = with("[tables.weather]\nsame_time = \"last\"").unwrap_err();
         let place = "a.toml:21: `tables.weather.same_time` = \"last\"";

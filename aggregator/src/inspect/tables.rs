@@ -34,10 +34,10 @@ fn refused_tables(config: &Config) -> Result<Vec<String>, InspectError> {
     }
     let state = open(&path).and_then(|storage| store::inspect::tables(&*storage));
     let state = state.map_err(|source| InspectError::Store { path, source })?;
-    let standing = |table, how| state.table_standing(table, how);
-    let refused = wished
-        .iter()
-        .filter(|(table, how)| standing(table, **how) == TableStanding::TooLate);
+    let refused = wished.iter().filter(|(table, wish)| {
+        let standing = |how| state.same_time_standing(table, how);
+        wish.same_time.map(standing) == Some(TableStanding::TooLate)
+    });
     Ok(refused.map(|(table, _)| table.clone()).collect())
 }
 

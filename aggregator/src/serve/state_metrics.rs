@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::upstream::Upstream;
-use crate::state::{Quota, State, TableStanding, Wish};
+use crate::state::{Quota, State, TableStanding, TableWish, Wish};
 
 /// `tributary_state_*`.
 pub struct StateMetrics {
@@ -32,9 +32,11 @@ impl StateMetrics {
     }
 
     fn tables(&self, state: &State, standing: TableStanding) -> u64 {
-        let tables = self.configured.tables().iter();
-        let so = tables.filter(|(table, how)| state.table_standing(table, **how) == standing);
-        so.count() as u64
+        let is_so = |(table, wish): &(&String, &TableWish)| {
+            let settings = state.table_standings(table, wish);
+            settings.iter().any(|(_, _, stands)| *stands == standing)
+        };
+        self.configured.tables().iter().filter(is_so).count() as u64
     }
 }
 
@@ -55,7 +57,7 @@ impl Collector for StateMetrics {
             ),
             (
                 "tables_not_agreed",
-                "Tables of the configuration whose same_time more than half of the nodes do not say",
+                "Tables of the configuration of which more than half of the nodes do not say the same",
                 TableStanding::NotAgreed,
             ),
         ];
@@ -122,7 +124,8 @@ mod tests {
             .unwrap()
             .name
             .clone();
-        let wished = [(table, SameTime::Merge), ("other".into(), SameTime::Merge)];
+        let merge = || TableWish::from(SameTime::Merge);
+        let wished = [(table, merge()), ("other".into(), merge())];
         let wish = Wish::default().with_tables(wished.into());
         StateMetrics::register(&mut registry, Arc::new(fake), wish);
         let text = metrics::text(&registry);

@@ -6,14 +6,17 @@ use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
 use super::bytes::{ReadFault, Reader, Writer};
-use super::settings::Wish;
+use super::settings::{Form, Wish};
 
 /// Of all kinds but settings.
 const VERSION: u8 = 1;
-/// Of settings: what version 1 has under this number sets the retention alone. Version 3 is written
-/// only where it is needed: older nodes know what is left out of version 2.
-const SETTINGS_VERSION_2: u8 = 2;
-const SETTINGS_VERSION: u8 = 3;
+/// Of settings, with the form of the wish: what version 1 has under this number sets the retention alone.
+/// The least that is needed is written: older nodes know what is left out of it.
+const SETTINGS_VERSIONS: [(u8, Form); 3] = [
+    (2, Form::DaysAndHours),
+    (3, Form::SameTime),
+    (4, Form::Tables),
+];
 /// Submissions of one command.
 pub const SUBMISSIONS_MAX: usize = 65_536;
 
@@ -106,8 +109,7 @@ impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out = Writer::default();
         out.u8(match self {
-            Self::Settings { wish, .. } if wish.is_days_and_hours() => SETTINGS_VERSION_2,
-            Self::Settings { .. } => SETTINGS_VERSION,
+            Self::Settings { wish, .. } => version_of(wish.form()),
             _ => VERSION,
         });
         match self {
@@ -149,11 +151,7 @@ impl Command {
             Self::Settings { node, wish } => {
                 out.u8(SETTINGS);
                 out.u64(*node);
-                if wish.is_days_and_hours() {
-                    wish.encode_days_and_hours(&mut out);
-                } else {
-                    wish.encode(&mut out);
-                }
+                wish.encode(wish.form(), &mut out);
             }
         }
         out.out.into()
@@ -169,15 +167,14 @@ impl Command {
     pub fn decode(bytes: &Bytes) -> Result<Self, CommandError> {
         let mut reader = Reader::new(bytes);
         let (version, kind) = (reader.u8()?, reader.u8()?);
+        let versions = SETTINGS_VERSIONS.iter();
+        let mut forms = versions.filter(|(of, _)| kind == SETTINGS && *of == version);
+        if let Some((_, form)) = forms.next() {
+            let (node, wish) = (reader.u64()?, Wish::decode(*form, &mut reader)?);
+            reader.end()?;
+            return Ok(Self::Settings { node, wish });
+        }
         let command = match kind {
-            SETTINGS if version == SETTINGS_VERSION_2 => Self::Settings {
-                node: reader.u64()?,
-                wish: Wish::decode_days_and_hours(&mut reader)?,
-            },
-            SETTINGS if version == SETTINGS_VERSION => Self::Settings {
-                node: reader.u64()?,
-                wish: Wish::decode(&mut reader)?,
-            },
             _ if version != VERSION => return Err(CommandError::Version(version)),
             SUBMISSIONS => {
                 let count = reader.count(SUBMISSION_BYTES_MIN)?;
@@ -208,6 +205,12 @@ impl Command {
         reader.end()?;
         Ok(command)
     }
+}
+
+fn version_of(form: Form) -> u8 {
+    let mut versions = SETTINGS_VERSIONS.into_iter();
+    let version = versions.find(|(_, of)| *of == form);
+    version.expect("every form has a version").0
 }
 
 impl Window {
@@ -288,7 +291,7 @@ impl From<ReadFault> for CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::SameTime;
+    use crate::state::{Rollups, SameTime, TableWish};
 
     fn samples() -> Vec<Command> {
         let submission = |ticket, payload| Submission {
@@ -296,6 +299,11 @@ mod tests {
             agent: AgentId::parse("gw-1").unwrap(),
             received: TimeNs(-5),
             payload,
+        };
+        let table = TableWish {
+            same_time: None,
+            retention_days: Some(30),
+            rollups: Some(Rollups::default()),
         };
         vec![
             Command::Submissions(vec![]),
@@ -321,7 +329,12 @@ mod tests {
             },
             Command::Settings {
                 node: 3,
-                wish: Wish::default().with_tables([("weather".to_owned(), SameTime::Merge)].into()),
+                wish: Wish::default()
+                    .with_tables([("weather".to_owned(), SameTime::Merge.into())].into()),
+            },
+            Command::Settings {
+                node: 3,
+                wish: Wish::default().with_tables([("weather".to_owned(), table)].into()),
             },
         ]
     }
@@ -358,8 +371,8 @@ mod tests {
             Err(CommandError::Version(2))
         );
         assert_eq!(
-            Command::decode(&Bytes::from_static(&[4, SETTINGS])),
-            Err(CommandError::Version(4))
+            Command::decode(&Bytes::from_static(&[5, SETTINGS])),
+            Err(CommandError::Version(5))
         );
         assert!(Command::decode(&Bytes::from_static(&[1, 99])).is_err());
         let huge = [&[VERSION, SUBMISSIONS][..], &u32::MAX.to_le_bytes()].concat();

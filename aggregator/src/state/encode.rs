@@ -1,4 +1,4 @@
-//! The state as bytes: what a merge makes durable and a snapshot carries. Version 3, closed by a
+//! The state as bytes: what a merge makes durable and a snapshot carries. Version 4, closed by a
 //! CRC32C; layout in `docs/formats.md`. Everything in a fixed order, so equal states are equal bytes.
 
 use std::collections::BTreeMap;
@@ -18,14 +18,17 @@ use super::dictionary::{Dictionary, LocalSeries, LocalTarget, RefusedSeries};
 use super::last::{LastValue, LastValues};
 use super::machine::{Admitted, State};
 use super::quota::Made;
-use super::settings::{Agreement, SameTime, Settings, Wish};
+use super::settings::{Agreement, Form, SameTime, Settings, Wish};
+use super::table_settings::TableSettings;
 
 const MAGIC: &[u8; 8] = b"TRIBSTAT";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// Had of the settings the retention alone.
 const VERSION_1: u16 = 1;
 /// Knew no settings of single tables.
 const VERSION_2: u16 = 2;
+/// Knew of tables `same_time` alone. Written where nothing else is said: older nodes read it.
+const VERSION_3: u16 = 3;
 /// No table: stands for "none" where a number is optional.
 const NONE: u8 = 0xff;
 /// In place of the time at which an epoch was left out: it was not.
@@ -62,9 +65,11 @@ impl State {
         } = self;
         let mut out = Writer::default();
         out.out.extend_from_slice(MAGIC);
-        out.u16(VERSION);
+        let form = settings.form().max(Form::SameTime);
+        let is_last = form == Form::Tables;
+        out.u16(if is_last { VERSION } else { VERSION_3 });
         out.u64(*index);
-        encode_settings(settings, &mut out);
+        encode_settings(settings, form, &mut out);
         encode_clock(clock, &mut out);
         out.count(members.len());
         for (
@@ -124,11 +129,17 @@ impl State {
             VERSION_1 => retention_alone(from.u32()?),
             VERSION_2 => {
                 let in_force = Settings::decode_days_and_hours(from)?;
-                decode_settings(from, in_force, Wish::decode_days_and_hours)?
+                decode_settings(from, in_force, Form::DaysAndHours)?
             }
-            VERSION => {
+            VERSION_3 | VERSION => {
                 let in_force = Settings::decode(from)?;
-                decode_settings(from, in_force, Wish::decode)?
+                let is_last = version == VERSION;
+                let form = if is_last {
+                    Form::Tables
+                } else {
+                    Form::SameTime
+                };
+                decode_settings(from, in_force, form)?
             }
             newer => return Err(StateError::Version(newer)),
         };
@@ -160,33 +171,48 @@ impl State {
     }
 }
 
-fn encode_settings(settings: &Agreement, out: &mut Writer) {
-    let Agreement { in_force, told } = settings;
+fn encode_settings(settings: &Agreement, form: Form, out: &mut Writer) {
+    let Agreement {
+        in_force,
+        told,
+        tables,
+    } = settings;
     in_force.encode(out);
     out.count(told.len());
     for (node, wish) in told {
         out.u64(*node);
-        wish.encode(out);
+        wish.encode(form, out);
+    }
+    if form == Form::Tables {
+        tables.encode(out);
     }
 }
 
 fn decode_settings(
     from: &mut Reader<'_>,
     in_force: Settings,
-    decode_wish: fn(&mut Reader<'_>) -> Result<Wish, ReadFault>,
+    form: Form,
 ) -> Result<Agreement, ReadFault> {
     let mut told = BTreeMap::new();
     for _ in 0..from.count(16)? {
-        told.insert(from.u64()?, decode_wish(from)?);
+        told.insert(from.u64()?, Wish::decode(form, from)?);
     }
-    Ok(Agreement { in_force, told })
+    let tables = match form {
+        Form::Tables => TableSettings::decode(from)?,
+        Form::DaysAndHours | Form::SameTime => TableSettings::default(),
+    };
+    Ok(Agreement {
+        in_force,
+        told,
+        tables,
+    })
 }
 
 fn retention_alone(days: u32) -> Agreement {
     let hours = Settings::default().partition_hours();
     Agreement {
         in_force: Settings::new(days, hours),
-        told: BTreeMap::new(),
+        ..Agreement::default()
     }
 }
 

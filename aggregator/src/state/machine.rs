@@ -21,6 +21,7 @@ use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
 use super::rows::{Rows, raised};
 use super::settings::{Agreement, SameTime, Settings, Wish};
+use super::table_settings::{TableSettings, TableWish};
 
 pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
 
@@ -84,14 +85,15 @@ pub enum Job {
     },
 }
 
-/// What became of a wish for one table.
+/// What became of a wish for one setting of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableStanding {
     /// It is so, or will be with the first row.
     InForce,
-    /// Not more than half of the members say so, or too many tables wait for their first row.
+    /// Not more than half of the members say so, or too many tables wait for their first row, or have
+    /// settings.
     NotAgreed,
-    /// The table has rows that came under the other setting.
+    /// The table has rows that came under another `same_time`.
     TooLate,
 }
 
@@ -193,13 +195,53 @@ impl State {
         self.settings.in_force
     }
 
+    /// What is in force of single tables.
+    pub fn table_settings(&self) -> &TableSettings {
+        &self.settings.tables
+    }
+
     /// What a node told of its configuration.
     pub fn settings_of(&self, node: u64) -> Option<&Wish> {
         self.settings.told.get(&node)
     }
 
-    /// How a table stands to what a configuration says of it.
-    pub fn table_standing(&self, table: &str, wanted: SameTime) -> TableStanding {
+    /// How a table stands to each setting that a configuration says of it: its key, what is wanted, and
+    /// what became of that.
+    pub fn table_standings(
+        &self,
+        table: &str,
+        wanted: &TableWish,
+    ) -> Vec<(&'static str, String, TableStanding)> {
+        let stands = |is_so| {
+            if is_so {
+                TableStanding::InForce
+            } else {
+                TableStanding::NotAgreed
+            }
+        };
+        let settings = self.table_settings();
+        let TableWish {
+            same_time,
+            retention_days,
+            rollups,
+        } = wanted;
+        let same_time = same_time.map(|how| {
+            let standing = self.same_time_standing(table, how);
+            ("same_time", how.as_str().to_owned(), standing)
+        });
+        let days = retention_days.map(|days| {
+            let is_so = settings.retention_days_of(table) == Some(days);
+            ("retention_days", days.to_string(), stands(is_so))
+        });
+        let rollups = rollups.as_ref().map(|rollups| {
+            let is_so = settings.rollups_of(table) == *rollups;
+            ("rollups", rollups.to_string(), stands(is_so))
+        });
+        [same_time, days, rollups].into_iter().flatten().collect()
+    }
+
+    /// How a table stands to what a configuration says of its rows of one time.
+    pub fn same_time_standing(&self, table: &str, wanted: SameTime) -> TableStanding {
         let has_rows = self.catalog.table(table).is_some_and(TableInfo::has_rows);
         if self.catalog.same_time(table) == wanted {
             TableStanding::InForce

@@ -11,6 +11,7 @@ use shared::limits::NAME_BYTES_MAX;
 
 use super::bytes::{ReadFault, Reader, Writer};
 use super::quota::{Quota, Quotas};
+use super::table_settings::{TableSettings, TableWish, decode_tables, encode_tables};
 
 pub const RETENTION_DAYS_MAX: u32 = 36_500;
 pub const PARTITION_HOURS_MAX: u32 = 24 * 366;
@@ -43,7 +44,19 @@ pub struct Wish {
     partition_hours: Option<u32>,
     quotas: Quotas,
     /// Shared: every view has a copy.
-    tables: Arc<BTreeMap<String, SameTime>>,
+    tables: Arc<BTreeMap<String, TableWish>>,
+}
+
+/// How much of a wish its bytes say. Nodes of before stop at a form that they do not know, so what needs
+/// no later one is written in an earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Form {
+    /// The retention and the hours of a partition.
+    DaysAndHours,
+    /// Quotas, too, and of tables what happens to rows of the same time.
+    SameTime,
+    /// All.
+    Tables,
 }
 
 /// Which settings are in force, and whose wish they are.
@@ -52,6 +65,7 @@ pub(super) struct Agreement {
     pub(super) in_force: Settings,
     /// Node id -> what it told last.
     pub(super) told: BTreeMap<u64, Wish>,
+    pub(super) tables: TableSettings,
 }
 
 impl Default for Settings {
@@ -139,8 +153,10 @@ impl Wish {
 
     /// Of names that are too long, or are more than [`TABLE_WISHES_MAX`], nothing is said.
     #[must_use]
-    pub fn with_tables(self, tables: BTreeMap<String, SameTime>) -> Self {
-        let fits = |(name, _): &(String, SameTime)| name.len() <= NAME_BYTES_MAX;
+    pub fn with_tables(self, tables: BTreeMap<String, TableWish>) -> Self {
+        let fits = |(name, table): &(String, TableWish)| {
+            name.len() <= NAME_BYTES_MAX && !table.says_nothing()
+        };
         let tables = tables.into_iter().filter(fits).take(TABLE_WISHES_MAX);
         Self {
             tables: Arc::new(tables.collect()),
@@ -162,7 +178,7 @@ impl Wish {
     }
 
     /// What is said of tables, by name.
-    pub fn tables(&self) -> &BTreeMap<String, SameTime> {
+    pub fn tables(&self) -> &BTreeMap<String, TableWish> {
         &self.tables
     }
 
@@ -174,55 +190,78 @@ impl Wish {
         Settings::new(days, hours).with_quotas(quotas) == settings
     }
 
-    /// Whether it says nothing that [`Wish::encode_days_and_hours`] leaves out.
-    pub(super) fn is_days_and_hours(&self) -> bool {
-        self.tables.is_empty() && self.quotas.is_none()
-    }
-
-    /// 0 stands for nothing.
-    pub(super) fn encode(&self, out: &mut Writer) {
-        self.encode_days_and_hours(out);
-        self.quotas.encode(out);
-        out.count(self.tables.len());
-        for (table, same_time) in &*self.tables {
-            out.text(table);
-            out.u8(*same_time as u8);
+    /// The earliest that says all of it.
+    pub(super) fn form(&self) -> Form {
+        if !self.tables.values().all(TableWish::is_same_time) {
+            Form::Tables
+        } else if self.tables.is_empty() && self.quotas.is_none() {
+            Form::DaysAndHours
+        } else {
+            Form::SameTime
         }
     }
 
-    pub(super) fn decode(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
-        let wish = Self::decode_days_and_hours(from)?.with_quotas(Quotas::decode(from)?);
-        let count = from.count(5)?;
-        if count > TABLE_WISHES_MAX {
-            return Err(ReadFault::Invalid("too many tables in the settings"));
-        }
-        let mut tables = BTreeMap::new();
-        for _ in 0..count {
-            let table = from.text()?;
-            let same_time = SameTime::from_byte(from.u8()?);
-            let same_time = same_time.ok_or(ReadFault::Invalid("same_time of a table"))?;
-            if table.len() > NAME_BYTES_MAX || tables.insert(table.to_owned(), same_time).is_some()
-            {
-                return Err(ReadFault::Invalid("name of a table"));
-            }
-        }
-        Ok(wish.with_tables(tables))
-    }
-
-    pub(super) fn encode_days_and_hours(&self, out: &mut Writer) {
+    /// 0 stands for nothing. `form`: not below [`Wish::form`].
+    pub(super) fn encode(&self, form: Form, out: &mut Writer) {
         out.u32(self.retention_days.unwrap_or(0));
         out.u32(self.partition_hours.unwrap_or(0));
+        if form == Form::DaysAndHours {
+            return;
+        }
+        self.quotas.encode(out);
+        if form == Form::Tables {
+            return encode_tables(&self.tables, out);
+        }
+        out.count(self.tables.len());
+        for (table, wish) in &*self.tables {
+            out.text(table);
+            out.u8(wish.same_time.unwrap_or_default() as u8);
+        }
     }
 
-    pub(super) fn decode_days_and_hours(from: &mut Reader<'_>) -> Result<Self, ReadFault> {
+    pub(super) fn decode(form: Form, from: &mut Reader<'_>) -> Result<Self, ReadFault> {
         let said = |value: u32| (value > 0).then_some(value);
-        Ok(Self::new(said(from.u32()?), said(from.u32()?)))
+        let wish = Self::new(said(from.u32()?), said(from.u32()?));
+        if form == Form::DaysAndHours {
+            return Ok(wish);
+        }
+        let wish = wish.with_quotas(Quotas::decode(from)?);
+        let tables = match form {
+            Form::Tables => decode_tables(from, TABLE_WISHES_MAX)?,
+            _ => decode_same_times(from)?,
+        };
+        Ok(wish.with_tables(tables))
     }
 }
 
+fn decode_same_times(from: &mut Reader<'_>) -> Result<BTreeMap<String, TableWish>, ReadFault> {
+    let count = from.count(5)?;
+    if count > TABLE_WISHES_MAX {
+        return Err(ReadFault::Invalid("too many tables in the settings"));
+    }
+    let mut tables = BTreeMap::new();
+    for _ in 0..count {
+        let table = from.text()?;
+        let same_time = SameTime::from_byte(from.u8()?);
+        let same_time = same_time.ok_or(ReadFault::Invalid("same_time of a table"))?;
+        let known = tables.insert(table.to_owned(), same_time.into());
+        if table.len() > NAME_BYTES_MAX || known.is_some() {
+            return Err(ReadFault::Invalid("name of a table"));
+        }
+    }
+    Ok(tables)
+}
+
 impl Agreement {
+    /// The earliest form that says all of it.
+    pub(super) fn form(&self) -> Form {
+        let forms = self.told.values().map(Wish::form);
+        let of_tables = (!self.tables.is_empty()).then_some(Form::Tables);
+        forms.chain(of_tables).max().unwrap_or(Form::DaysAndHours)
+    }
+
     /// One of `members` tells what its configuration says. `lives`: those that were heard of lately.
-    /// Returns what is agreed on now of the tables that it names.
+    /// Returns the `same_time` of tables that it names, where that is agreed on now.
     pub(super) fn told(
         &mut self,
         node: u64,
@@ -256,18 +295,23 @@ impl Agreement {
             agreed(&Wish::partition_hours).unwrap_or(partition_hours),
         )
         .with_quotas(quotas);
-        let is_agreed = |(table, same_time): &(&String, &SameTime)| {
-            let says_so = |one: &&&Wish| one.tables.get(*table) == Some(*same_time);
-            living.iter().filter(says_so).count() * 2 > members
-        };
-        let tables = wish.tables.iter().filter(is_agreed);
-        tables.map(|(table, how)| (table.clone(), *how)).collect()
+        let mut declared = Vec::new();
+        for (table, wanted) in &*wish.tables {
+            let agreed = wanted.agreed(
+                living.iter().filter_map(|one| one.tables.get(table)),
+                members,
+            );
+            declared.extend(agreed.same_time.map(|how| (table.clone(), how)));
+            self.tables.agree(table, agreed);
+        }
+        declared
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{Rollup, Rollups};
 
     #[test]
     fn what_more_than_half_of_the_members_say_is_in_force() {
@@ -320,7 +364,7 @@ mod tests {
     fn each_table_is_agreed_on_for_itself() {
         let mut agreement = Agreement::default();
         let mut tell = |node, tables: &[(&str, SameTime)]| {
-            let owned = |(name, how): &(&str, SameTime)| ((*name).to_owned(), *how);
+            let owned = |(name, how): &(&str, SameTime)| ((*name).to_owned(), (*how).into());
             let wish = Wish::default().with_tables(tables.iter().map(owned).collect());
             agreement.told(node, &wish, 3, |_| true)
         };
@@ -329,6 +373,55 @@ mod tests {
         assert_eq!(tell(2, &[("a", merge), ("b", keep)]), [("a".into(), merge)]);
         assert_eq!(tell(3, &[("b", keep)]), [("b".into(), keep)]);
         assert_eq!(tell(3, &[]), [], "who says nothing is for nothing");
+    }
+
+    #[test]
+    fn each_setting_of_a_table_is_agreed_on_for_itself_and_at_any_time() {
+        let mut agreement = Agreement::default();
+        let rollups = |width| Rollups::new(vec![Rollup::new(width, None).unwrap()]).unwrap();
+        let mut tell = |node, days, width: u32| {
+            let table = TableWish {
+                same_time: None,
+                retention_days: Some(days),
+                rollups: Some(rollups(width)),
+            };
+            let wish = Wish::default().with_tables([("a".to_owned(), table)].into());
+            agreement.told(node, &wish, 3, |_| true);
+            let of = &agreement.tables;
+            (of.retention_days_of("a"), of.rollups_of("a"))
+        };
+        assert_eq!(tell(1, 30, 60), (None, Rollups::default()));
+        assert_eq!(tell(2, 30, 3_600), (Some(30), Rollups::default()));
+        assert_eq!(tell(3, 60, 3_600), (Some(30), rollups(3_600)));
+        assert_eq!(tell(1, 60, 60), (Some(60), rollups(3_600)));
+        assert_eq!(agreement.form(), Form::Tables);
+        agreement.told(1, &Wish::default(), 3, |_| true);
+        agreement.told(2, &Wish::default(), 3, |_| true);
+        let days = agreement.tables.retention_days_of("a");
+        assert_eq!(days, Some(60), "who says nothing is for nothing");
+    }
+
+    #[test]
+    fn the_earliest_form_is_written_that_says_all() {
+        let with = |table: TableWish| Wish::default().with_tables([("a".to_owned(), table)].into());
+        let days = TableWish {
+            retention_days: Some(1),
+            ..TableWish::default()
+        };
+        for (wish, form) in [
+            (Wish::new(Some(1), Some(2)), Form::DaysAndHours),
+            (with(TableWish::default()), Form::DaysAndHours),
+            (with(SameTime::Keep.into()), Form::SameTime),
+            (with(days), Form::Tables),
+        ] {
+            assert_eq!(wish.form(), form);
+            for form in [Form::DaysAndHours, Form::SameTime, Form::Tables] {
+                let mut out = Writer::default();
+                wish.encode(form, &mut out);
+                let read = Wish::decode(form, &mut Reader::new(&out.out)).unwrap();
+                assert_eq!(read == wish, form >= wish.form());
+            }
+        }
     }
 
     #[test]

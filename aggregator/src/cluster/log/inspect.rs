@@ -12,7 +12,7 @@ use super::layout::{
     KIND_VOTE, decode_entry, decode_log_id, decode_vote,
 };
 use crate::cluster::types::CommandBytes;
-use crate::state::{Command, Payload, Quota, Submission, Window};
+use crate::state::{Command, Payload, Quota, Submission, TableWish, Window};
 
 /// Whether a record of this kind is an entry, so that its number is an index that is there.
 pub(crate) fn is_entry(kind: u8) -> bool {
@@ -100,16 +100,30 @@ fn command_text(command: &Command) -> String {
                 Some(format!(", {} {most}", quota.key()))
             });
             let quotas: String = quotas.collect();
-            let tables = wish.tables().iter();
-            let tables: String = tables
-                .map(|(table, how)| format!(", same_time of {table:?} {}", how.as_str()))
-                .collect();
+            let tables: String = wish.tables().iter().map(of_table).collect();
             format!(
                 "settings of node {node}: retention in days {days}, partitions in hours {hours}\
                  {quotas}{tables}"
             )
         }
     }
+}
+
+/// What is said of one table.
+fn of_table((name, wish): (&String, &TableWish)) -> String {
+    let TableWish {
+        same_time,
+        retention_days,
+        rollups,
+    } = wish;
+    let said = [
+        same_time.map(|how| ("same_time", how.as_str().to_owned())),
+        retention_days.map(|days| ("retention_days", days.to_string())),
+        rollups.as_ref().map(|all| ("rollups", all.to_string())),
+    ];
+    let said = said.into_iter().flatten();
+    said.map(|(key, value)| format!(", {key} of {name:?} {value}"))
+        .collect()
 }
 
 fn submission_text(submission: &Submission) -> String {
@@ -135,7 +149,7 @@ mod tests {
     use shared::id::{AgentId, TimeNs};
 
     use super::*;
-    use crate::state::Origin;
+    use crate::state::{Origin, Rollups, SameTime, Wish};
 
     fn head(kind: u8, number: u64) -> RecordHead {
         RecordHead {
@@ -175,6 +189,25 @@ mod tests {
         let text = meaning(head(KIND_TRUNCATED, 4), b"").unwrap();
         assert!(text.contains("from 4 on"), "{text}");
         assert!(is_entry(KIND_BLANK) && !is_entry(KIND_VOTE));
+    }
+
+    #[test]
+    fn settings_of_tables_are_told() {
+        let table = TableWish {
+            same_time: None,
+            retention_days: Some(30),
+            rollups: Some(Rollups::default()),
+        };
+        let tables = [
+            ("a".to_owned(), table),
+            ("b".to_owned(), SameTime::Merge.into()),
+        ];
+        let wish = Wish::new(None, Some(24)).with_tables(tables.into());
+        let command = Command::Settings { node: 3, wish }.encode();
+        let text = meaning(head(KIND_COMMAND, 9), &led(&command)).unwrap();
+        let expected = "retention in days unsaid, partitions in hours 24, retention_days of \"a\" 30, \
+                        rollups of \"a\" 1m, 1h, same_time of \"b\" merge";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

@@ -11,7 +11,6 @@ use datafusion::common::DataFusionError;
 use super::{NAMESPACES, PgType, Relation, Relations};
 use crate::query::session::{DATABASE, PUBLIC};
 use crate::query::system::memory_table;
-use crate::state::SameTime;
 
 const NAMES: [&str; 4] = ["schemata", "tables", "views", "columns"];
 
@@ -60,7 +59,10 @@ fn tables(all: &[Relation]) -> Vec<(&'static str, ArrayRef)> {
             "BASE TABLE"
         }
     };
-    let same_time = all.iter().map(|one| one.same_time.map(SameTime::as_str));
+    let kept = || all.iter().map(|one| one.kept.as_ref());
+    let same_time = kept().map(|kept| Some(kept?.same_time.as_str()));
+    let days = kept().map(|kept| Some(i64::from(kept?.retention_days)));
+    let rollups = kept().map(|kept| Some(kept?.rollups.to_string()));
     vec![
         ("table_catalog", texts(all.iter().map(|_| DATABASE))),
         ("table_schema", texts(all.iter().map(|_| PUBLIC))),
@@ -69,8 +71,11 @@ fn tables(all: &[Relation]) -> Vec<(&'static str, ArrayRef)> {
             texts(all.iter().map(|relation| relation.name.as_str())),
         ),
         ("table_type", texts(all.iter().map(kind))),
-        // Not of the standard: what becomes of rows of one series and time.
+        // Not of the standard: what becomes of rows of one series and time, how long all are kept, and
+        // what is made of them.
         ("same_time", Arc::new(same_time.collect::<StringArray>())),
+        ("retention_days", Arc::new(days.collect::<Int64Array>())),
+        ("rollups", Arc::new(rollups.collect::<StringArray>())),
     ]
 }
 

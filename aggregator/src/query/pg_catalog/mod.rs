@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 
 use super::session::PUBLIC;
 use super::{system, table};
-use crate::state::SameTime;
+use crate::state::{Rollups, SameTime, TableInfo};
 use crate::store::View;
 
 pub(super) use functions::functions;
@@ -45,8 +45,17 @@ struct Relation {
     /// Of the state, not of the store.
     is_view: bool,
     /// Of tables of readings.
-    same_time: Option<SameTime>,
+    kept: Option<Kept>,
     schema: SchemaRef,
+}
+
+/// What the cluster makes of a table's rows.
+#[derive(Debug)]
+struct Kept {
+    same_time: SameTime,
+    /// Its own, or the cluster's.
+    retention_days: u32,
+    rollups: Rollups,
 }
 
 /// A type of PostgreSQL.
@@ -138,14 +147,14 @@ impl Relations {
                 oid,
                 name: name.to_owned(),
                 is_view: true,
-                same_time: None,
+                kept: None,
                 schema,
             });
         let stored = self.view.catalog().tables().map(|table| Relation {
             oid: TABLE_OID_MIN + i64::from(table.id.0),
             name: table.name.clone(),
             is_view: false,
-            same_time: Some(table.same_time),
+            kept: Some(self.kept(table)),
             schema: table::schema_of(table),
         });
         let hidden = |relation: &Relation| self.view.catalog().table(&relation.name).is_some();
@@ -154,6 +163,17 @@ impl Relations {
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    fn kept(&self, table: &TableInfo) -> Kept {
+        let state = self.view.state();
+        let (all, own) = (state.settings(), state.table_settings());
+        let days = own.retention_days_of(&table.name);
+        Kept {
+            same_time: table.same_time,
+            retention_days: days.unwrap_or(all.retention_days()),
+            rollups: own.rollups_of(&table.name),
+        }
     }
 
     fn name_of(&self, oid: i64) -> Option<String> {

@@ -1,7 +1,7 @@
-//! A table whose rows of one series and time are one, as SQL sees it.
+//! Settings of tables, as SQL sees them: rows of one series and time are one.
 
 use super::*;
-use crate::state::{SameTime, Wish};
+use crate::state::{Rollups, SameTime, TableWish, Wish};
 
 #[tokio::test]
 async fn rows_of_one_time_are_counted_and_shown_once() {
@@ -12,7 +12,12 @@ async fn rows_of_one_time_are_counted_and_shown_once() {
         address,
         joining: 1,
     });
-    let tables = [("pump".to_owned(), SameTime::Merge)].into();
+    let pump = TableWish {
+        same_time: Some(SameTime::Merge),
+        retention_days: Some(30),
+        rollups: Some(Rollups::new(vec![]).unwrap()),
+    };
+    let tables = [("pump".to_owned(), pump)].into();
     let wish = Wish::default().with_tables(tables);
     bench.apply(&Command::Settings { node: 2, wish });
     let line = |fields: &str, at: i64| format!("pump,device=p {fields} {}\n", START + at);
@@ -33,10 +38,13 @@ async fn rows_of_one_time_are_counted_and_shown_once() {
         bench.ask("SELECT count(b), sum(a) FROM pump").await,
         [["1", "10.0"]]
     );
-    let shown = "SELECT table_name, same_time FROM information_schema.tables \
-                 WHERE table_type = 'BASE TABLE' ORDER BY 1";
+    let shown = "SELECT table_name, same_time, retention_days, rollups \
+                 FROM information_schema.tables WHERE table_type = 'BASE TABLE' ORDER BY 1";
     assert_eq!(
         bench.ask(shown).await,
-        [["pump", "merge"], ["tank", "keep"]]
+        [
+            ["pump", "merge", "30", "none"],
+            ["tank", "keep", "400", "1m, 1h"]
+        ]
     );
 }

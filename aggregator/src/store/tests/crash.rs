@@ -145,7 +145,7 @@ impl Run {
     }
 
     fn tell(&mut self, partition_hours: u32) {
-        let tables = [("pump".to_owned(), SameTime::Merge)].into();
+        let tables = [("pump".to_owned(), SameTime::Merge.into())].into();
         self.apply(Command::Settings {
             node: 2,
             wish: Wish::new(None, Some(partition_hours)).with_tables(tables),

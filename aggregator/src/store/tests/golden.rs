@@ -14,8 +14,8 @@ use shared::reading::FieldType;
 use super::agent::Agent;
 use super::features::{DAY, submission};
 use crate::state::{
-    Command, Outcome, Payload, Quota, Quotas, SameTime, Settings, State, TableStanding, Window,
-    Wish,
+    Command, Outcome, Payload, Quota, Quotas, Rollup, Rollups, SameTime, Settings, State,
+    TableStanding, TableWish, Window, Wish,
 };
 
 fn folder(format: &str) -> PathBuf {
@@ -143,12 +143,39 @@ fn settings_of_tables() -> Command {
         ("pump", SameTime::Merge),
         ("tank", SameTime::Merge),
     ];
-    let tables = tables.map(|(name, how)| (name.to_owned(), how));
+    let tables = tables.map(|(name, how)| (name.to_owned(), how.into()));
     Command::Settings {
         node: 1,
         wish: Wish::new(Some(90), Some(12))
             .with_quotas(Quotas::default().with(Quota::Tables, Some(1)))
             .with_tables(tables.into()),
+    }
+}
+
+/// Of tables all that can be said, and of one that there is not.
+fn all_settings_of_tables() -> Command {
+    let rollups = vec![
+        Rollup::new(60, None).unwrap(),
+        Rollup::new(3_600, Some(1_825)).unwrap(),
+    ];
+    let all = TableWish {
+        same_time: Some(SameTime::Merge),
+        retention_days: Some(30),
+        rollups: Some(Rollups::new(rollups).unwrap()),
+    };
+    let none = TableWish {
+        rollups: Some(Rollups::new(vec![]).unwrap()),
+        ..TableWish::default()
+    };
+    let tables = [
+        ("pump", all),
+        ("tank", none),
+        ("valve", SameTime::Keep.into()),
+    ];
+    let tables = tables.map(|(name, wish)| (name.to_owned(), wish));
+    Command::Settings {
+        node: 1,
+        wish: Wish::new(None, Some(12)).with_tables(tables.into()),
     }
 }
 
@@ -200,6 +227,13 @@ fn applied_with_tables() -> State {
     state
 }
 
+/// And then settings of tables that go on.
+fn applied_with_all_of_tables() -> State {
+    let mut state = applied_with_tables();
+    state.apply(state.index() + 1, &command("command/v4", "settings.bin"));
+    state
+}
+
 #[test]
 fn golden_commands_are_read_as_what_was_written() {
     for (name, sample) in samples() {
@@ -221,6 +255,14 @@ fn golden_commands_are_read_as_what_was_written() {
         read("command/v3", "settings.bin")
     );
     assert_eq!(command("command/v3", "lines.bin"), lines_of_a_table());
+    assert_eq!(
+        command("command/v4", "settings.bin"),
+        all_settings_of_tables()
+    );
+    assert_eq!(
+        all_settings_of_tables().encode(),
+        read("command/v4", "settings.bin")
+    );
 }
 
 #[test]
@@ -238,12 +280,13 @@ fn a_golden_state_of_version_2_is_what_its_commands_come_to() {
     assert!(state.encode() == applied_with_settings().encode());
 }
 
+/// As it is written where no more is said of tables: nodes of before read it.
 #[test]
-fn a_golden_state_is_what_its_commands_come_to() {
+fn a_golden_state_of_version_3_is_what_its_commands_come_to() {
     let bytes = read("state/v3", "state.bin");
     let state = State::decode(&bytes).unwrap();
     assert!(state.encode() == bytes && applied_with_tables().encode() == bytes);
-    let stands = |table| state.table_standing(table, SameTime::Merge);
+    let stands = |table| state.same_time_standing(table, SameTime::Merge);
     assert_eq!(stands("truck"), TableStanding::TooLate);
     assert_eq!(stands("pump"), TableStanding::InForce);
     assert_eq!(stands("tank"), TableStanding::InForce);
@@ -260,8 +303,23 @@ fn a_golden_state_is_what_its_commands_come_to() {
 }
 
 #[test]
+fn a_golden_state_of_version_4_is_what_its_commands_come_to() {
+    let bytes = read("state/v4", "state.bin");
+    let state = State::decode(&bytes).unwrap();
+    assert!(state.encode() == bytes && applied_with_all_of_tables().encode() == bytes);
+    let settings = state.table_settings();
+    let days = |table| settings.retention_days_of(table);
+    let rollups = |table| settings.rollups_of(table).to_string();
+    assert_eq!((days("pump"), days("tank")), (Some(30), None));
+    assert_eq!(rollups("pump"), "1m, 1h for 1825 days");
+    assert_eq!(rollups("tank"), "none");
+    assert_eq!(rollups("valve"), "1m, 1h", "nothing was said of them");
+    assert_eq!(settings.retention_days_max(), Some(30));
+}
+
+#[test]
 fn a_flipped_bit_and_a_missing_end_of_a_state_are_found() {
-    for version in ["state/v1", "state/v2", "state/v3"] {
+    for version in ["state/v1", "state/v2", "state/v3", "state/v4"] {
         let bytes = read(version, "state.bin");
         for len in 0..bytes.len() {
             assert!(State::decode(&bytes[..len]).is_err(), "{len} bytes");
@@ -293,4 +351,8 @@ fn write_golden_files() {
     keep("command/v3", "settings.bin", &settings_of_tables().encode());
     keep("command/v3", "lines.bin", &lines_of_a_table().encode());
     keep("state/v3", "state.bin", &applied_with_tables().encode());
+    let settings = all_settings_of_tables().encode();
+    keep("command/v4", "settings.bin", &settings);
+    let state = applied_with_all_of_tables().encode();
+    keep("state/v4", "state.bin", &state);
 }

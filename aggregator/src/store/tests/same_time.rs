@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn tell(&mut self, partition_hours: u32, same_time: SameTime) {
-        let tables = [("pump".to_owned(), same_time)].into();
+        let tables = [("pump".to_owned(), same_time.into())].into();
         let wish = Wish::new(None, Some(partition_hours)).with_tables(tables);
         self.apply(&Command::Settings { node: 1, wish });
     }
@@ -117,7 +117,7 @@ fn a_table_keeps_what_held_for_its_first_row() {
     let mut bench = Bench::new();
     bench.lines(line("a=1", 0) + &line("a=2", 0));
     bench.tell(24, SameTime::Merge);
-    let stands = |bench: &Bench, how| bench.node.state.table_standing("pump", how);
+    let stands = |bench: &Bench, how| bench.node.state.same_time_standing("pump", how);
     assert_eq!(stands(&bench, SameTime::Merge), TableStanding::TooLate);
     bench.lines(line("a=3", 0));
     assert_eq!(bench.rows().len(), 3);
