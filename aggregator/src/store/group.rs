@@ -131,7 +131,7 @@ impl FieldState {
     }
 
     /// As the field's type is now; `None` if ints become floats and adding these might round.
-    pub(super) fn as_type(self, to: FieldType) -> Option<Self> {
+    pub(super) fn shown_as(self, to: FieldType) -> Option<Self> {
         if to != FieldType::Float || !matches!(self.sum, None | Some(Sum::Int(_))) {
             return Some(self);
         }

@@ -11,6 +11,7 @@ use super::block::{self, BlockMeta, ColumnLayout, ColumnStats};
 use super::error::StoreError;
 use super::manifest::{self, Durable};
 use super::partition::Partition;
+use super::rollup;
 use super::segment::{SegmentFile, SegmentHead};
 use super::strong;
 use super::sum::Sum;
@@ -139,7 +140,12 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
     writeln!(text, "  times: {codec}, {} bytes", times.bytes).expect(CANNOT_FAIL);
     for column in &columns {
         let stats = all_stats.iter().find(|one| one.field == column.field);
-        put_column(&mut text, column, stats).expect(CANNOT_FAIL);
+        let name = if *source > 0 {
+            rollup::column_name(column.field)
+        } else {
+            format!("field {}", column.field)
+        };
+        put_column(&mut text, &name, column, stats).expect(CANNOT_FAIL);
     }
     if rows {
         put_rows(&mut text, &decoded).expect(CANNOT_FAIL);
@@ -149,15 +155,16 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
 
 fn put_column(
     text: &mut String,
+    what: &str,
     column: &ColumnLayout,
     stats: Option<&ColumnStats>,
 ) -> fmt::Result {
     let ColumnLayout {
-        field,
         field_type,
         strong,
         flags,
         values,
+        ..
     } = *column;
     let name = |codec| {
         if strong {
@@ -170,7 +177,7 @@ fn put_column(
     let (codec, bytes) = (codec.unwrap_or_default(), values.bytes);
     write!(
         text,
-        "  field {field}, {}: {codec}, {bytes} bytes",
+        "  {what}, {}: {codec}, {bytes} bytes",
         field_type.as_str()
     )?;
     if let Some(flags) = flags {

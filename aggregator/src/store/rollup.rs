@@ -101,13 +101,17 @@ impl Resolution {
     }
 }
 
-/// How wide the buckets are of which the table of a series has states. None of a table that merges
+/// The widths of buckets of which the table of a series is to have states. None of a table that merges
 /// rows of the same time: what a segment says of these is not the last word.
 pub(super) fn resolutions(state: &State, series: SeriesId) -> Vec<Resolution> {
-    if state.catalog().merges_same_time(series) {
+    let catalog = state.catalog();
+    let table = catalog.series(series).map(|info| info.table.as_str());
+    let Some(table) = table.filter(|_| !catalog.merges_same_time(series)) else {
         return Vec::new();
-    }
-    vec![Resolution(60), Resolution(3_600)]
+    };
+    let rollups = state.table_settings().rollups_of(table);
+    let widths = rollups.all().iter().map(|one| one.width_seconds());
+    widths.filter_map(Resolution::new).collect()
 }
 
 /// The name of a rollup begins as that of its segment.
@@ -277,6 +281,27 @@ fn gathered(field: u16, all: impl Iterator<Item = Option<Value>>) -> Column {
         present: flags.contains(&false).then_some(flags),
         values,
     }
+}
+
+/// What a column holds, for people.
+pub(super) fn column_name(column: u16) -> String {
+    let (field, kind) = (column / KINDS, column % KINDS);
+    let kind = match kind {
+        COUNT => "count",
+        SUM => "sum",
+        SUM_HIGH => "sum, bits above 64",
+        MIN => "min",
+        MAX => "max",
+        FIRST => "first",
+        LAST => "last",
+        FIRST_AT => "time of first",
+        LAST_AT => "time of last",
+        ROWS => return "rows".to_owned(),
+        TIME_MIN => return "least time".to_owned(),
+        TIME_MAX => return "greatest time".to_owned(),
+        other => return format!("field {field}, unknown {other}"),
+    };
+    format!("field {field} {kind}")
 }
 
 /// Which columns answer for some fields.
@@ -480,7 +505,7 @@ impl<'a> FieldCells<'a> {
             max: state.max.filter(|_| extremes),
             ..state
         };
-        Ok(state.as_type(self.field_type).map(asked))
+        Ok(state.shown_as(self.field_type).map(asked))
     }
 
     fn sum(&self, row: usize) -> Result<Sum, ReadFault> {

@@ -1,7 +1,7 @@
 //! States of buckets are those of the rows, bit by bit, on the way to a file and back.
 
 use shared::batch::{Column, Values};
-use shared::reading::FieldType;
+use shared::reading::{FieldType, Value};
 
 use super::aggregate::ALL;
 use super::{ALWAYS_WORTH, Random};
@@ -9,7 +9,7 @@ use crate::state::SeriesId;
 use crate::state::rows::SeriesRows;
 use crate::store::aggregate::{Buckets, state_of};
 use crate::store::rollup::{self, Resolution, Worth};
-use crate::store::{Group, Measures, block};
+use crate::store::{FieldState, Group, Measures, block};
 
 const SECOND: i64 = 1_000_000_000;
 const START: i64 = 1_764_000_000 * SECOND;
@@ -75,27 +75,22 @@ pub(super) fn folded(rows: &SeriesRows, fields: &Fields) -> Vec<Group> {
 }
 
 /// By bits: NaN is not equal to itself, and -0.0 is to 0.0.
-pub(super) fn bits(groups: &[Group]) -> String {
-    use shared::reading::Value;
-    let mut text = String::new();
-    for group in groups {
-        text.push_str(&format!(
-            "{:?}",
-            (group.bucket, group.rows, group.time_min, group.time_max)
-        ));
-        for field in &group.fields {
-            let ends = [&field.first, &field.last].map(|end| end.clone().map(|(_, value)| value));
-            let [first, last] = ends;
-            for value in [field.min.clone(), field.max.clone(), first, last] {
-                match value {
-                    Some(Value::Float(float)) => text.push_str(&format!(" {:x}", float.to_bits())),
-                    other => text.push_str(&format!(" {other:?}")),
-                }
-            }
-            text.push_str(&format!(" {field:?}\n"));
-        }
-    }
-    text
+pub(super) fn bits(groups: &[Group]) -> Vec<String> {
+    let shown = |value: Option<Value>| match value {
+        Some(Value::Float(float)) => format!("{:x}", float.to_bits()),
+        other => format!("{other:?}"),
+    };
+    let of_field = |field: &FieldState| {
+        let [first, last] = [&field.first, &field.last].map(|end| Some(end.clone()?.1));
+        let values = [field.min.clone(), field.max.clone(), first, last].map(shown);
+        format!("{values:?} {field:?}")
+    };
+    let of_group = |group: &Group| {
+        let fields: Vec<String> = group.fields.iter().map(of_field).collect();
+        let rows = (group.bucket, group.rows, group.time_min, group.time_max);
+        format!("{rows:?} {fields:?}")
+    };
+    groups.iter().map(of_group).collect()
 }
 
 fn odd_rows(random: &mut Random) -> SeriesRows {

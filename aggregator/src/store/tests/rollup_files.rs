@@ -15,10 +15,10 @@ use super::features::{Bench, DAY, HOUR, copy};
 use super::rollup::{Fields, bits, folded, minutes};
 use super::segments::{HEAD, long_rows};
 use super::{ALWAYS_WORTH, Node, all_rows};
-use crate::state::{Command, Window};
+use crate::state::{Command, Rollup, Rollups, TableWish, Window, Wish};
 use crate::store::inspect;
 use crate::store::rollup;
-use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, is_rollup};
 use crate::store::writer::RollupWriter;
 use crate::store::{Aggregate, Claims, Store, StoreError, View};
 
@@ -62,7 +62,7 @@ fn sealed() -> Bench {
 /// Names of the rollups, hours first.
 fn rollups(bench: &Bench) -> Vec<String> {
     let files = bench.files();
-    let named = files.into_iter().filter(|name| name.ends_with(".roll"));
+    let named = files.into_iter().filter(|name| is_rollup(name));
     named.collect()
 }
 
@@ -117,6 +117,52 @@ fn what_fits_is_answered_by_rollups_and_no_row_is_decoded() {
         [0, 11, 0]
     );
     assert_eq!(answers(&view, &all(&view), Some((HOUR, 7)))[1], 0);
+}
+
+/// What is agreed on of a table holds from the next seal on.
+#[test]
+fn a_table_has_the_rollups_that_are_agreed_on() {
+    let mut bench = Bench::new();
+    bench.apply(&Command::Admit {
+        name: "a".to_owned(),
+        address: "h:1".to_owned(),
+        joining: 1,
+    });
+    let node = bench.index;
+    let tell = |bench: &mut Bench, widths: &[u32]| {
+        let all = widths
+            .iter()
+            .map(|width| Rollup::new(*width, None).unwrap());
+        let table = TableWish {
+            rollups: Some(Rollups::new(all.collect()).unwrap()),
+            ..TableWish::default()
+        };
+        let wish = Wish::default().with_tables([("truck".to_owned(), table)].into());
+        bench.apply(&Command::Settings { node, wish });
+    };
+    tell(&mut bench, &[300, 86_400]);
+    send(&mut bench, 0..4_000);
+    bench.merge();
+    send(&mut bench, 4_000..9_000);
+    bench.merge();
+    seal(&mut bench);
+    let names = rollups(&bench);
+    assert_eq!(
+        names.len(),
+        1,
+        "of a day each block is one bucket: {names:?}"
+    );
+    assert!(names[0].contains(".300."), "{names:?}");
+    let view = bench.node.store.view();
+    assert_eq!(told(&view, EVER, MINUTE)[1], 0);
+    assert!(told(&view, EVER, 10 * MINUTE)[1] > 0);
+    drop(view);
+    tell(&mut bench, &[]);
+    send(&mut bench, 9_000..9_100);
+    bench.merge();
+    seal(&mut bench);
+    assert_eq!(rollups(&bench), Vec::<String>::new());
+    assert_eq!(bench.files().len(), 1);
 }
 
 /// The rows cannot be read, and are not.
@@ -394,7 +440,9 @@ fn what_is_written_has_the_latest_version_and_is_shown() {
     for part in [
         "rollup by 60 s",
         "version 1",
-        "2 blocks, 77 rows",
+        "2 blocks, 76 rows",
+        "  field 5 sum, bits above 64, int: ",
+        "  greatest time, int: ",
         "states of the block at 9000",
         "the digest matches",
     ] {
