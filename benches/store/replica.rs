@@ -153,7 +153,7 @@ impl Replica {
                 self.store.begin_seal(index, state, Bytes::new(), window),
                 &mut self.cpu.seal,
             ),
-            Some(Job::Retention { .. }) | None => return Ok(()),
+            Some(Job::Retention(_)) | None => return Ok(()),
         };
         self.unmerged_bytes = 0;
         let merged = job.run()?;

@@ -20,7 +20,7 @@ use super::log::{self, LogId};
 use super::propose::Proposer;
 use super::types::{CommandBytes, TypeConfig};
 use crate::state::bytes::{ReadFault, Reader, Writer};
-use crate::state::{Command, Job, Outcome, State, Window};
+use crate::state::{Command, Job, Outcome, Sealing, State};
 use crate::store::{MergeJob, Merged, Recovered, SnapshotFiles, Store, StoreError, View};
 
 type Membership = StoredMembershipOf<TypeConfig>;
@@ -250,9 +250,10 @@ impl Applier {
             }
             None => {}
             Some(Job::Merge) => self.begin_merge(id).await?,
-            Some(Job::Seal(window)) => self.begin_seal(id, window).await?,
-            Some(Job::Retention { before }) => {
-                self.store.drop_before(id.index, before).map_err(stored)?;
+            Some(Job::Seal(sealing)) => self.begin_seal(id, sealing).await?,
+            Some(Job::Retention(retention)) => {
+                let dropped = self.store.drop_ended(id.index, retention);
+                dropped.map_err(stored)?;
             }
         }
         let boot = self.proposer.boot();
@@ -276,7 +277,7 @@ impl Applier {
     }
 
     /// What is sealed has to be the same on every replica: all that was merged before.
-    async fn begin_seal(&mut self, id: LogId, window: Window) -> io::Result<()> {
+    async fn begin_seal(&mut self, id: LogId, sealing: Sealing) -> io::Result<()> {
         self.finish_merges()?;
         while self.merges.running() > 0 {
             if self.merges.wait_for_room() {
@@ -287,7 +288,7 @@ impl Applier {
             next.await.unwrap_or(Ok(()))?;
         }
         let raft = encode_raft(&id, &self.membership)?;
-        let job = self.store.begin_seal(id.index, &self.state, raft, window);
+        let job = self.store.begin_seal(id.index, &self.state, raft, sealing);
         self.run_merge(job)
     }
 
@@ -536,7 +537,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::cluster::log::{Entry, LeaderId};
-    use crate::state::{Origin, Payload, Submission};
+    use crate::state::{Origin, Payload, Submission, Window};
 
     /// There were once 64 that waited, each with its rows, and then the runtime's thread waited too.
     #[tokio::test]
@@ -554,7 +555,7 @@ pub(super) mod tests {
                 hours: 24,
             };
             let command = match index % 3 {
-                0 => Command::Seal(window),
+                0 => Command::Seal(window.into()),
                 _ => Command::Merge,
             };
             let entry = Entry {

@@ -16,7 +16,7 @@ use super::Node;
 use super::apply::Progress;
 use super::quotas_told::QuotasTold;
 use super::types::Member;
-use crate::state::{Command, Quota, Quotas, Settings, State, TableStanding, Window, Wish};
+use crate::state::{Command, Quota, Quotas, Sealing, Settings, State, TableStanding, Wish};
 
 /// How often the driver looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub(super) struct Duties {
     settings_told: Option<Duration>,
     seal_looked: Option<Duration>,
     /// Partitions that were to be sealed lately.
-    sealing: Vec<(Window, Duration)>,
+    sealing: Vec<(Sealing, Duration)>,
 }
 
 /// What a duty is decided by.
@@ -72,7 +72,7 @@ pub(super) struct Situation<'a> {
     pub(super) log_bytes: u64,
     pub(super) state: &'a State,
     /// Partitions that are to be sealed at this time, the most urgent first.
-    pub(super) unsealed: &'a dyn Fn(TimeNs) -> Vec<Window>,
+    pub(super) unsealed: &'a dyn Fn(TimeNs) -> Vec<Sealing>,
 }
 
 /// What to propose.
@@ -80,7 +80,7 @@ pub(super) struct Situation<'a> {
 pub(super) enum Duty {
     Clock,
     Merge,
-    Seal(Window),
+    Seal(Sealing),
     Retention,
     Settings,
 }
@@ -154,7 +154,7 @@ impl Duties {
         &mut self,
         now: Duration,
         wall: TimeNs,
-        unsealed: &dyn Fn(TimeNs) -> Vec<Window>,
+        unsealed: &dyn Fn(TimeNs) -> Vec<Sealing>,
     ) -> Option<Duty> {
         if elapsed(self.seal_looked, now) < SEAL_EVERY {
             return None;
@@ -162,11 +162,11 @@ impl Duties {
         self.seal_looked = Some(now);
         self.sealing
             .retain(|(_, at)| now.saturating_sub(*at) < SEAL_AGAIN);
-        let lately = |window: &Window| self.sealing.iter().any(|(one, _)| one == window);
+        let lately = |sealing: &Sealing| self.sealing.iter().any(|(one, _)| one == sealing);
         let mut all = unsealed(wall).into_iter();
-        let window = all.find(|window| !lately(window))?;
-        self.sealing.push((window, now));
-        Some(Duty::Seal(window))
+        let sealing = all.find(|sealing| !lately(sealing))?;
+        self.sealing.push((sealing, now));
+        Some(Duty::Seal(sealing))
     }
 }
 
@@ -287,28 +287,28 @@ fn tell_standing(table: &str, setting: &str, value: &str, standing: TableStandin
 #[derive(Debug, Default)]
 struct HeldBackTold {
     looked: Option<Duration>,
-    said: Vec<Window>,
+    said: Vec<Sealing>,
 }
 
 impl HeldBackTold {
     /// Says which partitions stay in parts when there are others than before.
-    fn look(&mut self, now: Duration, held_back: &dyn Fn() -> Vec<Window>) {
+    fn look(&mut self, now: Duration, held_back: &dyn Fn() -> Vec<Sealing>) {
         if elapsed(self.looked, now) < HELD_BACK_EVERY {
             return;
         }
         self.looked = Some(now);
-        let windows = held_back();
-        let is_new = |window: &&Window| !self.said.contains(window);
-        if let Some(first) = windows.iter().find(is_new) {
+        let all = held_back();
+        let is_new = |sealing: &&Sealing| !self.said.contains(sealing);
+        if let Some(first) = all.iter().find(is_new) {
             tracing::warn!(
-                partitions = windows.len(),
-                start_hour = first.start_hour,
-                hours = first.hours,
+                partitions = all.len(),
+                start_hour = first.window.start_hour,
+                hours = first.window.hours,
                 "partitions stay in parts: later segments of others hold rows of the same series and \
                  times, of a table that merges them"
             );
         }
-        self.said = windows;
+        self.said = all;
     }
 }
 
@@ -343,7 +343,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
                     now: (node.wall_clock)(),
                 },
                 Duty::Merge => Command::Merge,
-                Duty::Seal(window) => Command::Seal(window),
+                Duty::Seal(sealing) => Command::Seal(sealing),
                 Duty::Retention => Command::Retention,
                 Duty::Settings => Command::Settings {
                     node: node.id,
@@ -455,6 +455,8 @@ mod tests {
     use shared::id::TimeNs;
 
     use super::*;
+    use crate::state::Window;
+    use crate::state::machine::HOUR_NS;
 
     const NODE: u64 = 2;
 
@@ -494,9 +496,10 @@ mod tests {
                     start_hour,
                     hours: 24,
                 };
-                let month = 720 * 3_600_000_000_000;
+                let month = 720 * HOUR_NS;
                 let ended = |window: &Window| (0..month).contains(&(now.0 - window.end().0));
-                [window(0), window(24)].into_iter().filter(ended).collect()
+                let ended = [window(0), window(24)].into_iter().filter(ended);
+                ended.map(Sealing::from).collect()
             },
         })
     }
@@ -553,13 +556,13 @@ mod tests {
         let mut duties = duties();
         let at = |hours: i64| {
             let mut state = State::new();
-            let now = TimeNs(hours * 3_600_000_000_000);
+            let now = TimeNs(hours * HOUR_NS);
             state.apply(1, &Command::Clock { node: 1, now });
             state
         };
         let sealed = |due: Vec<Duty>| {
             let window = |duty| match duty {
-                Duty::Seal(window) => Some(window.start_hour),
+                Duty::Seal(sealing) => Some(sealing.window.start_hour),
                 _ => None,
             };
             due.into_iter().find_map(window)

@@ -20,9 +20,10 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use super::scan::{Rows, ScanSource};
 use super::states::{State, StatesSource};
 use super::table::Source;
+use crate::state::SameTime;
+use crate::state::machine::DAY_NS;
 use crate::store::{Buckets, Measures};
 
-const DAY_NS: i64 = 86_400_000_000_000;
 const MILLISECOND_NS: i64 = 1_000_000;
 /// Before it a count of all rows is known without any source; after it stages are only arranged.
 const BEHIND: &str = "aggregate_statistics";
@@ -78,7 +79,12 @@ fn source(plan: &dyn ExecutionPlan) -> Option<StatesSource> {
     if !is_plain {
         return None;
     }
-    let mut wanted = Wanted::of(scan.rows()?);
+    let rows = scan.rows()?;
+    // Blocks do not say what the rows of such a table come to.
+    if rows.view.catalog().same_time(&rows.table) == SameTime::Merge {
+        return None;
+    }
+    let mut wanted = Wanted::of(rows);
     for (group, _) in aggregate.group_expr().expr() {
         wanted.group(group)?;
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use shared::id::TimeNs;
 
-const JUMP_NS: i64 = 3_600 * 1_000_000_000;
+use super::machine::HOUR_NS;
+
+const JUMP_NS: i64 = HOUR_NS;
 /// With a clock told every five seconds: seven minutes of three voters, twenty of one.
 const ROUNDS_TO_CONFIRM: u8 = 240;
 /// A voter that was silent for this many rounds does not count any more.

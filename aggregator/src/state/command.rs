@@ -6,10 +6,13 @@ use bytes::Bytes;
 use shared::id::{AgentId, TimeNs};
 
 use super::bytes::{ReadFault, Reader, Writer};
+use super::machine::HOUR_NS;
 use super::settings::{Form, Wish};
 
-/// Of all kinds but settings.
+/// Of all kinds but settings and some seals.
 const VERSION: u8 = 1;
+/// Of seals of tables that are kept for a time of their own.
+const SEAL_VERSION: u8 = 2;
 /// Of settings, with the form of the wish: what version 1 has under this number sets the retention alone.
 /// The least that is needed is written: older nodes know what is left out of it.
 const SETTINGS_VERSIONS: [(u8, Form); 3] = [
@@ -27,8 +30,6 @@ const RETENTION: u8 = 3;
 const ADMIT: u8 = 4;
 const SETTINGS: u8 = 5;
 const SEAL: u8 = 6;
-
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 const BATCH: u8 = 0;
 const LINES: u8 = 1;
@@ -70,9 +71,9 @@ pub enum Command {
     Clock { node: u64, now: TimeNs },
     /// Everything applied before this command becomes segments named after its index.
     Merge,
-    /// As a merge; of this partition everything that segments hold goes into the new one, too.
-    Seal(Window),
-    /// Drop the partitions that ended more than the retention before replicated time.
+    /// As a merge; of a partition everything that segments hold of some tables goes into new ones, too.
+    Seal(Sealing),
+    /// Drop what ended more than the retention of its table before replicated time.
     Retention,
     /// Admits a node; the index of this command becomes its id.
     Admit {
@@ -96,6 +97,14 @@ pub struct Window {
     pub hours: u32,
 }
 
+/// What is to be sealed: the tables of a partition that are kept equally long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealing {
+    pub window: Window,
+    /// By a retention of their own; 0: as long as the cluster's.
+    pub kept_days: u32,
+}
+
 /// Why bytes are no command. Whoever meets this in a log entry stops: it must not skip it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -110,6 +119,7 @@ impl Command {
         let mut out = Writer::default();
         out.u8(match self {
             Self::Settings { wish, .. } => version_of(wish.form()),
+            Self::Seal(sealing) if sealing.kept_days > 0 => SEAL_VERSION,
             _ => VERSION,
         });
         match self {
@@ -128,10 +138,9 @@ impl Command {
                 out.i64(now.0);
             }
             Self::Merge => out.u8(MERGE),
-            Self::Seal(Window { start_hour, hours }) => {
+            Self::Seal(sealing) => {
                 out.u8(SEAL);
-                out.i64(*start_hour);
-                out.u32(*hours);
+                sealing.encode(&mut out);
             }
             Self::Retention => out.u8(RETENTION),
             Self::Admit {
@@ -175,6 +184,17 @@ impl Command {
             return Ok(Self::Settings { node, wish });
         }
         let command = match kind {
+            SEAL if version == SEAL_VERSION => {
+                let sealing = Sealing::decode(&mut reader)?;
+                let kept_days = reader.u32()?;
+                if kept_days == 0 {
+                    return Err(CommandError::Malformed("a seal of no days"));
+                }
+                Self::Seal(Sealing {
+                    kept_days,
+                    ..sealing
+                })
+            }
             _ if version != VERSION => return Err(CommandError::Version(version)),
             SUBMISSIONS => {
                 let count = reader.count(SUBMISSION_BYTES_MIN)?;
@@ -189,7 +209,7 @@ impl Command {
                 now: TimeNs(reader.i64()?),
             },
             MERGE => Self::Merge,
-            SEAL => Self::Seal(Window::decode(&mut reader)?),
+            SEAL => Self::Seal(Sealing::decode(&mut reader)?),
             RETENTION => Self::Retention,
             ADMIT => {
                 let (name, address) = (reader.text()?.to_owned(), reader.text()?.to_owned());
@@ -219,13 +239,34 @@ impl Window {
         let hour = self.start_hour.saturating_add(i64::from(self.hours));
         TimeNs(hour.saturating_mul(HOUR_NS))
     }
+}
 
+impl From<Window> for Sealing {
+    fn from(window: Window) -> Self {
+        Self {
+            window,
+            kept_days: 0,
+        }
+    }
+}
+
+impl Sealing {
+    fn encode(self, out: &mut Writer) {
+        let Self { window, kept_days } = self;
+        out.i64(window.start_hour);
+        out.u32(window.hours);
+        if kept_days > 0 {
+            out.u32(kept_days);
+        }
+    }
+
+    /// As version 1 has it.
     fn decode(from: &mut Reader<'_>) -> Result<Self, CommandError> {
         let (start_hour, hours) = (from.i64()?, from.u32()?);
         if hours == 0 {
             return Err(CommandError::Malformed("a window without hours"));
         }
-        Ok(Self { start_hour, hours })
+        Ok(Window { start_hour, hours }.into())
     }
 }
 
@@ -300,6 +341,10 @@ mod tests {
             received: TimeNs(-5),
             payload,
         };
+        let window = Window {
+            start_hour: -24,
+            hours: 24,
+        };
         let table = TableWish {
             same_time: None,
             retention_days: Some(30),
@@ -316,6 +361,11 @@ mod tests {
                 now: TimeNs(1 << 60),
             },
             Command::Merge,
+            Command::Seal(window.into()),
+            Command::Seal(Sealing {
+                window,
+                kept_days: 30,
+            }),
             Command::Retention,
             Command::Admit {
                 name: "a".into(),

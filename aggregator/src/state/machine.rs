@@ -14,16 +14,18 @@ use shared::verdict::Position;
 
 use super::catalog::{Catalog, SeriesId, TableInfo};
 use super::clock::Clock;
-use super::command::{Command, Origin, Payload, Submission, Window};
+use super::command::{Command, Origin, Payload, Sealing, Submission};
 use super::cow::CowMap;
 use super::dedup::{AgentRow, AgentState, Decision, GapEntry, GapRow, GapWhy, decide};
 use super::last::{LastValue, LastValues};
 use super::resolve::Resolver;
+use super::retention::Retention;
 use super::rows::{Rows, raised};
 use super::settings::{Agreement, SameTime, Settings, Wish};
 use super::table_settings::{TableSettings, TableWish};
 
-pub(crate) const DAY_NS: i64 = 86_400 * 1_000_000_000;
+pub(crate) const HOUR_NS: i64 = 3_600 * 1_000_000_000;
+pub(crate) const DAY_NS: i64 = 24 * HOUR_NS;
 
 /// What replicas agree on. A clone is cheap and does not see later changes.
 #[derive(Debug, Clone)]
@@ -74,15 +76,13 @@ pub enum Outcome {
 }
 
 /// Work for the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
     Merge,
     /// A merge that takes along what segments hold of one partition.
-    Seal(Window),
-    /// Drop what ended before.
-    Retention {
-        before: TimeNs,
-    },
+    Seal(Sealing),
+    /// Drop what has ended.
+    Retention(Retention),
 }
 
 /// What became of a wish for one setting of a table.
@@ -140,8 +140,8 @@ impl State {
             }
             Command::Clock { node, now } => self.clock.told(*node, *now),
             Command::Merge => effects.job = Some(Job::Merge),
-            Command::Seal(window) => effects.job = Some(Job::Seal(*window)),
-            Command::Retention => effects.job = self.retention(),
+            Command::Seal(sealing) => effects.job = Some(Job::Seal(*sealing)),
+            Command::Retention => effects.job = self.drop_what_ended(),
             Command::Admit {
                 name,
                 address,
@@ -284,14 +284,25 @@ impl State {
     }
 
     /// The times that get partitions of their own; all others share the quarantine partition.
-    pub fn plausible_times(&self) -> Option<std::ops::RangeInclusive<i64>> {
+    /// `kept_days`: of tables that are kept for so long by a retention of their own, or 0.
+    pub fn plausible_times(&self, kept_days: u32) -> Option<std::ops::RangeInclusive<i64>> {
         let now = self.clock.now.0;
-        let oldest =
-            now.saturating_sub(i64::from(self.settings().retention_days()).saturating_mul(DAY_NS));
+        let days = match kept_days {
+            0 => self.settings().retention_days(),
+            own => own,
+        };
+        let oldest = now.saturating_sub(i64::from(days).saturating_mul(DAY_NS));
         (now > 0).then(|| oldest..=now.saturating_add(DAY_NS))
     }
 
-    fn retention(&mut self) -> Option<Job> {
+    /// What is kept of each table now; `None` while no voter has told its clock.
+    pub fn retention(&self) -> Option<Retention> {
+        let (now, days) = (self.clock.now, self.settings().retention_days());
+        let tables = self.table_settings().clone();
+        (now.0 > 0).then(|| Retention::new(now, days, tables))
+    }
+
+    fn drop_what_ended(&mut self) -> Option<Job> {
         if !self.clock.confirmed() {
             return None;
         }
@@ -305,10 +316,7 @@ impl State {
         for agent in &due {
             Arc::make_mut(self.agents.entry_or(agent, Arc::default)).forget(now);
         }
-        let before = *self.plausible_times()?.start();
-        Some(Job::Retention {
-            before: TimeNs(before),
-        })
+        self.retention().map(Job::Retention)
     }
 
     fn submit(&mut self, submission: &Submission, rows: &mut Vec<Rows>) -> Outcome {
@@ -442,7 +450,7 @@ impl State {
 
     fn resolver<'a>(&'a mut self, agent: &'a AgentId) -> Resolver<'a> {
         let time_max = self
-            .plausible_times()
+            .plausible_times(0)
             .map_or(i64::MAX, |range| *range.end());
         Resolver {
             catalog: &mut self.catalog,

@@ -270,6 +270,11 @@ impl TableSettings {
         self.agreed.get(table)?.retention_days
     }
 
+    /// The same, by which tables share files; 0: as long as the cluster keeps rows.
+    pub fn kept_days(&self, table: &str) -> u32 {
+        self.retention_days_of(table).unwrap_or(0)
+    }
+
     /// Of a table of which nothing was agreed on, those of a minute and of an hour.
     pub fn rollups_of(&self, table: &str) -> Rollups {
         let agreed = self.agreed.get(table);
@@ -281,6 +286,11 @@ impl TableSettings {
     pub fn retention_days_max(&self) -> Option<u32> {
         let agreed = self.agreed.values();
         agreed.filter_map(|one| one.retention_days).max()
+    }
+
+    /// Tables of which something was agreed on.
+    pub(super) fn named(&self) -> impl Iterator<Item = &str> {
+        self.agreed.keys().map(String::as_str)
     }
 
     pub(super) fn is_empty(&self) -> bool {

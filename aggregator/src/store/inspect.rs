@@ -335,7 +335,7 @@ mod tests {
             resolution: None,
         };
         let disk = SimStorage::new(1);
-        let mut writer = SegmentWriter::create(&*disk.as_storage(), head, false).unwrap();
+        let mut writer = SegmentWriter::create(&*disk.as_storage(), head, 0, false).unwrap();
         writer.add(&rows).unwrap();
         writer.complete().unwrap();
         writer.name(&*disk.as_storage()).unwrap();

@@ -1,5 +1,5 @@
-//! Merge: the frozen rows of level 0 become segments, one a partition, named by the command and
-//! holding exactly its rows. Then one transaction makes them, the state and the log position
+//! Merge: the frozen rows of level 0 become segments, one a partition and time that tables are kept,
+//! named by the command and holding exactly its rows. Then one transaction makes them, the state and the log position
 //! durable together; until then nothing of it is believed, and it can be done again.
 //!
 //! A partition collects one segment a merge, until one of them seals it: that takes along what the
@@ -23,6 +23,7 @@ use super::memory::RowList;
 use super::partition::Partition;
 use super::rollup::{self, Resolution, Worth};
 use super::room;
+use super::sealing::SealGroup;
 use super::segment::{SegmentFile, SegmentHandle, SegmentHead};
 use super::writer::{RollupWriter, SegmentWriter};
 use crate::state::rows::SeriesRows;
@@ -47,7 +48,9 @@ pub struct MergeJob {
     pub(super) manifest: Arc<Manifest>,
     pub(super) segments: Arc<dyn Storage>,
     pub(super) claims: Arc<Claims>,
-    pub(super) seal: Option<Seal>,
+    pub(super) seal: Option<SealGroup>,
+    /// Of the segments that are sealed.
+    pub(super) rollups: Vec<Arc<SegmentHandle>>,
     pub(super) worth: Worth,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
@@ -61,15 +64,6 @@ pub struct MergeJob {
 pub(super) struct Written {
     files: Vec<SegmentFile>,
     seals: bool,
-}
-
-/// A partition to seal.
-pub(super) struct Seal {
-    pub(super) partition: Partition,
-    /// What is there of it, oldest first.
-    pub(super) segments: Vec<Arc<SegmentHandle>>,
-    /// Of these.
-    pub(super) rollups: Vec<Arc<SegmentHandle>>,
 }
 
 /// A merge that is durable.
@@ -114,7 +108,7 @@ impl MergeJob {
         let files = &written.files;
         let replaced: Vec<Arc<SegmentHandle>> = match &self.seal {
             Some(seal) if written.seals => {
-                let both = seal.segments.iter().chain(&seal.rollups);
+                let both = seal.segments.iter().chain(&self.rollups);
                 both.map(Arc::clone).collect()
             }
             _ => Vec::new(),
@@ -170,13 +164,12 @@ impl MergeJob {
     fn write_segments(
         &self,
         state_bytes: usize,
-        seal: Option<&Seal>,
+        seal: Option<&SealGroup>,
     ) -> Result<Vec<SegmentFile>, Fault> {
         let merged_at = self.state.now().0;
         let mut output = Output {
-            sealed: seal.map(|seal| seal.partition),
-            hours: self.state.settings().partition_hours(),
-            plausible: self.state.plausible_times(),
+            seal,
+            state: &self.state,
             gathered: BTreeMap::new(),
             gathered_bytes: 0,
             writers: BTreeMap::new(),
@@ -189,7 +182,6 @@ impl MergeJob {
                 resolution: None,
             },
             storage: &*self.segments,
-            state: &self.state,
         };
         let written = self
             .write_rows(seal, &mut output)
@@ -207,7 +199,11 @@ impl MergeJob {
         Ok(files)
     }
 
-    fn write_rows<F>(&self, seal: Option<&Seal>, output: &mut Output<'_, F>) -> Result<(), Fault>
+    fn write_rows<F>(
+        &self,
+        seal: Option<&SealGroup>,
+        output: &mut Output<'_, F>,
+    ) -> Result<(), Fault>
     where
         F: Fn(Partition) -> SegmentHead,
     {
@@ -247,7 +243,7 @@ impl From<StoreError> for Fault {
     }
 }
 
-impl Seal {
+impl SealGroup {
     /// The rows of some series, as they came.
     fn read(
         &self,
@@ -301,7 +297,11 @@ impl Seal {
 }
 
 /// Ranges of series that are gathered together, in ascending order.
-fn passes(rows: &RowList, seal: Option<&Seal>, catalog: &Catalog) -> Vec<RangeInclusive<SeriesId>> {
+fn passes(
+    rows: &RowList,
+    seal: Option<&SealGroup>,
+    catalog: &Catalog,
+) -> Vec<RangeInclusive<SeriesId>> {
     let mut weights: BTreeMap<SeriesId, u64> = BTreeMap::new();
     if let Some(seal) = seal {
         seal.weights(catalog, |series, values| {
@@ -336,23 +336,24 @@ pub(super) fn ranges(
 
 /// Sorts rows into partitions, gathers them by series and writes them as blocks.
 struct Output<'a, F: Fn(Partition) -> SegmentHead> {
-    sealed: Option<Partition>,
-    hours: u32,
-    plausible: Option<RangeInclusive<i64>>,
+    seal: Option<&'a SealGroup>,
+    state: &'a State,
     gathered: BTreeMap<(SeriesId, Partition), SeriesRows>,
     gathered_bytes: usize,
-    writers: BTreeMap<Partition, SegmentWriter>,
-    /// Of the segment that is sealed.
-    rollups: BTreeMap<Resolution, RollupWriter>,
+    /// Also by how long tables are kept.
+    writers: BTreeMap<(Partition, u32), SegmentWriter>,
+    /// Of segments that are sealed.
+    rollups: BTreeMap<(Partition, u32, Resolution), RollupWriter>,
     worth: Worth,
     head: F,
     storage: &'a dyn Storage,
-    state: &'a State,
 }
 
 impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     fn take(&mut self, rows: SeriesRows) -> Result<(), StoreError> {
-        let of = |time: &i64| Partition::of(*time, self.hours, self.plausible.as_ref());
+        let plausible = self.state.plausible_times(self.kept_days(rows.series));
+        let hours = self.state.settings().partition_hours();
+        let of = |time: &i64| Partition::of(*time, hours, plausible.as_ref());
         let Some(first) = rows.times.first().map(of) else {
             return Ok(());
         };
@@ -367,6 +368,12 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
             self.gather(partition, rows.select(&some))?;
         }
         Ok(())
+    }
+
+    /// For how long a series is kept by its table's own retention, or 0.
+    fn kept_days(&self, series: SeriesId) -> u32 {
+        let info = self.state.catalog().series(series);
+        info.map_or(0, |info| self.state.table_settings().kept_days(&info.table))
     }
 
     fn gather(&mut self, partition: Partition, rows: SeriesRows) -> Result<(), StoreError> {
@@ -394,12 +401,14 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     }
 
     fn write(&mut self, partition: Partition, mut rows: SeriesRows) -> Result<(), StoreError> {
+        let kept_days = self.kept_days(rows.series);
         rows.sort_by_time();
         let mut early = 0;
         if self.state.catalog().merges_same_time(rows.series) {
             rows.combine_same_time();
             // A block of wild times on both sides would overlap all that is plausible between them.
-            if let (Partition::Wild, Some(plausible)) = (partition, &self.plausible) {
+            let plausible = self.state.plausible_times(kept_days);
+            if let (Partition::Wild, Some(plausible)) = (partition, plausible) {
                 early = rows.times.partition_point(|time| time < plausible.start());
             }
         }
@@ -412,25 +421,29 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         for side in sides {
             block::cut(side, &mut |piece| {
                 if written.is_ok() {
-                    written = self.write_block(partition, &piece);
+                    written = self.write_block((partition, kept_days), &piece);
                 }
             });
         }
         written
     }
 
-    fn write_block(&mut self, partition: Partition, rows: &SeriesRows) -> Result<(), StoreError> {
-        let is_sealed = self.sealed == Some(partition);
-        let writer = match self.writers.entry(partition) {
+    fn write_block(&mut self, to: (Partition, u32), rows: &SeriesRows) -> Result<(), StoreError> {
+        let (partition, kept_days) = to;
+        let seals =
+            |seal: &SealGroup| seal.partition == partition && seal.kept_days.contains(&kept_days);
+        let is_sealed = self.seal.is_some_and(seals);
+        let writer = match self.writers.entry(to) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let head = (self.head)(partition);
-                entry.insert(SegmentWriter::create(self.storage, head, is_sealed)?)
+                let created = SegmentWriter::create(self.storage, head, kept_days, is_sealed);
+                entry.insert(created?)
             }
         };
         let offset = writer.add(rows)?;
         if is_sealed {
-            self.roll_up(partition, rows, offset)?;
+            self.roll_up(to, rows, offset)?;
         }
         Ok(())
     }
@@ -438,7 +451,7 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     /// What rollups say of a block.
     fn roll_up(
         &mut self,
-        partition: Partition,
+        (partition, kept_days): (Partition, u32),
         rows: &SeriesRows,
         offset: u64,
     ) -> Result<(), StoreError> {
@@ -446,14 +459,14 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
             let Some(cells) = rollup::cells(rows, resolution, self.worth) else {
                 continue;
             };
-            let writer = match self.rollups.entry(resolution) {
+            let writer = match self.rollups.entry((partition, kept_days, resolution)) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
                     let head = SegmentHead {
                         resolution: Some(resolution),
                         ..(self.head)(partition)
                     };
-                    entry.insert(RollupWriter::create(self.storage, head)?)
+                    entry.insert(RollupWriter::create(self.storage, head, kept_days)?)
                 }
             };
             writer.add(&cells, offset)?;
@@ -469,18 +482,16 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     }
 
     fn name(self) -> Result<Vec<SegmentFile>, StoreError> {
-        let mut files = Vec::new();
-        let mut rollups = Some(self.rollups);
-        for (partition, writer) in self.writers {
-            let file = writer.name(self.storage)?;
-            if self.sealed == Some(partition) {
-                let rollups = rollups.take().into_iter().flatten();
-                for (_, rollup) in rollups {
-                    files.push(rollup.name(self.storage, &file)?);
-                }
-            }
-            files.push(file);
+        let mut named = BTreeMap::new();
+        for (of, writer) in self.writers {
+            named.insert(of, writer.name(self.storage)?);
         }
+        let mut files = Vec::new();
+        for ((partition, kept_days, _), rollup) in self.rollups {
+            let segment = &named[&(partition, kept_days)];
+            files.push(rollup.name(self.storage, segment)?);
+        }
+        files.extend(named.into_values());
         Ok(files)
     }
 

@@ -18,6 +18,7 @@ mod segment;
 mod rollup;
 mod writer;
 mod partition;
+mod sealing;
 mod manifest;
 mod room;
 mod merge;
@@ -39,7 +40,6 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use journal::Storage;
-use shared::id::TimeNs;
 
 pub use aggregate::{Aggregate, Aggregates, Answer, Buckets, Piece};
 pub use claims::{Claims, Promise};
@@ -55,12 +55,11 @@ pub use segment::SegmentFile;
 pub use snapshot::SnapshotFiles;
 pub use sum::Sum;
 
-use crate::state::{Rows, State, StateError, Window};
+use crate::state::{Retention, Rows, Sealing, State, StateError};
 use manifest::{Durable, Manifest};
 use memory::Level0;
-use merge::Seal;
-use partition::Partition;
 use rollup::Worth;
+use sealing::SealGroup;
 use segment::SegmentHandle;
 
 /// What tries the room for a snapshot: not the file of a merge that may be running.
@@ -194,35 +193,34 @@ impl Store {
         self.begin(index, state, raft, None)
     }
 
-    /// As a merge; the partition's segments become one. No merge may be running: what they hold is
-    /// what every replica's hold then.
+    /// As a merge; what segments of a partition hold of some tables becomes one. No merge may be running:
+    /// what they hold is what every replica's hold then.
     pub fn begin_seal(
         &mut self,
         index: u64,
         state: &State,
         raft: Bytes,
-        window: Window,
+        sealing: Sealing,
     ) -> MergeJob {
         assert_eq!(self.merges_running(), 0, "sealing begins after all merges");
-        let partition = Partition::from(window);
-        let is_apart = !same_time::is_entangled(&self.segments, partition, state.catalog());
-        let ours = |segment: &&Arc<SegmentHandle>| segment.head.partition == partition;
-        let segments: Vec<_> = self.segments.iter().filter(ours).map(Arc::clone).collect();
-        let rollups = self.rollups.iter().filter(ours).map(Arc::clone).collect();
-        // One that is sealed already, where another replica's is not, is not written again, and one
-        // that cannot be read is not read again.
-        let is_whole = segments.iter().all(|segment| !segment.is_spoilt());
-        // What only waits for room to be dropped must be found as the retention command left it.
-        let may = is_whole && is_apart && !self.drops_wait;
-        let seal = (may && segments.len() > 1).then_some(Seal {
-            partition,
-            segments,
-            rollups,
-        });
-        self.begin(index, state, raft, seal)
+        let group = sealing::group(&self.segments, sealing, state);
+        // One that is sealed already, where another replica's is not, is not written again. What only
+        // waits for room to be dropped must be found as the retention command left it.
+        let may = |group: &SealGroup| {
+            let entangled = same_time::is_entangled(&self.segments, group, state.catalog());
+            group.is_in_parts() && group.is_whole() && !entangled && !self.drops_wait
+        };
+        let group = group.filter(may);
+        self.begin(index, state, raft, group)
     }
 
-    fn begin(&mut self, index: u64, state: &State, raft: Bytes, seal: Option<Seal>) -> MergeJob {
+    fn begin(
+        &mut self,
+        index: u64,
+        state: &State,
+        raft: Bytes,
+        seal: Option<SealGroup>,
+    ) -> MergeJob {
         assert!(
             index > self.begun,
             "merge {index} begins after {}",
@@ -238,6 +236,9 @@ impl Store {
         self.index = self.index.max(index);
         self.state = state.clone();
         self.publish();
+        let sealed = seal.iter().flat_map(|seal| &seal.segments);
+        let rollups = sealed.flat_map(|one| rolled::of_segment(&self.rollups, one));
+        let rollups = rollups.map(Arc::clone).collect();
         MergeJob {
             index,
             expected,
@@ -249,6 +250,7 @@ impl Store {
             segments: Arc::clone(&self.files),
             claims: Arc::clone(&self.claims),
             seal,
+            rollups,
             worth: self.worth,
             written: OnceLock::new(),
             stops: Arc::default(),
@@ -287,11 +289,11 @@ impl Store {
         Ok(())
     }
 
-    /// The retention command at `index` was applied: drops the partitions that ended before.
+    /// The retention command at `index` was applied: drops the segments that have ended.
     /// Blocks for one transaction; partitions whose merge still runs follow when it has finished,
     /// all of them once there is room if the disk is full.
-    pub fn drop_before(&mut self, index: u64, before: TimeNs) -> Result<(), StoreError> {
-        let new = retention::Drop { index, before };
+    pub fn drop_ended(&mut self, index: u64, retention: Retention) -> Result<(), StoreError> {
+        let new = retention::Drop { index, retention };
         self.drops.retain(|drop| !new.covers(drop));
         self.drops.push(new);
         self.drop_due()?;

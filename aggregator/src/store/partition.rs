@@ -8,13 +8,13 @@ use shared::id::Digest;
 
 use crate::state::Window;
 use crate::state::bytes::{ReadFault, Reader, Writer};
+use crate::state::machine::HOUR_NS;
 
 /// How files of segments end, those of sealed ones, and those of their rollups.
 pub(super) const SEGMENT: &str = ".seg";
 pub(super) const SEALED: &str = ".sealed.seg";
 pub(super) const ROLLUP: &str = ".roll";
 const WILD: &str = "wild";
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 impl From<Window> for Partition {
     fn from(window: Window) -> Self {

@@ -15,12 +15,13 @@ use super::damage::{self, Place};
 use super::error::StoreError;
 use super::gather::widened;
 use super::memory::RowList;
-use super::partition::Partition;
 use super::same_time::{self, MergedScan};
+use super::sealing::{self, SealGroup};
 use super::segment::SegmentHandle;
+use crate::state::machine::HOUR_NS;
 use crate::state::rows::{Rows, SeriesRows};
 use crate::state::{
-    AgentRow, Catalog, GapRow, LastValue, SameTime, SeriesId, SeriesInfo, State, TableId, Window,
+    AgentRow, Catalog, GapRow, LastValue, SameTime, Sealing, SeriesId, SeriesInfo, State, TableId,
 };
 
 /// Rows of level 0 that a scan gathers before it hands them out.
@@ -41,7 +42,6 @@ const LATE_SHARE: u64 = 8;
 const LATE_PARTS_MAX: usize = 16;
 const LATE_REST_NS: i64 = 6 * HOUR_NS;
 const SEAL_AGAIN_NS: i64 = 24 * HOUR_NS;
-const HOUR_NS: i64 = 3_600 * 1_000_000_000;
 
 /// Everything at one log index. Queries hold it as long as they like.
 #[derive(Debug)]
@@ -184,38 +184,38 @@ impl View {
         Some(merged.sum::<u64>() + recent.sum::<u64>())
     }
 
-    /// Partitions that ended a while before `now` and lie in parts that are worth sealing, newest
+    /// Tables of partitions that ended a while before `now` and lie in parts that are worth sealing, newest
     /// first. One for which something came in the last `rest` may have to wait.
-    pub fn unsealed(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
-        let mut windows = self.due_for_sealing(now, rest);
-        windows.retain(|window| !self.is_entangled(*window));
-        windows
+    pub fn unsealed(&self, now: TimeNs, rest: Duration) -> Vec<Sealing> {
+        let mut due = self.due_for_sealing(now, rest);
+        due.retain(|group| !self.is_entangled(group));
+        due.iter().filter_map(SealGroup::sealing).collect()
     }
 
-    /// Partitions that would be sealed, did not later segments of others hold rows of the same series
+    /// Tables of partitions that would be sealed, did not later segments of others hold rows of the same series
     /// and times.
-    pub fn held_back(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
-        let mut windows = self.due_for_sealing(now, rest);
-        windows.retain(|window| self.is_entangled(*window));
-        windows
+    pub fn held_back(&self, now: TimeNs, rest: Duration) -> Vec<Sealing> {
+        let mut due = self.due_for_sealing(now, rest);
+        due.retain(|group| self.is_entangled(group));
+        due.iter().filter_map(SealGroup::sealing).collect()
     }
 
-    fn is_entangled(&self, window: Window) -> bool {
-        same_time::is_entangled(&self.segments, window.into(), self.catalog())
+    fn is_entangled(&self, group: &SealGroup) -> bool {
+        same_time::is_entangled(&self.segments, group, self.catalog())
     }
 
-    fn due_for_sealing(&self, now: TimeNs, rest: Duration) -> Vec<Window> {
-        let mut partitions: BTreeMap<Partition, Vec<Part>> = BTreeMap::new();
-        for segment in self.segments.iter() {
-            let of = partitions.entry(segment.head.partition).or_default();
-            of.push(Part::of(segment));
-        }
+    fn due_for_sealing(&self, now: TimeNs, rest: Duration) -> Vec<SealGroup> {
         let rest = i64::try_from(rest.as_nanos()).unwrap_or(i64::MAX);
-        let windows = partitions.iter().rev().filter_map(|(partition, parts)| {
-            let window = partition.window()?;
-            is_worth_sealing(parts, window.end(), now, rest).then_some(window)
-        });
-        windows.collect()
+        let groups = sealing::groups(&self.segments, &self.state);
+        let is_due = |group: &SealGroup| {
+            let parts: Vec<Part> = group.segments.iter().map(|one| Part::of(one)).collect();
+            let worth = |end| is_worth_sealing(&parts, end, now, rest);
+            let window = group.partition.window();
+            window.is_some_and(|window| worth(window.end()))
+                || (can_be_sealed(&parts) && group.is_kept_for_others(&self.state))
+        };
+        let newest_first = groups.into_values().rev().flatten();
+        newest_first.filter(is_due).collect()
     }
 
     /// A table that is not there has no rows.
@@ -313,11 +313,14 @@ impl Part {
     }
 }
 
+fn can_be_sealed(all: &[Part]) -> bool {
+    let bytes: u64 = all.iter().map(|part| part.bytes).sum();
+    bytes <= SEAL_BYTES_MAX && !all.iter().any(|part| part.spoilt)
+}
+
 fn is_worth_sealing(all: &[Part], end: TimeNs, now: TimeNs, rest_ns: i64) -> bool {
     let before = |age_ns| now.0.saturating_sub(age_ns);
-    let bytes: u64 = all.iter().map(|part| part.bytes).sum();
-    let is_spoilt = all.iter().any(|part| part.spoilt);
-    if end.0 > before(SEAL_AFTER_NS) || bytes > SEAL_BYTES_MAX || is_spoilt {
+    if end.0 > before(SEAL_AFTER_NS) || !can_be_sealed(all) {
         return false;
     }
     let (sealed, parts): (Vec<Part>, Vec<Part>) = all.iter().partition(|part| part.sealed);

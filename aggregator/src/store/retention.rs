@@ -1,33 +1,38 @@
-//! Retention: whole partitions go, by replicated time, never by one node's clock.
+//! Retention: segments go by replicated time, never by one node's clock. One goes as a whole, when the
+//! partition has ended for each of its tables: tables that are kept equally long share files, but where
+//! that was changed. So what a new setting says is so at once or late, and never early.
 //!
-//! Where rows of one time are one, a value may overwrite another in a partition of another width. So
-//! of tables that merge, a partition stays as long as one that shares times with it. What is wild has
-//! none of this: what a clock ahead told goes before those times do.
+//! Where rows of one time are one, a value may overwrite another in another segment. So of tables that
+//! merge, a segment stays as long as one that shares times with it. What is wild has none of this, but
+//! with segments that ought to be gone: what a clock ahead told goes before those times do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use shared::id::TimeNs;
-
 use super::partition::Partition;
-use super::segment::{SegmentHandle, SegmentHead};
-use crate::state::{Catalog, SameTime, TableId};
+use super::segment::SegmentHandle;
+use crate::state::{Catalog, Retention, SameTime, TableId};
 
 /// A retention command that waits for merges of earlier commands, so that every replica drops the
 /// same segments, however long its merges take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Drop {
     pub(super) index: u64,
-    pub(super) before: TimeNs,
+    pub(super) retention: Retention,
 }
 
-/// Partitions with rows of tables that merge, and which tables.
-type Merging = BTreeMap<Partition, BTreeSet<TableId>>;
+/// Which tables that merge a segment has rows of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Merging {
+    These(BTreeSet<TableId>),
+    /// What is in it is not known.
+    Any,
+}
 
 impl Drop {
     /// Whether this one takes all that the other does.
     pub(super) fn covers(&self, other: &Drop) -> bool {
-        self.index >= other.index && self.before >= other.before
+        self.index >= other.index && self.retention.covers(&other.retention)
     }
 
     /// The segments that go. `waits`: a merge of an earlier command runs, and what it brings may hold
@@ -41,52 +46,110 @@ impl Drop {
         let earlier = segments.iter().filter(|one| one.head.command < self.index);
         let (mut due, stays): (Vec<_>, Vec<_>) = earlier
             .map(Arc::clone)
-            .partition(|one| self.has_ended(&one.head));
-        let mut ended = merging(&due, catalog);
+            .partition(|one| self.has_ended(one, catalog));
         if waits {
-            due.retain(|one| !ended.contains_key(&one.head.partition));
+            due.retain(|one| Merging::of(one, catalog).is_none());
             return due;
         }
         let mut held = merging(&stays, catalog);
+        let mut holders: Vec<(Partition, Merging)> = held.clone().into_iter().collect();
         // What is held back holds back others.
-        while let Some(partition) = next_held(&ended, &held) {
-            let tables = ended.remove(&partition).unwrap_or_default();
-            held.insert(partition, tables);
-            due.retain(|one| one.head.partition != partition);
+        while let Some((partition, tables)) = holders.pop() {
+            let is_held = |one: &mut Arc<SegmentHandle>| {
+                let is_near = partition.window().is_some() && one.head.partition.window().is_some();
+                let shares = is_near && partition.may_share_times_with(one.head.partition);
+                shares && Merging::of(one, catalog).is_some_and(|own| own.shares(&tables))
+            };
+            let more: Vec<_> = due.extract_if(.., is_held).collect();
+            for (partition, tables) in merging(&more, catalog) {
+                let all = held.entry(partition).or_insert_with(|| tables.clone());
+                all.join(tables.clone());
+                holders.push((partition, tables));
+            }
         }
+        let late = self.late(&held, catalog);
+        due.retain(|one| {
+            one.head.partition.window().is_some()
+                || !Merging::of(one, catalog).is_some_and(|own| own.shares(&late))
+        });
         due
     }
 
-    /// Whether a segment has nothing younger. A wild partition goes when the merge that made it is that
-    /// long ago.
-    fn has_ended(&self, head: &SegmentHead) -> bool {
-        match head.partition.end() {
-            Some(end) => end <= self.before.0,
-            None => head.merged_at > 0 && head.merged_at < self.before.0,
+    /// Whether a segment has nothing younger, of any of its tables. A wild partition goes when the merge
+    /// that made it is that long ago.
+    fn has_ended(&self, segment: &SegmentHandle, catalog: &Catalog) -> bool {
+        let infos = segment.rows.keys().map(|table| catalog.table_by_id(*table));
+        let before = infos.map(|info| {
+            let of = |info: &_| self.retention.before(info);
+            info.map_or(self.retention.before_of_any(), |info| of(&info.name))
+        });
+        // Where nobody knows which tables it has, none of them may be kept.
+        let before = before.min().unwrap_or(self.retention.before_of_any());
+        match segment.head.partition.end() {
+            Some(end) => end <= before.0,
+            None => segment.head.merged_at > 0 && segment.head.merged_at < before.0,
+        }
+    }
+
+    /// Tables that merge of which rows are there that have ended.
+    fn late(&self, held: &BTreeMap<Partition, Merging>, catalog: &Catalog) -> Merging {
+        let mut late = BTreeSet::new();
+        for (partition, tables) in held {
+            let Some(end) = partition.end() else { continue };
+            let Merging::These(tables) = tables else {
+                return Merging::Any;
+            };
+            let has_ended = |table: &&TableId| {
+                let info = catalog.table_by_id(**table);
+                info.is_some_and(|info| end <= self.retention.before(&info.name).0)
+            };
+            late.extend(tables.iter().filter(has_ended));
+        }
+        Merging::These(late)
+    }
+}
+
+impl Merging {
+    fn of(segment: &SegmentHandle, catalog: &Catalog) -> Option<Self> {
+        if segment.is_opaque() {
+            let mut tables = catalog.tables();
+            let merges = tables.any(|table| table.same_time == SameTime::Merge);
+            return merges.then_some(Self::Any);
+        }
+        let merges = |table: &&TableId| {
+            let info = catalog.table_by_id(**table);
+            info.is_some_and(|info| info.same_time == SameTime::Merge)
+        };
+        let tables: BTreeSet<TableId> = segment.rows.keys().filter(merges).copied().collect();
+        (!tables.is_empty()).then_some(Self::These(tables))
+    }
+
+    fn shares(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::These(one), Self::These(two)) => !one.is_disjoint(two),
+            (Self::Any, Self::These(tables)) | (Self::These(tables), Self::Any) => {
+                !tables.is_empty()
+            }
+            (Self::Any, Self::Any) => true,
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        match (self, other) {
+            (Self::These(all), Self::These(more)) => all.extend(more),
+            (all, Self::Any) => *all = Self::Any,
+            (Self::Any, Self::These(_)) => {}
         }
     }
 }
 
-fn merging(segments: &[Arc<SegmentHandle>], catalog: &Catalog) -> Merging {
-    let merges = |table: &&TableId| {
-        let info = catalog.table_by_id(**table);
-        info.is_some_and(|info| info.same_time == SameTime::Merge)
-    };
-    let mut all = Merging::new();
+fn merging(segments: &[Arc<SegmentHandle>], catalog: &Catalog) -> BTreeMap<Partition, Merging> {
+    let mut all: BTreeMap<Partition, Merging> = BTreeMap::new();
     for segment in segments {
-        let partition = segment.head.partition;
-        let tables: Vec<TableId> = segment.rows.keys().filter(merges).copied().collect();
-        if partition.window().is_some() && !tables.is_empty() {
-            all.entry(partition).or_default().extend(tables);
+        if let Some(tables) = Merging::of(segment, catalog) {
+            let known = all.entry(segment.head.partition);
+            known.or_insert_with(|| tables.clone()).join(tables);
         }
     }
     all
-}
-
-fn next_held(ended: &Merging, held: &Merging) -> Option<Partition> {
-    let is_held = |(one, tables): &(&Partition, &BTreeSet<TableId>)| {
-        held.iter()
-            .any(|(other, others)| one.may_share_times_with(*other) && !tables.is_disjoint(others))
-    };
-    ended.iter().find(is_held).map(|(partition, _)| *partition)
 }

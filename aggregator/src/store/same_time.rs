@@ -20,8 +20,8 @@ use super::damage::{self, Place};
 use super::error::StoreError;
 use super::gather::pick_values;
 use super::merge::ranges;
-use super::partition::Partition;
 use super::reader::{GATHERED_BYTES_MAX, GATHERED_ROWS_MAX, Plan, View};
+use super::sealing::SealGroup;
 use super::segment::SegmentHandle;
 use crate::state::rows::{Rows, SeriesRows, each_present};
 use crate::state::{Catalog, SameTime, SeriesId, TableId};
@@ -81,14 +81,15 @@ fn combined(column: &Column, becomes: &[usize], rows: usize) -> Column {
 }
 
 /// Whether a segment of another partition may hold rows of a merging table that have series and time in
-/// common with those of an older segment of this one. Sealing moves segments only to later places in
+/// common with those of an older segment of this group. Sealing moves segments only to later places in
 /// the log's order, so it would take these past the other. It takes none past one that is older than
 /// all that it shares rows with: a wild clock that once told a time which came later is in nobody's way.
 pub(super) fn is_entangled(
     segments: &[Arc<SegmentHandle>],
-    partition: Partition,
+    group: &SealGroup,
     catalog: &Catalog,
 ) -> bool {
+    let partition = group.partition;
     let tables: BTreeSet<TableId> = catalog
         .tables()
         .filter(|table| table.same_time == SameTime::Merge)
@@ -98,14 +99,12 @@ pub(super) fn is_entangled(
         return false;
     }
     let merges = |table: &TableId| tables.contains(table);
-    let merging = segments
-        .iter()
-        .filter(|segment| segment.rows.keys().any(merges));
-    let (ours, others): (Vec<_>, Vec<_>) =
-        merging.partition(|segment| segment.head.partition == partition);
-    let mut near = others
-        .iter()
-        .filter(|other| partition.may_share_times_with(other.head.partition));
+    let merging = |segment: &&Arc<SegmentHandle>| segment.rows.keys().any(merges);
+    let ours: Vec<_> = group.segments.iter().filter(merging).collect();
+    let mut near = segments.iter().filter(merging).filter(|other| {
+        let other = other.head.partition;
+        other != partition && partition.may_share_times_with(other)
+    });
     let overtaken = |other: &SegmentHandle, block: &BlockMeta| {
         let overlaps =
             |own: &BlockMeta| own.time_min <= block.time_max && own.time_max >= block.time_min;

@@ -21,6 +21,7 @@ use super::error::StoreError;
 use super::metrics::StoreMetrics;
 use super::reader::{View, Views};
 use super::segment::{FOOTER_BYTES, PIECE_BYTES, SegmentHandle};
+use crate::state::machine::DAY_NS;
 
 /// Bytes read a second at most. Ten terabytes a week: a tenth of what a slow disk gives.
 const BYTES_A_SECOND_MAX: u64 = 16 << 20;
@@ -29,7 +30,7 @@ const STEP_BYTES: u64 = 256 << 10;
 /// How often it is looked which files are due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// What was due so long before a start is done after it.
-const CATCH_UP_NS: i64 = 24 * 3_600 * 1_000_000_000;
+const CATCH_UP_NS: i64 = DAY_NS;
 
 /// How a node scrubs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,10 +42,11 @@ impl SegmentWriter {
     pub(super) fn create(
         storage: &dyn Storage,
         head: SegmentHead,
+        kept_days: u32,
         sealed: bool,
     ) -> Result<Self, StoreError> {
         let stem = head.partition.stem(head.command);
-        let out = FileWriter::create(storage, format!("{stem}{TMP}"), &head)?;
+        let out = FileWriter::create(storage, format!("{stem}-{kept_days}{TMP}"), &head)?;
         Ok(Self { head, out, sealed })
     }
 
@@ -82,10 +83,15 @@ impl SegmentWriter {
 
 impl RollupWriter {
     /// `head`: the segment's, with the rollup's resolution.
-    pub(super) fn create(storage: &dyn Storage, head: SegmentHead) -> Result<Self, StoreError> {
+    pub(super) fn create(
+        storage: &dyn Storage,
+        head: SegmentHead,
+        kept_days: u32,
+    ) -> Result<Self, StoreError> {
         let stem = head.partition.stem(head.command);
         let seconds = head.resolution.map_or(0, rollup::Resolution::seconds);
-        let out = FileWriter::create(storage, format!("{stem}.{seconds}{TMP}"), &head)?;
+        let tmp = format!("{stem}-{kept_days}.{seconds}{TMP}");
+        let out = FileWriter::create(storage, tmp, &head)?;
         Ok(Self { head, out })
     }
 

@@ -12,7 +12,7 @@ use super::layout::{
     KIND_VOTE, decode_entry, decode_log_id, decode_vote,
 };
 use crate::cluster::types::CommandBytes;
-use crate::state::{Command, Payload, Quota, Submission, TableWish, Window};
+use crate::state::{Command, Payload, Quota, Sealing, Submission, TableWish, Window};
 
 /// Whether a record of this kind is an entry, so that its number is an index that is there.
 pub(crate) fn is_entry(kind: u8) -> bool {
@@ -81,8 +81,13 @@ fn command_text(command: &Command) -> String {
         }
         Command::Clock { node, now } => format!("clock of node {node}: {} ns", now.0),
         Command::Merge => "merge".to_owned(),
-        Command::Seal(Window { start_hour, hours }) => {
-            format!("seal the partition from hour {start_hour}, {hours} hours")
+        Command::Seal(Sealing { window, kept_days }) => {
+            let Window { start_hour, hours } = window;
+            let which = match kept_days {
+                0 => String::new(),
+                days => format!(", tables that are kept for {days} days"),
+            };
+            format!("seal the partition from hour {start_hour}, {hours} hours{which}")
         }
         Command::Retention => "retention".to_owned(),
         Command::Admit {

@@ -170,7 +170,7 @@ impl Relations {
         let (all, own) = (state.settings(), state.table_settings());
         let days = own.retention_days_of(&table.name);
         Kept {
-            same_time: table.same_time,
+            same_time: self.view.catalog().same_time(&table.name),
             retention_days: days.unwrap_or(all.retention_days()),
             rollups: own.rollups_of(&table.name),
         }

@@ -1,5 +1,7 @@
 //! Random histories with power cuts against the naive model.
 
+use std::time::Duration;
+
 use journal::SimStorage;
 use shared::id::{AgentId, Digest, Lane, TimeNs};
 
@@ -7,8 +9,10 @@ use super::agent::{Agent, Link};
 use super::model::Model;
 use super::{Node, Random, aggregate, all_rows};
 use crate::state::{
-    Command, Effects, Origin, Outcome, Payload, SameTime, Submission, Window, Wish,
+    Command, Effects, Job, Origin, Outcome, Payload, Retention, SameTime, Sealing, State,
+    Submission, TableWish, Window, Wish,
 };
+use crate::store::segment::SegmentHandle;
 
 const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
@@ -104,6 +108,8 @@ struct Run {
     node: Node,
     /// Pieces of aggregates that rollups answered.
     rolled: usize,
+    /// The last that was asked for.
+    retention: Option<(u64, Retention)>,
 }
 
 impl Run {
@@ -145,31 +151,55 @@ impl Run {
     }
 
     fn tell(&mut self, partition_hours: u32) {
-        let tables = [("pump".to_owned(), SameTime::Merge.into())].into();
+        let random = &mut self.history.random;
+        let mut days = || [None, Some(1), Some(2), Some(4)][random.below(4)];
+        let mut wish = |same_time| TableWish {
+            same_time,
+            retention_days: days(),
+            rollups: None,
+        };
+        let tables = [
+            ("pump", wish(Some(SameTime::Merge))),
+            ("truck", wish(None)),
+            ("quarantine", wish(None)),
+        ];
+        let tables = tables.map(|(name, wish)| (name.to_owned(), wish));
         self.apply(Command::Settings {
             node: 2,
-            wish: Wish::new(None, Some(partition_hours)).with_tables(tables),
+            wish: Wish::new(None, Some(partition_hours)).with_tables(tables.into()),
         });
     }
 
-    /// Rows of one time may lie in partitions of several widths then.
+    /// Rows of one time may lie in partitions of several widths then, and files hold tables that are kept
+    /// for different times.
     fn width(&mut self) {
         let hours = [24, 12, 36][self.history.random.below(3)];
         self.tell(hours);
     }
 
-    /// Of a partition that ended, of the one that goes on, of one of another width, or of one that is not
-    /// there.
+    /// What is in parts; or of a partition that ended, of the one that goes on, of one of another width, or
+    /// of one that is not there.
     fn seal(&mut self) {
         self.settle();
+        let view = self.node.store.view();
+        let in_parts = view.unsealed(TimeNs(i64::MAX), Duration::ZERO);
+        drop(view);
+        if !in_parts.is_empty() && self.history.random.chance(70) {
+            let one = self.history.random.below(in_parts.len());
+            return self.merge_by(Command::Seal(in_parts[one]));
+        }
         let hour = self.history.now / HOUR;
         let now = self.node.state.settings().partition_hours();
         let hours = [now, now, 24, 12][self.history.random.below(4)];
         let length = i64::from(hours);
         let nth = hour.div_euclid(length) + [1, 0, -1, -2][self.history.random.below(4)];
-        self.merge_by(Command::Seal(Window {
-            start_hour: nth * length,
-            hours,
+        let kept_days = [0, 0, 1, 2, 4][self.history.random.below(5)];
+        self.merge_by(Command::Seal(Sealing {
+            window: Window {
+                start_hour: nth * length,
+                hours,
+            },
+            kept_days,
         }));
     }
 
@@ -217,8 +247,10 @@ impl Run {
         }
         // Nothing is durable of this but through the log: no fault may hit it half way.
         let effects = self.apply(Command::Retention);
-        if let Some(crate::state::Job::Retention { before }) = effects.job {
-            self.model.retain(before.0);
+        if let Some(Job::Retention(retention)) = effects.job {
+            let index = self.history.log.len() as u64;
+            self.model.retain(index, &retention);
+            self.retention = Some((index, retention));
         }
     }
 
@@ -233,10 +265,39 @@ impl Run {
         let all = view.damage_count();
         assert_eq!((all.files, all.blocks), (0, 0));
         if self.node.jobs.is_empty() {
-            let (found, expected) = (all_rows(&self.node.store.view()), self.model.plain());
-            assert_eq!(found, expected);
+            self.model.check(all_rows(&self.node.store.view()));
+            self.check_what_ended_is_gone();
         }
     }
+
+    /// Tables that merge may hold back segments.
+    fn check_what_ended_is_gone(&self) {
+        let Some((index, retention)) = &self.retention else {
+            return;
+        };
+        let (store, state) = (&self.node.store, &self.node.state);
+        for segment in store.segments.iter() {
+            if segment.head.command < *index && !merges(segment, state) {
+                let end = segment.head.partition.end();
+                let end = end.unwrap_or(segment.head.merged_at.saturating_add(1));
+                let mut tables = tables(segment, state);
+                let is_kept = tables.any(|table| end > retention.before(table).0);
+                assert!(is_kept, "{segment:?}");
+            }
+        }
+    }
+}
+
+fn tables<'a>(segment: &'a SegmentHandle, state: &'a State) -> impl Iterator<Item = &'a str> {
+    let info = |table| state.catalog().table_by_id(table).expect("it is known");
+    segment
+        .rows
+        .keys()
+        .map(move |table| info(*table).name.as_str())
+}
+
+fn merges(segment: &SegmentHandle, state: &State) -> bool {
+    tables(segment, state).any(|table| state.catalog().same_time(table) == SameTime::Merge)
 }
 
 /// How many pieces of aggregates rollups answered.
@@ -248,6 +309,7 @@ fn run(seed: u64) -> usize {
         model: Model::default(),
         node,
         rolled: 0,
+        retention: None,
     };
     run.apply(Command::RetentionDays(2));
     run.admit();
@@ -257,7 +319,7 @@ fn run(seed: u64) -> usize {
         now: start,
     });
     for _ in 0..10 + run.history.random.below(20) {
-        match run.history.random.below(23) {
+        match run.history.random.below(25) {
             0..14 => run.submit(),
             14..17 => run.merge(),
             17 => run.power_cut(),
@@ -265,7 +327,7 @@ fn run(seed: u64) -> usize {
                 run.settle();
                 run.retention();
             }
-            19 => run.seal(),
+            19 | 23 | 24 => run.seal(),
             20 => run.width(),
             _ => run.compare(),
         }

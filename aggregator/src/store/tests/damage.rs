@@ -91,10 +91,13 @@ fn scrubbing_reads_every_byte_and_finds_nothing_where_nothing_is() {
 }
 
 fn seal(bench: &mut Bench) {
-    bench.apply(&Command::Seal(Window {
-        start_hour: 1000 * 24,
-        hours: 24,
-    }));
+    bench.apply(&Command::Seal(
+        Window {
+            start_hour: 1000 * 24,
+            hours: 24,
+        }
+        .into(),
+    ));
     assert!(bench.node.finish_merges());
 }
 
@@ -297,7 +300,7 @@ fn recut(bench: &mut Bench) {
     let view = bench.node.store.view();
     let segment = &view.segments[0];
     let files = bench.node.store.segments();
-    let writer = crate::store::writer::SegmentWriter::create(&*files, segment.head, false);
+    let writer = crate::store::writer::SegmentWriter::create(&*files, segment.head, 0, false);
     let mut writer = writer.unwrap();
     for block in &segment.blocks {
         let content = segment.content().unwrap();

@@ -66,7 +66,7 @@ fn segment(sealed: bool) -> (Arc<dyn Storage>, SimStorage, SegmentFile, Catalog)
         merged_at: 1000 * DAY,
         resolution: None,
     };
-    let mut writer = SegmentWriter::create(&*files, head, sealed).unwrap();
+    let mut writer = SegmentWriter::create(&*files, head, 0, sealed).unwrap();
     writer.add(&rows(0, 130)).unwrap();
     writer.add(&rows(0, 3)).unwrap();
     writer.complete().unwrap();
@@ -123,10 +123,13 @@ fn manifest() -> (Bench, Vec<u8>) {
         bench.merge();
     }
     bench.data(&[1001 * DAY], Values::Float(vec![1.0]));
-    bench.apply(&Command::Seal(Window {
-        start_hour: 24_000,
-        hours: 24,
-    }));
+    bench.apply(&Command::Seal(
+        Window {
+            start_hour: 24_000,
+            hours: 24,
+        }
+        .into(),
+    ));
     assert!(bench.node.finish_merges());
     let file = bench.node.sim.as_storage();
     let file = file.open("manifest.redb", OpenMode::Existing).unwrap();

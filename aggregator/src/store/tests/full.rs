@@ -52,10 +52,13 @@ fn a_transaction_that_found_the_disk_full_is_done_again() {
 }
 
 fn seal(bench: &mut Bench) {
-    bench.apply(&Command::Seal(Window {
-        start_hour: 1000 * 24,
-        hours: 24,
-    }));
+    bench.apply(&Command::Seal(
+        Window {
+            start_hour: 1000 * 24,
+            hours: 24,
+        }
+        .into(),
+    ));
 }
 
 /// Two parts and a late row, and the partition is to be sealed.

@@ -14,7 +14,7 @@ use shared::reading::FieldType;
 use super::agent::Agent;
 use super::features::{DAY, submission};
 use crate::state::{
-    Command, Outcome, Payload, Quota, Quotas, Rollup, Rollups, SameTime, Settings, State,
+    Command, Outcome, Payload, Quota, Quotas, Rollup, Rollups, SameTime, Sealing, Settings, State,
     TableStanding, TableWish, Window, Wish,
 };
 
@@ -190,9 +190,23 @@ fn lines_of_a_table() -> Command {
 
 /// A kind that came later, of which states know nothing.
 fn seal() -> Command {
-    Command::Seal(Window {
-        start_hour: 489_984,
-        hours: 24,
+    Command::Seal(
+        Window {
+            start_hour: 489_984,
+            hours: 24,
+        }
+        .into(),
+    )
+}
+
+/// Of tables that are kept for a time of their own.
+fn seal_of_tables() -> Command {
+    Command::Seal(Sealing {
+        window: Window {
+            start_hour: -12,
+            hours: 12,
+        },
+        kept_days: 30,
     })
 }
 
@@ -247,6 +261,8 @@ fn golden_commands_are_read_as_what_was_written() {
     }
     assert_eq!(command("command/v1", "seal.bin"), seal());
     assert_eq!(seal().encode(), read("command/v1", "seal.bin"));
+    assert_eq!(command("command/v2", "seal.bin"), seal_of_tables());
+    assert_eq!(seal_of_tables().encode(), read("command/v2", "seal.bin"));
     assert_eq!(command("command/v2", "settings.bin"), settings());
     assert_eq!(settings().encode(), read("command/v2", "settings.bin"));
     assert_eq!(command("command/v3", "settings.bin"), settings_of_tables());
@@ -348,6 +364,7 @@ fn write_golden_files() {
     }
     keep("command/v1", "seal.bin", &seal().encode());
     keep("command/v2", "settings.bin", &settings().encode());
+    keep("command/v2", "seal.bin", &seal_of_tables().encode());
     keep("command/v3", "settings.bin", &settings_of_tables().encode());
     keep("command/v3", "lines.bin", &lines_of_a_table().encode());
     keep("state/v3", "state.bin", &applied_with_tables().encode());

@@ -11,6 +11,7 @@ mod features;
 mod quarantine;
 mod quota;
 mod same_time;
+mod kept;
 mod crash;
 mod full;
 mod damage;
@@ -207,21 +208,21 @@ impl Node {
         let mut effects = self.state.apply(index, &command);
         let rows = std::mem::take(&mut effects.rows);
         self.store.apply(index, &self.state, rows);
-        match effects.job {
+        match effects.job.clone() {
             Some(Job::Merge) => {
                 let raft = Bytes::from(format!("raft at {index}"));
                 self.jobs
                     .push(self.store.begin_merge(index, &self.state, raft));
             }
-            Some(Job::Seal(window)) => {
+            Some(Job::Seal(sealing)) => {
                 assert!(self.finish_merges(), "no faults while applying");
                 let raft = Bytes::from(format!("raft at {index}"));
                 self.jobs
-                    .push(self.store.begin_seal(index, &self.state, raft, window));
+                    .push(self.store.begin_seal(index, &self.state, raft, sealing));
             }
-            Some(Job::Retention { before }) => {
+            Some(Job::Retention(retention)) => {
                 self.store
-                    .drop_before(index, before)
+                    .drop_ended(index, retention)
                     .expect("no faults while applying");
             }
             None => {}

@@ -9,16 +9,33 @@ use shared::verdict::Position;
 
 use super::agent::Link;
 use super::{PlainRow, plain_value, value_at};
-use crate::state::{Outcome, State};
+use crate::state::{Outcome, Retention, State};
 use crate::store::partition::Partition;
 
 #[derive(Debug, Clone)]
 struct ModelRow {
     row: PlainRow,
     values: BTreeMap<String, Value>,
-    /// The partition into which a merge put it, and replicated time then.
-    merged: Option<(Partition, i64)>,
+    merged: Option<Merged>,
+    /// Its partition has ended for its table: it goes, once the tables with which it shares a file have
+    /// ended, too.
+    has_ended: bool,
 }
+
+/// Into what a merge put a row.
+#[derive(Debug, Clone, Copy)]
+struct Merged {
+    partition: Partition,
+    /// The index of the command, and replicated time then.
+    command: u64,
+    at: i64,
+}
+
+/// Of which there is one row, if the table merges rows of one time.
+type Key = (String, String, Vec<(String, String)>, i64);
+
+/// Names and values, as views show them.
+type Shown = Vec<(String, String)>;
 
 #[derive(Debug, Clone, Copy)]
 struct ModelField {
@@ -310,95 +327,125 @@ impl Model {
             row,
             values,
             merged: None,
+            has_ended: false,
         });
     }
 
     pub(super) fn merge(&mut self, state: &State) {
-        let plausible = state.plausible_times();
         for row in self.rows.iter_mut().filter(|row| row.merged.is_none()) {
+            let kept_days = state.table_settings().kept_days(&row.row.table);
+            let plausible = state.plausible_times(kept_days);
             let hours = state.settings().partition_hours();
-            let partition = Partition::of(row.row.time, hours, plausible.as_ref());
-            row.merged = Some((partition, state.now().0));
+            row.merged = Some(Merged {
+                partition: Partition::of(row.row.time, hours, plausible.as_ref()),
+                command: state.index(),
+                at: state.now().0,
+            });
         }
     }
 
-    /// A partition stays, too, while one of another width stays that shares times with it and has rows
-    /// of the same table, if that merges rows of one time.
-    pub(super) fn retain(&mut self, before: i64) {
-        let mut merging: BTreeMap<Partition, BTreeSet<String>> = BTreeMap::new();
+    pub(super) fn retain(&mut self, index: u64, retention: &Retention) {
+        for row in &mut self.rows {
+            let before = retention.before(&row.row.table).0;
+            let Some(merged) = row.merged.filter(|merged| merged.command < index) else {
+                continue;
+            };
+            row.has_ended |= match merged.partition.end() {
+                Some(end) => end <= before,
+                None => merged.at > 0 && merged.at < before,
+            };
+        }
+    }
+
+    /// Whether these may be the rows that there are: all that have not ended, and of the others some.
+    pub(super) fn check(&self, found: Vec<PlainRow>) {
+        let mut of_keys: BTreeMap<Key, (Vec<&ModelRow>, Vec<Shown>)> = BTreeMap::new();
         for row in &self.rows {
-            let table = &row.row.table;
-            if let Some((partition, _)) = row.merged
-                && self.merging.contains(table)
-            {
-                merging.entry(partition).or_default().insert(table.clone());
-            }
+            of_keys.entry(key(&row.row)).or_default().0.push(row);
         }
-        let of_windows = merging.iter().filter(|(one, _)| one.window().is_some());
-        let of_windows: Vec<_> = of_windows.collect();
-        let ended = |one: &Partition| one.end().is_some_and(|end| end <= before);
-        let mut stays: Vec<bool> = of_windows.iter().map(|(one, _)| !ended(one)).collect();
-        for _ in 0..of_windows.len() {
-            for one in 0..of_windows.len() {
-                let keeps = |other: usize| {
-                    let ((one, tables), (other, others)) = (of_windows[one], of_windows[other]);
-                    let (one, other) = (one.window().unwrap(), other.window().unwrap());
-                    let length = |hours: u32| i64::from(hours);
-                    one.start_hour < other.start_hour + length(other.hours)
-                        && other.start_hour < one.start_hour + length(one.hours)
-                        && !tables.is_disjoint(others)
-                };
-                stays[one] |= (0..stays.len()).any(|other| stays[other] && keeps(other));
-            }
+        for row in found {
+            let known = of_keys.get_mut(&key(&row));
+            known.expect("somebody sent it").1.push(row.values);
         }
-        let held: BTreeSet<Partition> = of_windows
+        for (key, (rows, found)) in of_keys {
+            let may = if self.merging.contains(&key.0) {
+                self.may_be_one(&rows, &found)
+            } else {
+                self.may_be_all(&rows, found.clone())
+            };
+            assert!(may, "{key:?}: {found:?} of {rows:?}");
+        }
+    }
+
+    fn may_be_all(&self, rows: &[&ModelRow], mut found: Vec<Shown>) -> bool {
+        let mut take = |row: &ModelRow| {
+            let shown = self.shown(&row.row.table, &row.values);
+            let at = found.iter().position(|one| *one == shown);
+            at.map(|at| found.swap_remove(at)).is_some()
+        };
+        let all_stay = rows
             .iter()
-            .zip(&stays)
-            .filter(|(_, stays)| **stays)
-            .map(|((one, _), _)| **one)
-            .collect();
-        self.rows.retain(|row| match row.merged {
-            None => true,
-            Some((Partition::Wild, merged_at)) => merged_at == 0 || merged_at >= before,
-            Some((partition, _)) => !ended(&partition) || held.contains(&partition),
+            .filter(|row| !row.has_ended)
+            .all(|row| take(row));
+        let ended = rows.iter().filter(|row| row.has_ended);
+        ended.for_each(|row| {
+            take(row);
         });
+        all_stay && found.is_empty()
     }
 
-    /// Each row of a merging table takes over what later ones of its series and time say.
-    fn combined(&self) -> Vec<(PlainRow, BTreeMap<String, Value>)> {
-        let mut rows: Vec<(PlainRow, BTreeMap<String, Value>)> = Vec::new();
-        for ModelRow { row, values, .. } in &self.rows {
-            let merges = self.merging.contains(&row.table);
-            match rows.iter_mut().find(|(known, _)| merges && known == row) {
-                Some((_, known)) => known.extend(values.clone()),
-                None => rows.push((row.clone(), values.clone())),
-            }
-        }
-        rows
-    }
-
-    /// As views show them: ints of a widened field as floats.
-    pub(super) fn plain(&self) -> Vec<PlainRow> {
-        let mut rows: Vec<PlainRow> = self
-            .combined()
+    /// An overwritten value never outlives the one that took its place: in partitions, the later stay.
+    /// What is wild goes when it likes.
+    fn may_be_one(&self, rows: &[&ModelRow], found: &[Shown]) -> bool {
+        let is_wild = |row: &ModelRow| row.merged.is_some_and(|m| m.partition.window().is_none());
+        let (wild, windows): (Vec<usize>, Vec<usize>) =
+            (0..rows.len()).partition(|at| rows[*at].has_ended && is_wild(rows[*at]));
+        let gone_most = windows.iter().filter(|at| !is_wild(rows[**at]));
+        let gone_most = gone_most.take_while(|at| rows[**at].has_ended).count();
+        let in_windows: Vec<usize> = windows
             .iter()
-            .map(|(row, values)| {
-                let shown = values.iter().map(|(name, value)| {
-                    let key = (row.table.clone(), name.clone());
-                    let field = self.fields.get(&key).map(|field| field.field_type);
-                    let value = match (value, field) {
-                        (Value::Int(int), Some(FieldType::Float)) => Value::Float(*int as f64),
-                        (value, _) => value.clone(),
-                    };
-                    (name.clone(), plain_value(&value))
-                });
-                PlainRow {
-                    values: shown.collect(),
-                    ..row.clone()
-                }
-            })
+            .copied()
+            .filter(|at| !is_wild(rows[*at]))
             .collect();
-        rows.sort_by(|a, b| a.partial_cmp(b).expect("texts and ints"));
-        rows
+        (0..=gone_most).any(|gone| {
+            (0_u32..1 << wild.len()).any(|wild_gone| {
+                let is_gone = |at: usize| {
+                    let nth = wild.iter().position(|one| *one == at);
+                    nth.is_some_and(|nth| wild_gone >> nth & 1 == 1)
+                        || in_windows[..gone].contains(&at)
+                };
+                let mut one: Option<BTreeMap<String, Value>> = None;
+                for at in (0..rows.len()).filter(|at| !is_gone(*at)) {
+                    let values = rows[at].values.clone();
+                    one.get_or_insert_default().extend(values);
+                }
+                let shown = one.map(|values| self.shown(&rows[0].row.table, &values));
+                shown.as_slice() == found
+            })
+        })
     }
+
+    /// Ints of a widened field as floats.
+    fn shown(&self, table: &str, values: &BTreeMap<String, Value>) -> Shown {
+        let shown = values.iter().map(|(name, value)| {
+            let field = self.fields.get(&(table.to_owned(), name.clone()));
+            let value = match (value, field.map(|field| field.field_type)) {
+                (Value::Int(int), Some(FieldType::Float)) => Value::Float(*int as f64),
+                (value, _) => value.clone(),
+            };
+            (name.clone(), plain_value(&value))
+        });
+        shown.collect()
+    }
+}
+
+fn key(row: &PlainRow) -> Key {
+    let PlainRow {
+        table,
+        device,
+        tags,
+        time,
+        ..
+    } = row;
+    (table.clone(), device.clone(), tags.clone(), *time)
 }

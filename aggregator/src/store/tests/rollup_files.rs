@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use journal::{OpenMode, SimStorage, Storage};
 use shared::batch::Values;
-use shared::id::Digest;
+use shared::id::{Digest, TimeNs};
 use shared::reading::FieldType;
 
 use super::aggregate::{ALL, SECOND, answers, same, wanted};
@@ -46,10 +46,13 @@ fn send(bench: &mut Bench, seconds: std::ops::Range<i64>) {
 }
 
 fn seal(bench: &mut Bench) {
-    bench.apply(&Command::Seal(Window {
-        start_hour: 24_000,
-        hours: 24,
-    }));
+    bench.apply(&Command::Seal(
+        Window {
+            start_hour: 24_000,
+            hours: 24,
+        }
+        .into(),
+    ));
     assert!(bench.node.finish_merges());
 }
 
@@ -210,12 +213,12 @@ fn rollups_come_back_after_a_restart_and_go_with_their_segment() {
     let reopened = Node::open(&sim);
     assert_eq!(told(&reopened.store.view(), EVER, MINUTE), [0, 11, 0]);
     drop(reopened);
-    let index = bench.index;
-    bench
-        .node
-        .store
-        .drop_before(index + 1, shared::id::TimeNs(DAY_1 + DAY))
-        .unwrap();
+    bench.apply(&Command::RetentionDays(2));
+    for hours in 1..=75 {
+        let now = TimeNs(DAY_1 + hours * HOUR);
+        bench.apply(&Command::Clock { node: 1, now });
+    }
+    bench.apply(&Command::Retention);
     assert_eq!(bench.files(), files, "a view still needs them");
     assert_eq!(told(&view, EVER, MINUTE), [0, 11, 0]);
     drop(view);
@@ -321,10 +324,13 @@ fn a_crash_while_sealing_leaves_the_parts_or_all_of_the_sealed() {
         let sim = bench.node.sim.clone();
         let expected = all_rows(&bench.node.store.view());
         let index = bench.index + 1;
-        bench.apply(&Command::Seal(Window {
-            start_hour: 24_000,
-            hours: 24,
-        }));
+        bench.apply(&Command::Seal(
+            Window {
+                start_hour: 24_000,
+                hours: 24,
+            }
+            .into(),
+        ));
         sim.cut_at(nth);
         let done = bench.node.finish_merges();
         if done {
@@ -364,7 +370,7 @@ fn written() -> (Arc<dyn Storage>, SegmentFile) {
         resolution: Some(minutes()),
         ..HEAD
     };
-    let mut writer = RollupWriter::create(&*disk, head).unwrap();
+    let mut writer = RollupWriter::create(&*disk, head, 0).unwrap();
     for (rows, source) in [(long_rows(), 43), (long_rows().slice(100..250), 9_000)] {
         let cells = rollup::cells(&rows, minutes(), ALWAYS_WORTH).unwrap();
         writer.add(&cells, source).unwrap();

@@ -102,7 +102,7 @@ fn the_later_value_of_each_field_wins_wherever_it_lies() {
     bench.lines(line("b=7", 0));
     let last = one("a=Float(6.0) b=Float(7.0) c=Float(5.0)");
     assert_eq!(bench.rows(), last, "two segments and level 0");
-    bench.apply(&Command::Seal(DAY_OF_NOW));
+    bench.apply(&Command::Seal(DAY_OF_NOW.into()));
     assert!(bench.node.finish_merges());
     assert_eq!(bench.rows(), last);
     assert_eq!(
@@ -151,8 +151,8 @@ fn a_partition_whose_rows_were_overtaken_in_another_is_not_sealed() {
     assert_eq!(expected[0], (0, "a=Float(3.0)".to_owned()));
     let later = TimeNs(NOW + 5 * DAY);
     let unsealed = bench.node.store.view().unsealed(later, Duration::ZERO);
-    assert!(!unsealed.contains(&DAY_OF_NOW), "{unsealed:?}");
-    bench.apply(&Command::Seal(DAY_OF_NOW));
+    assert!(!unsealed.contains(&DAY_OF_NOW.into()), "{unsealed:?}");
+    bench.apply(&Command::Seal(DAY_OF_NOW.into()));
     assert!(bench.node.finish_merges());
     assert_eq!(bench.rows(), expected);
 }
@@ -182,9 +182,9 @@ fn a_wild_row_that_is_older_than_all_parts_holds_nothing_back() {
     };
     assert_eq!(
         bench.node.store.view().unsealed(later, Duration::ZERO),
-        [window]
+        [window.into()]
     );
-    bench.apply(&Command::Seal(window));
+    bench.apply(&Command::Seal(window.into()));
     assert!(bench.node.finish_merges());
     let files = bench.node.store.snapshot().unwrap().files;
     assert!(files.iter().any(|file| file.name.ends_with(".sealed.seg")));
@@ -205,7 +205,7 @@ fn later_wild_rows_around_a_partition_hold_nothing_back() {
     bench.merge();
     let view = bench.node.store.view();
     let later = TimeNs(NOW + 5 * DAY);
-    assert_eq!(view.unsealed(later, Duration::ZERO), [DAY_OF_NOW]);
+    assert_eq!(view.unsealed(later, Duration::ZERO), [DAY_OF_NOW.into()]);
     assert_eq!(view.held_back(later, Duration::ZERO), []);
 }
 
@@ -230,8 +230,8 @@ fn a_partition_that_was_overtaken_by_a_wild_row_is_not_sealed() {
     let view = bench.node.store.view();
     let later = TimeNs(NOW + 5 * DAY);
     assert_eq!(view.unsealed(later, Duration::ZERO), []);
-    assert_eq!(view.held_back(later, Duration::ZERO), [DAY_OF_NOW]);
-    bench.apply(&Command::Seal(DAY_OF_NOW));
+    assert_eq!(view.held_back(later, Duration::ZERO), [DAY_OF_NOW.into()]);
+    bench.apply(&Command::Seal(DAY_OF_NOW.into()));
     assert!(bench.node.finish_merges());
     assert_eq!(bench.rows(), expected);
 }
@@ -277,7 +277,7 @@ fn what_comes_with_the_command_that_seals_is_the_later() {
     bench.merge();
     bench.tell(12, SameTime::Merge);
     bench.lines(line("a=3", 0));
-    bench.apply(&Command::Seal(DAY_OF_NOW));
+    bench.apply(&Command::Seal(DAY_OF_NOW.into()));
     assert!(bench.node.finish_merges());
     let files = bench.node.store.snapshot().unwrap().files;
     let sealed = files

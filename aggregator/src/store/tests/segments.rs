@@ -123,7 +123,7 @@ fn all_rows() -> Vec<SeriesRows> {
 
 fn written(sealed: bool) -> Vec<u8> {
     let disk = SimStorage::new(1).as_storage();
-    let mut writer = SegmentWriter::create(&*disk, HEAD, sealed).unwrap();
+    let mut writer = SegmentWriter::create(&*disk, HEAD, 0, sealed).unwrap();
     for rows in all_rows() {
         writer.add(&rows).unwrap();
     }
