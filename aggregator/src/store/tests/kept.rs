@@ -247,6 +247,21 @@ fn what_overwrote_a_value_stays_as_long_as_its_file() {
     }
 }
 
+/// On its own the first file would go to a later place than the value that took the place of its own.
+#[test]
+fn what_shares_a_table_is_sealed_together() {
+    let mut bench = Bench::new();
+    bench.keep(&[("merging", 0)]);
+    bench.send(&["merging", "b"], 1, 0);
+    bench.keep(&[("merging", 1)]);
+    bench.send(&["merging"], 2, 0);
+    let window = bench.node.store.segments[0].head.partition.window();
+    bench.seal(window.unwrap().into());
+    let sealed = |name: &String| name.ends_with(".sealed.seg");
+    assert!(bench.files().len() == 2 && bench.files().iter().all(sealed));
+    assert_eq!(bench.kept(), ["b Float(1.0)", "merging Float(2.0)"]);
+}
+
 /// Nobody knows which tables it has: it may be those that are kept the longest.
 #[test]
 fn what_cannot_be_opened_stays_as_long_as_any_table() {
