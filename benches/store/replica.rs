@@ -165,8 +165,13 @@ impl Replica {
 
     /// How many files there are, and their bytes.
     pub(crate) fn kept(&self) -> Result<(usize, u64), Box<dyn Error>> {
+        self.kept_of(|_| true)
+    }
+
+    fn kept_of(&self, counts: fn(&str) -> bool) -> Result<(usize, u64), Box<dyn Error>> {
         let files = self.store.segments();
-        let names = files.list()?;
+        let mut names = files.list()?;
+        names.retain(|name| counts(name));
         let len = |name: &String| files.open(name, OpenMode::Existing)?.len();
         let bytes = names.iter().map(len).sum::<Result<u64, _>>()?;
         Ok((names.len(), bytes))
@@ -178,6 +183,11 @@ impl Replica {
         let written = self.log_bytes + self.segment_bytes;
         println!("\n{when}: {files} files");
         println!("  bytes a value kept, index included   {:.3}", each(kept));
+        let (rollups, of_rollups) = self.kept_of(|name| name.contains(".roll"))?;
+        println!(
+            "    of these in {rollups} rollups         {:.3}",
+            each(of_rollups)
+        );
         println!(
             "  bytes a value written: log {:.3}, segments {:.3}; written over kept {:.2}",
             each(self.log_bytes),

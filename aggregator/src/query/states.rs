@@ -16,7 +16,9 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::DisplayFormatType;
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use shared::reading::Value;
 
@@ -24,7 +26,9 @@ use super::error::StoreFailure;
 use super::scan::Rows;
 use super::session;
 use crate::state::SeriesInfo;
-use crate::store::{Aggregate, Aggregates, Buckets, FieldState, Group, Measures, Piece, Sum};
+use crate::store::{
+    Aggregate, Aggregates, Answer, Buckets, FieldState, Group, Measures, Piece, Sum,
+};
 
 /// A batch ends with the piece that reaches one of these, for what it is made of is in no memory pool.
 const STATES: usize = 65_536;
@@ -76,6 +80,10 @@ struct Batches {
     source: StatesSource,
     pieces: Aggregates,
     metrics: BaselineMetrics,
+    /// How many pieces were made of what.
+    statistics: Count,
+    rollups: Count,
+    rows: Count,
 }
 
 impl State {
@@ -225,9 +233,13 @@ impl DataSource for StatesSource {
         partition: usize,
         _: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream, DataFusionError> {
+        let counter = |name| MetricBuilder::new(&self.metrics).counter(name, partition);
         let batches = Batches {
             pieces: self.pieces(partition),
             metrics: BaselineMetrics::new(&self.metrics, partition),
+            statistics: counter("pieces_by_statistics"),
+            rollups: counter("pieces_by_rollups"),
+            rows: counter("pieces_by_rows"),
             source: self.clone(),
         };
         let stream = futures_util::stream::iter(batches);
@@ -286,6 +298,17 @@ impl DataSource for StatesSource {
     }
 }
 
+impl Batches {
+    fn note(&self, by: Answer) {
+        let counter = match by {
+            Answer::Statistics => &self.statistics,
+            Answer::Rollup => &self.rollups,
+            Answer::Rows => &self.rows,
+        };
+        counter.add(1);
+    }
+}
+
 impl Iterator for Batches {
     type Item = Result<RecordBatch, DataFusionError>;
 
@@ -298,12 +321,14 @@ impl Iterator for Batches {
             let Piece {
                 series,
                 groups,
+                by,
                 was_decoded,
             } = match self.pieces.next() {
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => return Some(Err(StoreFailure(Arc::new(error)).into())),
                 None => break,
             };
+            self.note(by);
             bytes += groups.iter().map(Group::bytes_held).sum::<usize>();
             all.extend(groups.into_iter().map(|group| (Arc::clone(&series), group)));
             let states = all.len() * self.source.states.len();

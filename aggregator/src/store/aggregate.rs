@@ -1,9 +1,11 @@
 //! Aggregates over a view: states for each series and bucket of time. A block that lies wholly in the
-//! time that is asked for and in one bucket is answered by its entry in the index, and not read; all
-//! others, and level 0, are decoded and folded. Either way the state is the same, bit by bit.
+//! time that is asked for and in one bucket is answered by its entry in the index, and not read; one of
+//! which a rollup has states that fit is answered by these (`rolled`); all others, and level 0, are
+//! decoded and folded. Either way the state is the same, bit by bit, but for sums of floats that round.
 //!
-//! Floats are added in this order: within a block, or what level 0 gathers of a series, by rows; then
-//! block by block as a scan has them.
+//! Floats are added in this order: within a block, or what level 0 gathers of a series, by rows; where
+//! a rollup answers, within each of its buckets by rows, then bucket by bucket; then block by block as
+//! a scan has them.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -17,6 +19,8 @@ use super::block::BlockMeta;
 use super::error::StoreError;
 use super::group::{FieldState, Group, Measures};
 use super::reader::{Chunk, Scan, ScanIter, View};
+use super::rolled::Rolled;
+use super::segment::SegmentHandle;
 use crate::state::{SeriesId, SeriesInfo};
 
 /// Memory of the groups of one piece above which the next bucket begins another: a text may be in
@@ -51,8 +55,20 @@ pub struct Piece {
     pub series: Arc<SeriesInfo>,
     /// By time; each bucket once.
     pub groups: Vec<Group>,
-    /// Rows were decoded for it, which takes as long as hundreds of pieces for which none were.
+    pub by: Answer,
+    /// Rows were decoded for it, or before it for nothing, which takes as long as hundreds of pieces
+    /// for which none were.
     pub was_decoded: bool,
+}
+
+/// What a piece was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The statistics of a block.
+    Statistics,
+    /// The states of a block in a rollup.
+    Rollup,
+    Rows,
 }
 
 /// The pieces, made as they are asked for.
@@ -60,6 +76,7 @@ pub struct Aggregates {
     scan: ScanIter,
     measures: Vec<Measures>,
     buckets: Option<Buckets>,
+    rolled: Rolled,
     folding: Option<Folding>,
 }
 
@@ -85,8 +102,13 @@ impl Buckets {
         self.origin.checked_add(distance)
     }
 
+    /// Whether each span of such a width that begins a multiple of it after 1970 lies in one of them.
+    pub(super) fn are_made_of(&self, width_ns: i64) -> bool {
+        self.width_ns % width_ns == 0 && self.origin % width_ns == 0
+    }
+
     /// How many of these sorted times, of which there are some, lie in the bucket of the first.
-    fn run(&self, times: &[i64]) -> (Option<i64>, usize) {
+    pub(super) fn run(&self, times: &[i64]) -> (Option<i64>, usize) {
         let start = self.start(times[0]);
         let end = start.and_then(|start| start.checked_add(self.width_ns));
         let rows = match end {
@@ -121,6 +143,7 @@ impl View {
             scan,
             measures,
             buckets,
+            rolled: Rolled::default(),
             folding: None,
         }
     }
@@ -191,6 +214,25 @@ impl Aggregates {
         Some(Piece {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups: vec![group],
+            by: Answer::Statistics,
+            was_decoded: false,
+        })
+    }
+
+    /// What a rollup says of a block; `None` if the block has to be read. No groups: none of its rows is
+    /// in time.
+    fn rolled(&mut self, segment: &Arc<SegmentHandle>, block: &BlockMeta) -> Option<Piece> {
+        let (plan, view) = (&self.scan.plan, &self.scan.view);
+        let fields = plan.fields.iter().copied();
+        let fields: Vec<_> = fields.zip(self.measures.iter().copied()).collect();
+        let wanted = (&plan.time, fields.as_slice());
+        let groups = self
+            .rolled
+            .groups(view, segment, block, self.buckets, wanted)?;
+        Some(Piece {
+            series: Arc::clone(view.catalog().series(block.series)?),
+            groups,
+            by: Answer::Rollup,
             was_decoded: false,
         })
     }
@@ -225,21 +267,12 @@ impl Folding {
                 Some(buckets) => buckets.run(&times[self.row..]),
             };
             let run = self.row..self.row + rows;
-            let mut fields = Vec::with_capacity(columns.len());
-            for ((column, measures), value) in columns.iter().zip(measures).zip(&mut self.values) {
-                let state = column.as_ref().and_then(|column| {
-                    let (values, ends) = values_of(column, &run, *value)?;
-                    *value = values.end;
-                    let ends = (times[ends.0], times[ends.1]);
-                    Some(FieldState::of_values(
-                        &column.values,
-                        values,
-                        ends,
-                        *measures,
-                    ))
-                });
-                fields.push(state.unwrap_or_default());
-            }
+            let states = columns.iter().zip(measures).zip(&mut self.values);
+            let states = states.map(|((column, measures), value)| match column {
+                Some(column) => state_of(column, times, &run, value, *measures),
+                None => FieldState::default(),
+            });
+            let fields = states.collect();
             let group = Group {
                 bucket,
                 rows: rows as u64,
@@ -254,9 +287,27 @@ impl Folding {
         Piece {
             series: Arc::clone(series),
             groups,
+            by: Answer::Rows,
             was_decoded,
         }
     }
+}
+
+/// The state of one column over a run of rows, of which the first would have the value at `value`; then
+/// that is the next one's.
+pub(super) fn state_of(
+    column: &Column,
+    times: &[i64],
+    run: &Range<usize>,
+    value: &mut usize,
+    measures: Measures,
+) -> FieldState {
+    let Some((values, ends)) = values_of(column, run, *value) else {
+        return FieldState::default();
+    };
+    *value = values.end;
+    let ends = (times[ends.0], times[ends.1]);
+    FieldState::of_values(&column.values, values, ends, measures)
 }
 
 /// The values of a run of rows, of which the first would be at `from`, and the rows of the first and the
@@ -297,6 +348,16 @@ impl Iterator for Aggregates {
                             was_decoded,
                             ..piece
                         }));
+                    }
+                    match self.rolled(&segment, &segment.blocks[block]) {
+                        Some(piece) if piece.groups.is_empty() => continue,
+                        Some(piece) => {
+                            return Some(Ok(Piece {
+                                was_decoded,
+                                ..piece
+                            }));
+                        }
+                        None => {}
                     }
                     was_decoded = true;
                     self.scan.read(&segment, block).transpose()

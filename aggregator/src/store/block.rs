@@ -43,8 +43,10 @@ pub(crate) struct BlockMeta {
     pub(crate) rows: u32,
     pub(crate) time_min: i64,
     pub(crate) time_max: i64,
-    /// None for short blocks.
+    /// None for short blocks, and for those of rollups.
     pub(crate) columns: Vec<ColumnStats>,
+    /// Of a rollup: where the block that it is of begins in its segment; else 0.
+    pub(crate) source: u64,
 }
 
 /// Statistics of one column of a block; first and last are in order of time.
@@ -165,6 +167,7 @@ pub(super) fn encode(rows: &SeriesRows, strong: bool) -> Result<(Vec<u8>, BlockM
         time_min: rows.times[0],
         time_max: rows.times[rows.times.len() - 1],
         columns: stats,
+        source: 0,
     };
     Ok((bytes, meta))
 }
@@ -417,6 +420,7 @@ impl BlockMeta {
             time_min,
             time_max,
             columns,
+            source: 0,
         })
     }
 }

@@ -8,7 +8,7 @@ use shared::id::TimeNs;
 
 use super::error::StoreError;
 use super::reader::View;
-use super::segment::{SegmentFile, SegmentHandle};
+use super::segment::{SegmentFile, SegmentHandle, is_rollup};
 use crate::state::{Catalog, State};
 
 /// Lines of one file in the log; a file of which little is left would fill it.
@@ -132,6 +132,16 @@ pub(super) fn report(segment: &SegmentHandle, place: Place, error: &StoreError, 
 }
 
 fn tell(row: &DamageRow) {
+    if is_rollup(&row.file) {
+        tracing::error!(
+            file = row.file,
+            offset = row.offset,
+            what = row.what,
+            "stored bytes of a rollup are damaged: queries read the rows instead, which takes longer; \
+             look at the disk of this node, and at the table node_damage"
+        );
+        return;
+    }
     let ns = |time: Option<TimeNs>| time.map(|time| time.0);
     let block = row.block.as_ref();
     tracing::error!(
@@ -186,7 +196,7 @@ impl View {
     /// has tried to read yet.
     pub fn damage(&self) -> Vec<DamageRow> {
         let mut rows = Vec::new();
-        for segment in self.segments.iter() {
+        for segment in self.files() {
             let faults = segment.faults.by_place().clone();
             let of = |(place, fault)| row(segment, place, &fault, self.catalog());
             rows.extend(faults.into_iter().map(of));
@@ -195,7 +205,7 @@ impl View {
         rows
     }
 
-    /// The files that hold it: what to ask a peer for.
+    /// The segments that hold it: what to ask a peer for. Without a rollup it goes as well.
     pub fn damaged_files(&self) -> Vec<SegmentFile> {
         let spoilt = self.segments.iter().filter(|segment| segment.is_spoilt());
         spoilt.map(|segment| segment.file.clone()).collect()
@@ -204,7 +214,7 @@ impl View {
     /// The same in numbers.
     pub fn damage_count(&self) -> DamageCount {
         let mut count = DamageCount::default();
-        for segment in self.segments.iter() {
+        for segment in self.files() {
             count.files += usize::from(segment.is_spoilt());
             count.blocks += segment.faults.blocks();
         }

@@ -105,7 +105,12 @@ impl FieldState {
         };
         if measures.sum && matches!(to, FieldType::Float | FieldType::Int) {
             let sum = stats.sum?;
-            state.sum = Some(if widens { widened(sum, stats)? } else { sum });
+            let extremes = [stats.min.as_ref(), stats.max.as_ref()];
+            state.sum = Some(if widens {
+                widened(sum, stats.count.into(), extremes)?
+            } else {
+                sum
+            });
         }
         if measures.extremes {
             // NaN is in none of the extremes, but in the sum.
@@ -123,6 +128,30 @@ impl FieldState {
             state.last = Some((last_at, shown(&stats.last)?));
         }
         Some(state)
+    }
+
+    /// As the field's type is now; `None` if ints become floats and adding these might round.
+    pub(super) fn shown_as(self, to: FieldType) -> Option<Self> {
+        if to != FieldType::Float || !matches!(self.sum, None | Some(Sum::Int(_))) {
+            return Some(self);
+        }
+        let (min, max) = (self.min.as_ref(), self.max.as_ref());
+        let sum = match self.sum {
+            Some(sum) => Some(widened(sum, self.count, [min, max])?),
+            None => None,
+        };
+        let shown = |value| match value {
+            Value::Int(int) => Value::Float(int as f64),
+            other => other,
+        };
+        Some(Self {
+            count: self.count,
+            sum,
+            min: self.min.map(shown),
+            max: self.max.map(shown),
+            first: self.first.map(|(at, value)| (at, shown(value))),
+            last: self.last.map(|(at, value)| (at, shown(value))),
+        })
     }
 
     pub(super) fn of_values(
@@ -186,12 +215,13 @@ impl FieldState {
 }
 
 /// A sum of ints as that of the floats they have become, if adding these rounds nowhere.
-fn widened(sum: Sum, stats: &ColumnStats) -> Option<Sum> {
-    let size = |value: &Option<Value>| match value {
+fn widened(sum: Sum, count: u64, extremes: [Option<&Value>; 2]) -> Option<Sum> {
+    let size = |value: Option<&Value>| match value {
         Some(Value::Int(int)) => u128::from(int.unsigned_abs()),
         _ => 0,
     };
-    let most = u128::from(stats.count) * size(&stats.min).max(size(&stats.max));
+    let [min, max] = extremes.map(size);
+    let most = u128::from(count) * min.max(max);
     (most <= u128::from(EXACT_INT_MAX)).then_some(Sum::Float(sum.as_float()))
 }
 

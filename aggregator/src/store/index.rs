@@ -35,24 +35,40 @@ struct Before {
     time_max: i64,
 }
 
+/// Of what file entries are: those of a rollup say also of which block of its segment they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entries {
+    Segment,
+    Rollup,
+}
+
 /// Entries sorted by series, closed by a checksum.
-pub(super) fn encode(blocks: &[BlockMeta]) -> Vec<u8> {
+pub(super) fn encode(blocks: &[BlockMeta], of: Entries) -> Vec<u8> {
     let mut out = Writer::default();
     out.count(blocks.len());
     let mut before = Before::default();
     for block in blocks {
         put_block(block, &mut before, &mut out.out);
+        if of == Entries::Rollup {
+            put_varint(&mut out.out, block.source);
+        }
     }
     out.checked()
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Vec<BlockMeta>, ReadFault> {
+pub(super) fn decode(bytes: &[u8], of: Entries) -> Result<Vec<BlockMeta>, ReadFault> {
     let mut checked = Checked::checked(bytes)?;
     let count = checked.count(ENTRY_BYTES_MIN)?;
     let mut from = Reader::new(checked.take(checked.left())?);
     let mut before = Before::default();
-    let blocks = (0..count).map(|_| take_block(&mut from, &mut before));
-    let blocks = blocks.collect::<Result<_, _>>();
+    let blocks = (0..count).map(|_| {
+        let mut block = take_block(&mut from, &mut before)?;
+        if of == Entries::Rollup {
+            block.source = from.varint()?;
+        }
+        Ok(block)
+    });
+    let blocks = blocks.collect::<Result<_, WireError>>();
     let blocks = blocks.map_err(|_| ReadFault::Invalid("entries of the index"))?;
     if from.is_empty() {
         Ok(blocks)
@@ -70,6 +86,7 @@ fn put_block(block: &BlockMeta, before: &mut Before, out: &mut Vec<u8>) {
         time_min,
         time_max,
         columns,
+        source: _,
     } = block;
     put_varint(out, (series.0 - before.series).into());
     put_signed(out, offset.wrapping_sub(before.end).cast_signed());
@@ -102,6 +119,7 @@ fn take_block(from: &mut Reader<'_>, before: &mut Before) -> Result<BlockMeta, W
         time_min,
         time_max: time_max.ok_or(MALFORMED)?,
         columns: Vec::new(),
+        source: 0,
     };
     let mut next = 0_u16;
     for _ in 0..count {
@@ -405,6 +423,14 @@ mod tests {
         all
     }
 
+    fn read(bytes: &[u8]) -> Result<Vec<BlockMeta>, ReadFault> {
+        decode(bytes, Entries::Segment)
+    }
+
+    fn back(blocks: &[BlockMeta]) -> Result<Vec<BlockMeta>, ReadFault> {
+        read(&encode(blocks, Entries::Segment))
+    }
+
     /// NaN is not equal to itself, but is shown the same.
     fn shown(blocks: &[BlockMeta]) -> String {
         format!("{blocks:?}")
@@ -413,47 +439,59 @@ mod tests {
     #[test]
     fn entries_come_back() {
         let blocks = entries();
-        let back = decode(&encode(&blocks)).unwrap();
-        assert_eq!(shown(&back), shown(&blocks));
-        let [Some(Value::Float(max)), ..] = [&back[0].columns[2].max] else {
+        let found = back(&blocks).unwrap();
+        assert_eq!(shown(&found), shown(&blocks));
+        let [Some(Value::Float(max)), ..] = [&found[0].columns[2].max] else {
             panic!("a float");
         };
         assert_eq!(max.to_bits(), (-0.0_f64).to_bits());
-        assert_eq!(back[0].columns[3].min, None);
+        assert_eq!(found[0].columns[3].min, None);
         assert_eq!(
-            back[0].columns[5].sum,
+            found[0].columns[5].sum,
             Some(Sum::Int(i128::from(i64::MAX) + 2))
         );
-        assert_eq!(shown(&decode(&encode(&[])).unwrap()), "[]");
+        assert_eq!(shown(&back(&[]).unwrap()), "[]");
+    }
+
+    #[test]
+    fn entries_of_a_rollup_say_of_which_block_they_are() {
+        let mut blocks = entries();
+        for (block, source) in blocks.iter_mut().zip([43, u64::MAX, 0, 9]) {
+            block.source = source;
+        }
+        let bytes = encode(&blocks, Entries::Rollup);
+        let found = decode(&bytes, Entries::Rollup).unwrap();
+        assert_eq!(shown(&found), shown(&blocks));
+        assert!(read(&bytes).is_err());
     }
 
     #[test]
     fn entries_cut_short_are_refused_and_bytes_behind_them_too() {
-        let bytes = encode(&entries());
+        let bytes = encode(&entries(), Entries::Segment);
         let body = &bytes[..bytes.len() - 4];
         let closed = |body: &[u8]| {
             let mut out = Writer::default();
             out.out.extend_from_slice(body);
             out.checked()
         };
-        assert!(decode(&closed(body)).is_ok());
+        assert!(read(&closed(body)).is_ok());
         for len in 0..body.len() {
-            assert!(decode(&closed(&body[..len])).is_err(), "{len} bytes");
+            assert!(read(&closed(&body[..len])).is_err(), "{len} bytes");
         }
-        assert!(decode(&closed(&[body, &[0]].concat())).is_err());
-        assert!(decode(&closed(&[0xff; 4])).is_err());
+        assert!(read(&closed(&[body, &[0]].concat())).is_err());
+        assert!(read(&closed(&[0xff; 4])).is_err());
     }
 
     #[test]
     fn no_byte_makes_the_decoder_panic() {
-        let bytes = encode(&entries());
+        let bytes = encode(&entries(), Entries::Segment);
         let body = &bytes[..bytes.len() - 4];
         for at in 4..body.len() {
             for byte in [0, 0x7f, 0x80, 0xff] {
                 let mut out = Writer::default();
                 out.out.extend_from_slice(body);
                 out.out[at] = byte;
-                let _ = decode(&out.checked());
+                let _ = read(&out.checked());
             }
         }
     }
@@ -467,7 +505,7 @@ mod tests {
         };
         let columns = (0..7).map(speeds).collect();
         let block = entry(3, times(1_764_000_000_000_000_000), columns);
-        let bytes = encode(&[block]).len();
+        let bytes = encode(&[block], Entries::Segment).len();
         assert!(bytes < 160, "{bytes}");
     }
 }

@@ -11,6 +11,7 @@ use super::block::{self, BlockMeta, ColumnLayout, ColumnStats};
 use super::error::StoreError;
 use super::manifest::{self, Durable};
 use super::partition::Partition;
+use super::rollup;
 use super::segment::{SegmentFile, SegmentHead};
 use super::strong;
 use super::sum::Sum;
@@ -82,9 +83,14 @@ fn head_text(file: &SegmentFile, version: u16, head: SegmentHead, blocks: &[Bloc
         command,
         partition,
         merged_at,
+        resolution,
     } = head;
+    let what = match resolution {
+        None => "segment".to_owned(),
+        Some(resolution) => format!("rollup by {} s", resolution.seconds()),
+    };
     format!(
-        "segment {}, version {version}, {} bytes, digest {}\n  merge command {command}, at {merged_at} ns of replicated time\n  partition {}\n  {}",
+        "{what} {}, version {version}, {} bytes, digest {}\n  merge command {command}, at {merged_at} ns of replicated time\n  partition {}\n  {}",
         file.name,
         file.len,
         file.digest,
@@ -121,16 +127,25 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
         time_min,
         time_max,
         columns: all_stats,
+        source,
     } = meta;
     let mut text = format!(
         "block at {offset}, series {}, {count} rows, {bytes} bytes, times {time_min} to {time_max} ns\n",
         series.0
     );
+    if *source > 0 {
+        writeln!(text, "  states of the block at {source} of the segment").expect(CANNOT_FAIL);
+    }
     let codec = times.codec.map(time_codec_name).unwrap_or_default();
     writeln!(text, "  times: {codec}, {} bytes", times.bytes).expect(CANNOT_FAIL);
     for column in &columns {
         let stats = all_stats.iter().find(|one| one.field == column.field);
-        put_column(&mut text, column, stats).expect(CANNOT_FAIL);
+        let name = if *source > 0 {
+            rollup::column_name(column.field)
+        } else {
+            format!("field {}", column.field)
+        };
+        put_column(&mut text, &name, column, stats).expect(CANNOT_FAIL);
     }
     if rows {
         put_rows(&mut text, &decoded).expect(CANNOT_FAIL);
@@ -140,15 +155,16 @@ fn block_text(bytes: &[u8], meta: &BlockMeta, rows: bool) -> Result<String, Stri
 
 fn put_column(
     text: &mut String,
+    what: &str,
     column: &ColumnLayout,
     stats: Option<&ColumnStats>,
 ) -> fmt::Result {
     let ColumnLayout {
-        field,
         field_type,
         strong,
         flags,
         values,
+        ..
     } = *column;
     let name = |codec| {
         if strong {
@@ -161,7 +177,7 @@ fn put_column(
     let (codec, bytes) = (codec.unwrap_or_default(), values.bytes);
     write!(
         text,
-        "  field {field}, {}: {codec}, {bytes} bytes",
+        "  {what}, {}: {codec}, {bytes} bytes",
         field_type.as_str()
     )?;
     if let Some(flags) = flags {
@@ -285,7 +301,7 @@ mod tests {
     use journal::SimStorage;
     use shared::batch::Column;
 
-    use super::super::segment::SegmentWriter;
+    use super::super::writer::SegmentWriter;
     use super::*;
     use crate::state::SeriesId;
 
@@ -316,6 +332,7 @@ mod tests {
                 hours: 24,
             },
             merged_at: MERGED_AT,
+            resolution: None,
         };
         let disk = SimStorage::new(1);
         let mut writer = SegmentWriter::create(&*disk.as_storage(), head, 0, false).unwrap();

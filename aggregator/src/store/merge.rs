@@ -21,9 +21,11 @@ use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
 use super::partition::Partition;
+use super::rollup::{self, Resolution, Worth};
 use super::room;
 use super::sealing::SealGroup;
-use super::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
+use super::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use super::writer::{RollupWriter, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, State};
 
@@ -47,6 +49,9 @@ pub struct MergeJob {
     pub(super) segments: Arc<dyn Storage>,
     pub(super) claims: Arc<Claims>,
     pub(super) seal: Option<SealGroup>,
+    /// Of the segments that are sealed.
+    pub(super) rollups: Vec<Arc<SegmentHandle>>,
+    pub(super) worth: Worth,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
     pub(super) written: OnceLock<Written>,
@@ -101,9 +106,12 @@ impl MergeJob {
             }
         };
         let files = &written.files;
-        let replaced = match &self.seal {
-            Some(seal) if written.seals => &seal.segments[..],
-            _ => &[],
+        let replaced: Vec<Arc<SegmentHandle>> = match &self.seal {
+            Some(seal) if written.seals => {
+                let both = seal.segments.iter().chain(&self.rollups);
+                both.map(Arc::clone).collect()
+            }
+            _ => Vec::new(),
         };
         let durable = Durable {
             index: self.index,
@@ -122,7 +130,7 @@ impl MergeJob {
         Ok(Merged {
             durable,
             files: handles,
-            replaced: replaced.to_vec(),
+            replaced,
         })
     }
 
@@ -165,10 +173,13 @@ impl MergeJob {
             gathered: BTreeMap::new(),
             gathered_bytes: 0,
             writers: BTreeMap::new(),
+            rollups: BTreeMap::new(),
+            worth: self.worth,
             head: |partition| SegmentHead {
                 command: self.index,
                 partition,
                 merged_at,
+                resolution: None,
             },
             storage: &*self.segments,
         };
@@ -331,6 +342,9 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
     gathered_bytes: usize,
     /// Also by how long tables are kept.
     writers: BTreeMap<(Partition, u32), SegmentWriter>,
+    /// Of segments that are sealed.
+    rollups: BTreeMap<(Partition, u32, Resolution), RollupWriter>,
+    worth: Worth,
     head: F,
     storage: &'a dyn Storage,
 }
@@ -388,22 +402,6 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
 
     fn write(&mut self, partition: Partition, mut rows: SeriesRows) -> Result<(), StoreError> {
         let kept_days = self.kept_days(rows.series);
-        let writer = match self.writers.entry((partition, kept_days)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let seals = |seal: &SealGroup| {
-                    seal.partition == partition && seal.kept_days.contains(&kept_days)
-                };
-                let sealed = self.seal.is_some_and(seals);
-                let head = (self.head)(partition);
-                entry.insert(SegmentWriter::create(
-                    self.storage,
-                    head,
-                    kept_days,
-                    sealed,
-                )?)
-            }
-        };
         rows.sort_by_time();
         let mut early = 0;
         if self.state.catalog().merges_same_time(rows.series) {
@@ -423,27 +421,84 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         for side in sides {
             block::cut(side, &mut |piece| {
                 if written.is_ok() {
-                    written = writer.add(&piece);
+                    written = self.write_block((partition, kept_days), &piece);
                 }
             });
         }
         written
     }
 
+    fn write_block(&mut self, to: (Partition, u32), rows: &SeriesRows) -> Result<(), StoreError> {
+        let (partition, kept_days) = to;
+        let seals =
+            |seal: &SealGroup| seal.partition == partition && seal.kept_days.contains(&kept_days);
+        let is_sealed = self.seal.is_some_and(seals);
+        let writer = match self.writers.entry(to) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let head = (self.head)(partition);
+                let created = SegmentWriter::create(self.storage, head, kept_days, is_sealed);
+                entry.insert(created?)
+            }
+        };
+        let offset = writer.add(rows)?;
+        if is_sealed {
+            self.roll_up(to, rows, offset)?;
+        }
+        Ok(())
+    }
+
+    /// What rollups say of a block.
+    fn roll_up(
+        &mut self,
+        (partition, kept_days): (Partition, u32),
+        rows: &SeriesRows,
+        offset: u64,
+    ) -> Result<(), StoreError> {
+        for resolution in rollup::resolutions(self.state, rows.series) {
+            let Some(cells) = rollup::cells(rows, resolution, self.worth) else {
+                continue;
+            };
+            let writer = match self.rollups.entry((partition, kept_days, resolution)) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let head = SegmentHead {
+                        resolution: Some(resolution),
+                        ..(self.head)(partition)
+                    };
+                    entry.insert(RollupWriter::create(self.storage, head, kept_days)?)
+                }
+            };
+            writer.add(&cells, offset)?;
+        }
+        Ok(())
+    }
+
     fn complete(&mut self) -> Result<(), StoreError> {
         let mut writers = self.writers.values_mut();
-        writers.try_for_each(SegmentWriter::complete)
+        writers.try_for_each(SegmentWriter::complete)?;
+        let mut rollups = self.rollups.values_mut();
+        rollups.try_for_each(RollupWriter::complete)
     }
 
     fn name(self) -> Result<Vec<SegmentFile>, StoreError> {
-        self.writers
-            .into_values()
-            .map(|writer| writer.name(self.storage))
-            .collect()
+        let mut named = BTreeMap::new();
+        for (of, writer) in self.writers {
+            named.insert(of, writer.name(self.storage)?);
+        }
+        let mut files = Vec::new();
+        for ((partition, kept_days, _), rollup) in self.rollups {
+            let segment = &named[&(partition, kept_days)];
+            files.push(rollup.name(self.storage, segment)?);
+        }
+        files.extend(named.into_values());
+        Ok(files)
     }
 
     fn abandon(self) {
         let writers = self.writers.into_values();
         writers.for_each(|writer| writer.abandon(self.storage));
+        let rollups = self.rollups.into_values();
+        rollups.for_each(|rollup| rollup.abandon(self.storage));
     }
 }

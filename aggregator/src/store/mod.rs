@@ -15,6 +15,8 @@ mod index;
 mod claims;
 mod damage;
 mod segment;
+mod rollup;
+mod writer;
 mod partition;
 mod sealing;
 mod manifest;
@@ -22,6 +24,7 @@ mod room;
 mod merge;
 mod reader;
 mod group;
+mod rolled;
 mod aggregate;
 mod retention;
 mod snapshot;
@@ -38,7 +41,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use bytes::Bytes;
 use journal::Storage;
 
-pub use aggregate::{Aggregate, Aggregates, Buckets, Piece};
+pub use aggregate::{Aggregate, Aggregates, Answer, Buckets, Piece};
 pub use claims::{Claims, Promise};
 pub use damage::{DamageCount, DamageRow, DamagedBlock};
 pub use error::StoreError;
@@ -55,6 +58,7 @@ pub use sum::Sum;
 use crate::state::{Retention, Rows, Sealing, State, StateError};
 use manifest::{Durable, Manifest};
 use memory::Level0;
+use rollup::Worth;
 use sealing::SealGroup;
 use segment::SegmentHandle;
 
@@ -68,9 +72,13 @@ pub struct Store {
     manifest: Arc<Manifest>,
     level0: Level0,
     segments: Arc<Vec<Arc<SegmentHandle>>>,
+    /// Of these segments, sorted by name.
+    rollups: Arc<Vec<Arc<SegmentHandle>>>,
+    /// From when on rollups are written.
+    worth: Worth,
     /// Dropped ones that a view may still read: a snapshot may name their files again.
     doomed: Vec<Weak<SegmentHandle>>,
-    /// Index, raft and state of the last transaction; its files are `segments`.
+    /// Index, raft and state of the last transaction; its files are `segments` and `rollups`.
     durable: Durable,
     /// The last merge that began.
     begun: u64,
@@ -105,15 +113,16 @@ impl Store {
         let state = decode_state(&durable.state, State::decode)?;
         check_some_are_there(&segments_left, &durable.files)?;
         let claims = Claims::new(Arc::clone(&files));
-        let segments = open_what_can_be(&claims, &durable.files, &state)?;
+        let handles = open_what_can_be(&claims, &durable.files, &state)?;
+        let (rollups, segments) = apart(handles);
         // Only now: whatever is wrong with what counts, all that there is must be left to be looked at.
         let removed = remove_unnamed(&*files, segments_left, &durable.files)?;
         let index = durable.index;
-        let segments = Arc::new(segments);
         let view = View {
             index,
             state: state.clone(),
             segments: Arc::clone(&segments),
+            rollups: Arc::clone(&rollups),
             level0: Vec::new(),
         };
         let recovered = Recovered {
@@ -128,6 +137,8 @@ impl Store {
             manifest: Arc::new(manifest),
             level0: Level0::new(),
             segments,
+            rollups,
+            worth: Worth::default(),
             doomed: Vec::new(),
             durable,
             begun: index,
@@ -225,6 +236,9 @@ impl Store {
         self.index = self.index.max(index);
         self.state = state.clone();
         self.publish();
+        let sealed = seal.iter().flat_map(|seal| &seal.segments);
+        let rollups = sealed.flat_map(|one| rolled::of_segment(&self.rollups, one));
+        let rollups = rollups.map(Arc::clone).collect();
         MergeJob {
             index,
             expected,
@@ -236,6 +250,8 @@ impl Store {
             segments: Arc::clone(&self.files),
             claims: Arc::clone(&self.claims),
             seal,
+            rollups,
+            worth: self.worth,
             written: OnceLock::new(),
             stops: Arc::default(),
         }
@@ -259,10 +275,13 @@ impl Store {
             "merges finish in the order in which they began"
         );
         self.level0.frozen.pop_front();
-        let segments = Arc::make_mut(&mut self.segments);
-        segments.retain(|known| !replaced.iter().any(|one| Arc::ptr_eq(one, known)));
-        segments.extend(files);
-        segments.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+        let (rollups, segments) = apart(files);
+        for (known, new) in [(&mut self.segments, segments), (&mut self.rollups, rollups)] {
+            let known = Arc::make_mut(known);
+            known.retain(|known| !replaced.iter().any(|one| Arc::ptr_eq(one, known)));
+            known.extend(new.iter().map(Arc::clone));
+            known.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+        }
         self.durable = durable;
         self.doom(&replaced);
         self.drop_due()?;
@@ -301,7 +320,9 @@ impl Store {
         let Durable {
             index, raft, state, ..
         } = &self.durable;
-        let held = self.segments.to_vec();
+        // Without a rollup that is damaged a node can do; with it none would take the snapshot.
+        let sound = self.rollups.iter().filter(|rollup| !rollup.is_spoilt());
+        let held = self.segments.iter().chain(sound).map(Arc::clone).collect();
         (*index > 0).then(|| SnapshotFiles::of(*index, raft.clone(), state.clone(), held))
     }
 
@@ -334,15 +355,12 @@ impl Store {
         // First: verifying takes long.
         let room = room::seek(&*self.files, INSTALL_ROOM_FILE, bytes.len());
         room.map_err(StoreError::or_full)?;
-        let mut here = self.segments.to_vec();
+        let known: Vec<_> = self.known().map(Arc::clone).collect();
+        let mut here = known.clone();
         here.extend(self.doomed.iter().filter_map(Weak::upgrade));
-        let segments = open_segments(&self.claims, &files, &state, &here)?;
-        for segment in &segments {
-            if !self
-                .segments
-                .iter()
-                .any(|known| Arc::ptr_eq(known, segment))
-            {
+        let handles = open_segments(&self.claims, &files, &state, &here)?;
+        for segment in &handles {
+            if !known.iter().any(|known| Arc::ptr_eq(known, segment)) {
                 segment.verify()?;
             }
         }
@@ -359,14 +377,14 @@ impl Store {
         self.manifest.replace(&durable)?;
         // By name: a sound file may have come in the place of one that could not be opened, and whoever
         // lets go of that last must not take it along.
-        let names: BTreeSet<&str> = segments.iter().map(|one| one.file.name.as_str()).collect();
+        let names: BTreeSet<&str> = handles.iter().map(|one| one.file.name.as_str()).collect();
         let stays = |known: &SegmentHandle| names.contains(known.file.name.as_str());
-        let known = segments.iter().chain(&here).filter(|one| stays(one));
-        known.for_each(|segment| segment.revive());
-        let mut gone = self.segments.to_vec();
+        let revived = handles.iter().chain(&here).filter(|one| stays(one));
+        revived.for_each(|segment| segment.revive());
+        let mut gone = known;
         gone.retain(|known| !stays(known));
         self.doom(&gone);
-        self.segments = Arc::new(segments);
+        (self.rollups, self.segments) = apart(handles);
         self.level0 = Level0::new();
         self.drops.clear();
         self.drops_wait = false;
@@ -392,12 +410,14 @@ impl Store {
 
     /// Reads all of a segment that is in the store and checks it.
     pub fn verify(&self, name: &str) -> Result<(), StoreError> {
-        let known = self
-            .segments
-            .iter()
-            .find(|segment| segment.file.name == name);
+        let known = self.known().find(|segment| segment.file.name == name);
         let known = known.ok_or_else(|| StoreError::damaged(name, 0, "not in the manifest"))?;
         known.verify()
+    }
+
+    /// Segments and rollups.
+    fn known(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
+        self.segments.iter().chain(self.rollups.iter())
     }
 
     fn doom(&mut self, segments: &[Arc<SegmentHandle>]) {
@@ -417,13 +437,19 @@ impl Store {
         doomed.sort_by(|a, b| a.file.name.cmp(&b.file.name));
         doomed.dedup_by(|a, b| Arc::ptr_eq(a, b));
         if !doomed.is_empty() {
+            let rollups = doomed
+                .iter()
+                .map(|one| rolled::of_segment(&self.rollups, one));
+            let rollups: Vec<_> = rollups.flatten().map(Arc::clone).collect();
+            doomed.extend(rollups);
             let names: Vec<String> = doomed.iter().map(|s| s.file.name.clone()).collect();
             let forgotten = self.manifest.forget(&names);
             if self.is_put_off(forgotten)? {
                 return Ok(());
             }
-            let segments = Arc::make_mut(&mut self.segments);
-            segments.retain(|segment| !names.contains(&segment.file.name));
+            for known in [&mut self.segments, &mut self.rollups] {
+                Arc::make_mut(known).retain(|segment| !names.contains(&segment.file.name));
+            }
             self.doom(&doomed);
         }
         self.drops.retain(waits);
@@ -456,9 +482,19 @@ impl Store {
             index: self.index,
             state: self.state.clone(),
             segments: Arc::clone(&self.segments),
+            rollups: Arc::clone(&self.rollups),
             level0: self.level0.lists(),
         });
     }
+}
+
+type Handles = Arc<Vec<Arc<SegmentHandle>>>;
+
+/// Rollups, and what holds rows.
+fn apart(handles: Vec<Arc<SegmentHandle>>) -> (Handles, Handles) {
+    let is_rollup = |handle: &Arc<SegmentHandle>| segment::is_rollup(&handle.file.name);
+    let (rollups, segments) = handles.into_iter().partition(is_rollup);
+    (Arc::new(rollups), Arc::new(segments))
 }
 
 /// A folder without any of them is not a damaged one: merges into it would be hidden once the right

@@ -10,9 +10,10 @@ use crate::state::Window;
 use crate::state::bytes::{ReadFault, Reader, Writer};
 use crate::state::machine::HOUR_NS;
 
-/// How files of segments end, and those of sealed ones.
+/// How files of segments end, those of sealed ones, and those of their rollups.
 pub(super) const SEGMENT: &str = ".seg";
 pub(super) const SEALED: &str = ".sealed.seg";
+pub(super) const ROLLUP: &str = ".roll";
 const WILD: &str = "wild";
 
 impl From<Window> for Partition {
@@ -71,7 +72,7 @@ impl Partition {
         Some(start_hour.saturating_mul(HOUR_NS)..=self.end()?.saturating_sub(1))
     }
 
-    /// What the name of a segment's file says: its command and partition.
+    /// What the name of a segment's file, or of a rollup's, says: its command and partition.
     pub(super) fn of_file_name(name: &str) -> Option<(u64, Self)> {
         let (command, rest) = name.split_at_checked(16)?;
         let command = u64::from_str_radix(command, 16).ok()?;

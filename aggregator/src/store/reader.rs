@@ -49,6 +49,8 @@ pub struct View {
     pub(super) index: u64,
     pub(super) state: State,
     pub(super) segments: Arc<Vec<Arc<SegmentHandle>>>,
+    /// Sorted by name.
+    pub(super) rollups: Arc<Vec<Arc<SegmentHandle>>>,
     pub(super) level0: Vec<RowList>,
 }
 
@@ -140,6 +142,11 @@ impl View {
     /// The replicated state at this index.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Segments and rollups.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Arc<SegmentHandle>> {
+        self.segments.iter().chain(self.rollups.iter())
     }
 
     pub fn agents(&self) -> Vec<AgentRow> {

@@ -14,6 +14,7 @@ use super::block::BlockMeta;
 use super::claims::Claims;
 use super::error::StoreError;
 use super::reader::View;
+use super::rolled;
 use super::segment::{SegmentFile, SegmentHandle};
 use crate::state::SeriesId;
 
@@ -168,8 +169,14 @@ impl Store {
         if new.file != old.file {
             // First: a transaction that was told of a full disk may have been committed.
             new.revive();
-            self.manifest.exchange(&old.file.name, &new.file)?;
-            self.doom(std::slice::from_ref(old));
+            // States are of blocks as the old one had cut them.
+            let mut gone = rolled::of_segment(&self.rollups, old).to_vec();
+            let also: Vec<&str> = gone.iter().map(|one| one.file.name.as_str()).collect();
+            self.manifest.exchange(&old.file.name, &also, &new.file)?;
+            let rollups = Arc::make_mut(&mut self.rollups);
+            rollups.retain(|known| !gone.iter().any(|one| Arc::ptr_eq(one, known)));
+            gone.push(Arc::clone(old));
+            self.doom(&gone);
         }
         let segments = Arc::make_mut(&mut self.segments);
         segments[at] = Arc::clone(new);

@@ -400,7 +400,8 @@ impl Scrub {
             return Vec::new();
         };
         let view = self.views.latest();
-        let files = view.segments.iter().map(|segment| segment.file.digest);
+        let all: Vec<&Arc<SegmentHandle>> = view.files().collect();
+        let files = all.iter().map(|segment| segment.file.digest);
         let now = view.state().now();
         // Not before the cluster knows the time.
         let due = if now.0 > 0 {
@@ -408,7 +409,7 @@ impl Scrub {
         } else {
             Vec::new()
         };
-        let weak = |at: usize| Arc::downgrade(&view.segments[at]);
+        let weak = |at: usize| Arc::downgrade(all[at]);
         due.into_iter().map(weak).collect()
     }
 

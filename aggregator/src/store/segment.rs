@@ -1,6 +1,6 @@
-//! A segment: an immutable file with the rows that one merge command put into one partition.
-//! Header, blocks, index, footer; every part has a checksum, the whole a digest. Equal rows make
-//! equal bytes. Layout in `docs/formats.md`.
+//! A segment: an immutable file with the rows that one merge command put into one partition; or a
+//! rollup of one. Header, blocks, index, footer; every part has a checksum, the whole a digest. Equal
+//! rows make equal bytes; `writer` makes them. Layout in `docs/formats.md`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use journal::{OpenMode, Storage, StorageFile};
 use shared::id::{Digest, TimeNs};
 
-use super::block::{self, BlockMeta, LongText};
+use super::block::{self, BlockMeta};
 use super::claims::Claims;
 use super::damage::Faults;
 use super::error::StoreError;
-use super::index;
-use super::partition::{Partition, SEALED, SEGMENT};
+use super::index::{self, Entries};
+use super::partition::{Partition, ROLLUP, SEALED, SEGMENT};
+use super::rollup::Resolution;
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, TableId};
@@ -27,11 +28,13 @@ const END_MAGIC: &[u8; 8] = b"TRIBEND.";
 const VERSION: u16 = 3;
 /// Up to here entries of the index have no sums; sealed ones, and only they, had version 2.
 const VERSION_PLAIN_INDEX: u16 = 2;
+const ROLLUP_MAGIC: &[u8; 8] = b"TRIBROLL";
+const ROLLUP_VERSION: u16 = 1;
 const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
+const ROLLUP_HEADER_BYTES: usize = HEADER_BYTES + 4;
 pub(super) const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
 /// The digest runs over pieces of this size.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
-const TMP: &str = ".tmp";
 
 /// What names a segment in the manifest and in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,9 +53,11 @@ pub(super) struct SegmentHead {
     pub(super) partition: Partition,
     /// Replicated time at that command: how old a wild partition is.
     pub(super) merged_at: i64,
+    /// Of a rollup; `None`: the file holds rows.
+    pub(super) resolution: Option<Resolution>,
 }
 
-/// A segment that is known and checked. Its file is open only while it is read: segments gather for
+/// A segment, or a rollup of one, that is known and checked. Its file is open only while it is read: segments gather for
 /// years, and a process may have but so many files open. The name stays until the last owner of a
 /// doomed one lets go; then the file is unlinked.
 pub(crate) struct SegmentHandle {
@@ -60,6 +65,7 @@ pub(crate) struct SegmentHandle {
     pub(super) head: SegmentHead,
     /// Sorted by series; the blocks of one series in the order of their writing.
     pub(super) blocks: Vec<BlockMeta>,
+    /// Of a rollup: how many states.
     pub(super) rows: BTreeMap<TableId, u64>,
     claims: Arc<Claims>,
     doomed: AtomicBool,
@@ -77,145 +83,45 @@ enum Known {
     Name,
 }
 
-/// Writes one segment; nothing is visible under its name before `name`.
-pub(super) struct SegmentWriter {
-    head: SegmentHead,
-    tmp: String,
-    file: Arc<dyn StorageFile>,
-    written: u64,
-    pending: Vec<u8>,
-    digest: Digest,
-    blocks: Vec<BlockMeta>,
-    sealed: bool,
-}
-
 /// Whether a file is named as a segment that is whole.
 pub(super) fn is_segment(name: &str) -> bool {
     name.ends_with(SEGMENT)
 }
 
-impl SegmentWriter {
-    pub(super) fn create(
-        storage: &dyn Storage,
-        head: SegmentHead,
-        kept_days: u32,
-        sealed: bool,
-    ) -> Result<Self, StoreError> {
-        let tmp = format!("{}-{kept_days}{TMP}", head.partition.stem(head.command));
-        let io = |source| StoreError::io(&tmp, source);
-        let file = storage.open(&tmp, OpenMode::Create).map_err(io)?;
-        // Left over from a merge that did not end.
-        file.set_len(0).map_err(io)?;
+/// Whether a file is named as a rollup of a segment.
+pub(super) fn is_rollup(name: &str) -> bool {
+    name.ends_with(ROLLUP)
+}
+
+impl SegmentHead {
+    /// The bytes in front of the blocks.
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.out.extend_from_slice(MAGIC);
-        out.u16(VERSION);
-        out.u64(head.command);
-        head.partition.encode(&mut out);
-        out.i64(head.merged_at);
-        let pending = out.checked();
-        assert_eq!(pending.len(), HEADER_BYTES, "the header has a fixed length");
-        Ok(Self {
-            head,
-            tmp,
-            file,
-            written: 0,
-            pending,
-            digest: Digest::ZERO,
-            blocks: Vec::new(),
-            sealed,
-        })
-    }
-
-    /// Adds sorted rows of one series.
-    pub(super) fn add(&mut self, rows: &SeriesRows) -> Result<(), StoreError> {
-        let (bytes, mut meta) =
-            block::encode(rows, self.sealed).map_err(|long| self.unreadable(long))?;
-        debug_assert!(
-            block::decode(&bytes, &meta, &|_| true).is_ok(),
-            "what is written can be read"
-        );
-        meta.offset = self.written + self.pending.len() as u64;
-        self.blocks.push(meta);
-        self.put(&bytes)
-    }
-
-    fn unreadable(&self, long: LongText) -> StoreError {
-        let LongText {
-            series,
-            field,
-            bytes,
-        } = long;
-        StoreError::Unreadable {
-            file: self.tmp.clone(),
-            series: series.0,
-            field,
-            bytes,
+        let (magic, version) = match self.resolution {
+            None => (MAGIC, VERSION),
+            Some(_) => (ROLLUP_MAGIC, ROLLUP_VERSION),
+        };
+        out.out.extend_from_slice(magic);
+        out.u16(version);
+        out.u64(self.command);
+        self.partition.encode(&mut out);
+        out.i64(self.merged_at);
+        if let Some(resolution) = self.resolution {
+            out.u32(resolution.seconds());
         }
+        out.checked()
     }
+}
 
-    /// Writes index and footer and syncs: the last that needs room.
-    pub(super) fn complete(&mut self) -> Result<(), StoreError> {
-        let index_offset = self.written + self.pending.len() as u64;
-        self.blocks.sort_by_key(|block| block.series);
-        let index = index::encode(&self.blocks);
-        self.put(&index)?;
-        let rest = std::mem::take(&mut self.pending);
-        if !rest.is_empty() {
-            self.digest = shared::batch::digest(self.digest, &rest);
-            self.write(&rest)?;
-        }
-        let mut footer = Writer::default();
-        footer.u64(index_offset);
-        footer.u64(index.len() as u64);
-        footer.out.extend_from_slice(&self.digest.0);
-        footer.u32(crc32c(&footer.out));
-        footer.out.extend_from_slice(END_MAGIC);
-        self.write(&footer.out)?;
-        let synced = self.file.sync();
-        synced.map_err(|source| StoreError::io(&self.tmp, source))
-    }
-
-    /// Gives a complete file its name; the directory is not synced yet.
-    pub(super) fn name(self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
-        let SegmentHead {
-            command, partition, ..
-        } = self.head;
-        let name = partition.file_name(command, self.digest, self.sealed);
-        storage
-            .rename(&self.tmp, &name)
-            .map_err(|source| StoreError::io(&name, source))?;
-        Ok(SegmentFile {
-            name,
-            len: self.written,
-            digest: self.digest,
-        })
-    }
-
-    /// Gives back the room that was taken.
-    pub(super) fn abandon(self, storage: &dyn Storage) {
-        if let Err(error) = storage.remove(&self.tmp) {
-            // The manifest does not name it: the next try or the next open removes it.
-            tracing::warn!(file = self.tmp, %error, "part of a merge stays for now");
-        }
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.pending.extend_from_slice(bytes);
-        while self.pending.len() >= PIECE_BYTES {
-            let rest = self.pending.split_off(PIECE_BYTES);
-            let piece = std::mem::replace(&mut self.pending, rest);
-            self.digest = shared::batch::digest(self.digest, &piece);
-            self.write(&piece)?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let written = self.file.write_at(self.written, bytes);
-        written.map_err(|source| StoreError::io(&self.tmp, source))?;
-        self.written += bytes.len() as u64;
-        Ok(())
-    }
+/// The last bytes of a file: where its index is, and the digest of all before.
+pub(super) fn footer(index_at: u64, index_bytes: usize, digest: Digest) -> Vec<u8> {
+    let mut footer = Writer::default();
+    footer.u64(index_at);
+    footer.u64(index_bytes as u64);
+    footer.out.extend_from_slice(&digest.0);
+    footer.u32(crc32c(&footer.out));
+    footer.out.extend_from_slice(END_MAGIC);
+    footer.out
 }
 
 impl SegmentFile {
@@ -285,10 +191,16 @@ impl SegmentFile {
     /// Also the version. The length was checked before.
     fn read_head(&self, content: &dyn StorageFile) -> Result<(u16, SegmentHead), StoreError> {
         let name = self.name.as_str();
-        let mut header = [0; HEADER_BYTES];
+        let is_rollup = is_rollup(name);
+        let bytes = if is_rollup {
+            ROLLUP_HEADER_BYTES
+        } else {
+            HEADER_BYTES
+        };
+        let mut header = vec![0; bytes];
         let read = content.read_at(0, &mut header);
         read.map_err(|source| unreadable(name, 0, &source))?;
-        read_header(&header).map_err(|fault| match fault {
+        read_header(&header, is_rollup).map_err(|fault| match fault {
             HeaderFault::Version(version) => StoreError::Version {
                 file: name.into(),
                 version,
@@ -310,7 +222,12 @@ impl SegmentFile {
         let mut index = vec![0; index_bytes];
         let read = content.read_at(index_at, &mut index);
         read.map_err(|source| unreadable(name, index_at, &source))?;
-        let blocks = read_index(version, &index, index_at);
+        let blocks = if is_rollup(name) {
+            read_rollup_index(&index)
+        } else {
+            read_index(version, &index)
+        };
+        let blocks = blocks.and_then(|blocks| check_inside(blocks, index_at));
         blocks.map_err(|fault| damaged(index_at, &fault.to_string()))
     }
 
@@ -399,8 +316,11 @@ impl SegmentHandle {
                 command,
                 partition,
                 merged_at: now.0,
+                resolution: None,
             },
         ));
+        // Of a rollup nothing is used that is not sound: its segment answers instead.
+        let content = content.filter(|_| !is_rollup(&file.name));
         let blocks = content.and_then(|one| {
             let blocks = file.read_blocks(version, &*one).ok()?;
             let rows = rows_of(&file, &blocks, catalog).ok()?;
@@ -561,22 +481,29 @@ impl From<ReadFault> for HeaderFault {
     }
 }
 
-fn read_header(bytes: &[u8]) -> Result<(u16, SegmentHead), HeaderFault> {
+fn read_header(bytes: &[u8], is_rollup: bool) -> Result<(u16, SegmentHead), HeaderFault> {
     let mut from = Reader::checked(bytes)?;
-    if from.take(MAGIC.len())? != MAGIC {
-        return Err(ReadFault::Invalid("it does not start like a segment").into());
+    let (magic, newest) = if is_rollup {
+        (ROLLUP_MAGIC, ROLLUP_VERSION)
+    } else {
+        (MAGIC, VERSION)
+    };
+    if from.take(magic.len())? != magic {
+        return Err(ReadFault::Invalid("it does not start as its name says").into());
     }
     let version = from.u16()?;
-    if !(1..=VERSION).contains(&version) {
+    if !(1..=newest).contains(&version) {
         return Err(HeaderFault::Version(version));
     }
     let command = from.u64()?;
     let partition = Partition::decode(&mut from)?;
     let merged_at = from.i64()?;
+    let resolution = is_rollup.then(|| Resolution::decode(&mut from));
     let head = SegmentHead {
         command,
         partition,
         merged_at,
+        resolution: resolution.transpose()?,
     };
     Ok((version, head))
 }
@@ -590,12 +517,25 @@ fn read_footer(bytes: &[u8]) -> Result<(u64, u64, Digest), ReadFault> {
     Ok((from.u64()?, from.u64()?, Digest(from.digest()?)))
 }
 
-fn read_index(version: u16, bytes: &[u8], blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault> {
-    let blocks = if version > VERSION_PLAIN_INDEX {
-        index::decode(bytes)?
+fn read_index(version: u16, bytes: &[u8]) -> Result<Vec<BlockMeta>, ReadFault> {
+    if version > VERSION_PLAIN_INDEX {
+        index::decode(bytes, Entries::Segment)
     } else {
-        read_plain_index(bytes)?
-    };
+        read_plain_index(bytes)
+    }
+}
+
+fn read_rollup_index(bytes: &[u8]) -> Result<Vec<BlockMeta>, ReadFault> {
+    let blocks = index::decode(bytes, Entries::Rollup)?;
+    // A block of the segment is looked up here.
+    if blocks.is_sorted_by(|a, b| (a.series, a.source) < (b.series, b.source)) {
+        Ok(blocks)
+    } else {
+        Err(ReadFault::Invalid("blocks of a rollup"))
+    }
+}
+
+fn check_inside(blocks: Vec<BlockMeta>, blocks_end: u64) -> Result<Vec<BlockMeta>, ReadFault> {
     let inside = |block: &BlockMeta| {
         block
             .offset

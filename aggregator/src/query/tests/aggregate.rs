@@ -223,6 +223,47 @@ async fn whole_blocks_are_not_read() {
     );
 }
 
+/// What the counters of a plan say that ran.
+async fn counter(bench: &Bench, sql: &str, name: &str) -> u64 {
+    let shown = format!("{:?}", bench.ask(&format!("EXPLAIN ANALYZE {sql}")).await);
+    let (_, rest) = shown.split_once(&format!("{name}=")).expect(&shown);
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    digits.parse().unwrap()
+}
+
+/// A day in one segment, and nothing else.
+#[tokio::test]
+async fn hours_of_a_sealed_day_are_answered_by_rollups() {
+    let mut bench = Bench::new();
+    send(&mut bench, 1, 0, 4_000, true);
+    bench.merge();
+    send(&mut bench, 1, 4_000, 8_640, true);
+    bench.merge();
+    seal(&mut bench);
+    let sql = "SELECT time_bucket('2 hours', time), count(*), avg(heat), max(turns), sum(load), \
+               last(heat, time) FROM engine";
+    let by_rollups = format!("{sql} GROUP BY 1");
+    // The second block lies in one bucket.
+    assert_eq!(counter(&bench, &by_rollups, "pieces_by_rollups").await, 1);
+    let by_statistics = counter(&bench, &by_rollups, "pieces_by_statistics").await;
+    assert_eq!(by_statistics, 1);
+    assert_eq!(counter(&bench, &by_rollups, "pieces_by_rows").await, 0);
+    let by_rows = format!("{sql} WHERE {BY_ROWS} GROUP BY 1");
+    let found = counted(bench.ask(&by_rollups).await);
+    assert_eq!(found, counted(bench.ask(&by_rows).await));
+    assert_eq!(found.len(), 12);
+    // Sealed again with what came late, and with what has been widened since.
+    send(&mut bench, 1, 700, 800, false);
+    bench.merge();
+    assert_eq!(counter(&bench, &by_rollups, "pieces_by_rollups").await, 1);
+    let found = counted(bench.ask(&by_rollups).await);
+    assert_eq!(found, counted(bench.ask(&by_rows).await));
+    seal(&mut bench);
+    assert_eq!(counter(&bench, &by_rollups, "pieces_by_rows").await, 0);
+    let found = counted(bench.ask(&by_rollups).await);
+    assert_eq!(found, counted(bench.ask(&by_rows).await));
+}
+
 #[tokio::test]
 async fn everything_else_reads_rows() {
     let bench = filled();

@@ -141,13 +141,19 @@ impl Manifest {
         })
     }
 
-    /// One segment stands for another, if it does not already; index and state stay.
-    pub(super) fn exchange(&self, gone: &str, new: &SegmentFile) -> Result<(), StoreError> {
+    /// One segment stands for another, of which more goes with it, if it does not already; index and
+    /// state stay.
+    pub(super) fn exchange(
+        &self,
+        gone: &str,
+        also: &[&str],
+        new: &SegmentFile,
+    ) -> Result<(), StoreError> {
         self.change(|_, files| {
             if !files.iter().any(|file| file.name == gone || file == new) {
                 return Err(StoreError::Superseded);
             }
-            files.retain(|file| file.name != gone);
+            files.retain(|file| file.name != gone && !also.contains(&file.name.as_str()));
             files.push(new.clone());
             Ok(None)
         })

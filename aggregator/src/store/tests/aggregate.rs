@@ -9,19 +9,25 @@ use shared::id::{Lane, LocalSeriesId, TimeNs};
 use shared::reading::{FieldType, Value};
 
 use super::features::{Bench, DAY, HOUR};
-use super::{Random, value_at};
+use super::{ALWAYS_WORTH, Random, value_at};
 use crate::state::{Command, Outcome, SeriesId};
+use crate::store::rollup::Worth;
 use crate::store::{Aggregate, Buckets, FieldState, Group, Measures, Scan, StoreError, Sum, View};
 
 const NOW: i64 = 1000 * DAY;
-const SECOND: i64 = 1_000_000_000;
+pub(super) const SECOND: i64 = 1_000_000_000;
 const TABLE: &str = "engine";
 const FIELDS: [&str; 5] = ["heat", "turns", "on", "state", "load"];
 
-const ALL: Measures = Measures {
+pub(super) const ALL: Measures = Measures {
     sum: true,
     extremes: true,
     ends: true,
+};
+
+const NEVER_WORTH: Worth = Worth {
+    rows_min: usize::MAX,
+    ..ALWAYS_WORTH
 };
 
 type Groups = BTreeMap<(SeriesId, Option<i64>), Group>;
@@ -127,7 +133,7 @@ fn int(number: usize) -> i64 {
     i64::try_from(number).unwrap()
 }
 
-fn wanted(view: &View, table: &str, measures: Measures) -> Aggregate {
+pub(super) fn wanted(view: &View, table: &str, measures: Measures) -> Aggregate {
     let fields = &view.catalog().table(table).unwrap().fields;
     Aggregate {
         table: table.to_owned(),
@@ -141,7 +147,7 @@ fn wanted(view: &View, table: &str, measures: Measures) -> Aggregate {
     }
 }
 
-fn same(view: &Arc<View>, wanted: &Aggregate, buckets: Option<(i64, i64)>) {
+pub(super) fn same(view: &Arc<View>, wanted: &Aggregate, buckets: Option<(i64, i64)>) {
     let wanted = Aggregate {
         buckets: buckets.and_then(|(width_ns, origin)| Buckets::new(width_ns, origin)),
         ..wanted.clone()
@@ -173,16 +179,85 @@ pub(super) fn check(view: &Arc<View>) {
     }
 }
 
+/// As [`check`], in windows of time and by buckets of many widths; floats must add up in any order.
+/// Returns how many pieces rollups answered.
+pub(super) fn check_windows(view: &Arc<View>, random: &mut Random) -> usize {
+    let tables: Vec<String> = view
+        .catalog()
+        .tables()
+        .map(|table| table.name.clone())
+        .collect();
+    let now = view.state().now().0;
+    let mut rolled = 0;
+    for table in tables {
+        let mut some = wanted(view, &table, ALL);
+        let from = now - HOUR * int(random.below(60)) - int(random.below(3));
+        some.time = match random.below(3) {
+            0 => i64::MIN..=i64::MAX,
+            1 => from..=from + HOUR * int(random.below(60)),
+            _ => from.div_euclid(HOUR) * HOUR..=i64::MAX,
+        };
+        for measures in some.fields.iter_mut().map(|(_, measures)| measures) {
+            if random.chance(30) {
+                *measures = Measures {
+                    sum: random.chance(50),
+                    extremes: random.chance(50),
+                    ends: random.chance(50),
+                };
+            }
+        }
+        let minute = 60 * SECOND;
+        let widths = [
+            minute,
+            5 * minute,
+            HOUR,
+            6 * HOUR,
+            DAY,
+            7 * minute,
+            3 * SECOND,
+            HOUR + 1,
+        ];
+        let origin = [0, minute, HOUR, -5 * minute, 7][random.below(5)];
+        let buckets = (widths[random.below(8)], origin);
+        for buckets in [None, Some(buckets)] {
+            same(view, &some, buckets);
+            rolled += answers(view, &some, buckets)[1];
+        }
+    }
+    rolled
+}
+
+/// How many pieces are made of statistics, of rollups and of rows.
+pub(super) fn answers(
+    view: &Arc<View>,
+    wanted: &Aggregate,
+    buckets: Option<(i64, i64)>,
+) -> [usize; 3] {
+    let buckets = buckets.and_then(|(width_ns, origin)| Buckets::new(width_ns, origin));
+    let pieces = view.aggregate(Aggregate {
+        buckets,
+        ..wanted.clone()
+    });
+    let mut counts = [0; 3];
+    for piece in pieces {
+        counts[piece.unwrap().by as usize] += 1;
+    }
+    counts
+}
+
 /// A table of two devices whose column `load` begins as ints.
 struct Fleet {
     bench: Bench,
     random: Random,
     widened: bool,
+    /// Floats add up in any order, and all that is sealed is rolled up.
+    exact: bool,
 }
 
 impl Fleet {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, exact: bool) -> Self {
         let mut bench = Bench::new();
+        bench.node.store.worth = if exact { ALWAYS_WORTH } else { NEVER_WORTH };
         let definition = |id: u32| SeriesDefinition {
             id: LocalSeriesId(id),
             table: TABLE.into(),
@@ -198,6 +273,7 @@ impl Fleet {
             bench,
             random: Random(seed),
             widened: false,
+            exact,
         }
     }
 
@@ -235,11 +311,12 @@ impl Fleet {
 
     fn values(&mut self, field: u16, count: usize) -> Values {
         let odd = self.random.chance(20);
+        let (tenths, thirds) = if self.exact { (8.0, 4.0) } else { (10.0, 3.0) };
         let number = |_| int(self.random.below(2_000)) - 1_000;
         let mut numbers: Vec<i64> = (0..count).map(number).collect();
         match field {
             0 => {
-                let mut floats: Vec<f64> = numbers.iter().map(|n| *n as f64 / 10.0).collect();
+                let mut floats: Vec<f64> = numbers.iter().map(|n| *n as f64 / tenths).collect();
                 if odd {
                     floats[count / 2] = [f64::NAN, -0.0, f64::INFINITY][self.random.below(3)];
                 }
@@ -256,7 +333,9 @@ impl Fleet {
                 let long = if odd { "x".repeat(70) } else { String::new() };
                 Values::Text(numbers.iter().map(|n| format!("{}{long}", n % 3)).collect())
             }
-            _ if self.widened => Values::Float(numbers.iter().map(|n| *n as f64 / 3.0).collect()),
+            _ if self.widened => {
+                Values::Float(numbers.iter().map(|n| *n as f64 / thirds).collect())
+            }
             _ => Values::Int(numbers),
         }
     }
@@ -276,6 +355,14 @@ impl Fleet {
 
     fn view(&self) -> Arc<View> {
         self.bench.node.store.view()
+    }
+
+    fn check_windows(&mut self) -> usize {
+        if self.exact {
+            check_windows(&self.view(), &mut self.random)
+        } else {
+            0
+        }
     }
 }
 
@@ -300,8 +387,9 @@ fn check_some(view: &Arc<View>, random: &mut Random) {
 
 #[test]
 fn aggregates_are_what_a_fold_over_the_rows_gives() {
-    for seed in 0..8 {
-        let mut fleet = Fleet::new(seed);
+    let mut rolled = 0;
+    for seed in 0..12 {
+        let mut fleet = Fleet::new(seed, seed % 3 > 0);
         fleet.send();
         for step in 0..14 {
             fleet.widened = step > 6;
@@ -312,19 +400,22 @@ fn aggregates_are_what_a_fold_over_the_rows_gives() {
             }
             let view = fleet.view();
             check_some(&view, &mut fleet.random);
+            rolled += fleet.check_windows();
         }
         check(&fleet.view());
         fleet.bench.merge();
         fleet.seal();
         check(&fleet.view());
+        rolled += fleet.check_windows();
     }
+    assert!(rolled > 0, "no rollup was asked");
 }
 
 /// Whole blocks are answered by their entries: damage in them goes unseen. Where one has to be read,
 /// it is told.
 #[test]
 fn a_whole_block_is_not_read_and_a_damaged_one_is_an_error() {
-    let mut fleet = Fleet::new(1);
+    let mut fleet = Fleet::new(1, false);
     let times: Vec<i64> = (0..500).map(|row| NOW + row * SECOND).collect();
     let floats = (0..500).map(f64::from).collect();
     fleet.bench.data(&times, Values::Float(floats));

@@ -14,7 +14,8 @@ use crate::state::{Catalog, Command, SeriesId, Window};
 use crate::store::claims::Claims;
 use crate::store::manifest::Manifest;
 use crate::store::partition::Partition;
-use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
+use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use crate::store::writer::SegmentWriter;
 use crate::store::{StoreError, View};
 
 /// Every type of column, with gaps and without; more rows than blocks without statistics have.
@@ -63,6 +64,7 @@ fn segment(sealed: bool) -> (Arc<dyn Storage>, SimStorage, SegmentFile, Catalog)
         command: 6,
         partition,
         merged_at: 1000 * DAY,
+        resolution: None,
     };
     let mut writer = SegmentWriter::create(&*files, head, 0, sealed).unwrap();
     writer.add(&rows(0, 130)).unwrap();

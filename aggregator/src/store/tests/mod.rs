@@ -21,6 +21,8 @@ mod flips;
 mod golden;
 mod segments;
 mod aggregate;
+mod rollup;
+mod rollup_files;
 
 use std::sync::Arc;
 
@@ -29,8 +31,15 @@ use journal::SimStorage;
 use shared::batch::Values;
 use shared::reading::Value;
 
+use super::rollup::Worth;
 use super::{Scan, Store, View};
 use crate::state::{Command, Job, SameTime, State};
+
+pub(super) const ALWAYS_WORTH: Worth = Worth {
+    rows_min: 1,
+    cells_min: 1,
+    cell_rows_min: 0,
+};
 
 /// SplitMix64.
 pub(super) struct Random(pub(super) u64);
@@ -177,14 +186,20 @@ impl Node {
         }
     }
 
-    /// Opens and replays what is not durable.
-    pub(super) fn recover(sim: &SimStorage, log: &[Command]) -> Self {
+    /// Whose rollups have states of all there is, worth it or not.
+    pub(super) fn open_rolling(sim: &SimStorage) -> Self {
         let mut node = Self::open(sim);
-        let from = usize::try_from(node.state.index()).unwrap();
-        for (at, command) in log.iter().enumerate().skip(from) {
-            node.apply(at as u64 + 1, command);
-        }
+        node.store.worth = ALWAYS_WORTH;
         node
+    }
+
+    /// Replays what is not durable.
+    pub(super) fn replayed(mut self, log: &[Command]) -> Self {
+        let from = usize::try_from(self.state.index()).unwrap();
+        for (at, command) in log.iter().enumerate().skip(from) {
+            self.apply(at as u64 + 1, command);
+        }
+        self
     }
 
     /// Through bytes, as the log would bring it.

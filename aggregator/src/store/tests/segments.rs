@@ -15,16 +15,18 @@ use crate::state::{Outcome, Payload, SeriesId, State};
 use crate::store::block::{self, BlockMeta, ColumnStats};
 use crate::store::inspect;
 use crate::store::partition::Partition;
-use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, SegmentWriter};
+use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use crate::store::writer::SegmentWriter;
 use crate::store::{Claims, View};
 
-const HEAD: SegmentHead = SegmentHead {
+pub(super) const HEAD: SegmentHead = SegmentHead {
     command: 53,
     partition: Partition::Window {
         start_hour: 489_984,
         hours: 24,
     },
     merged_at: 1_764_000_005_000_000_000,
+    resolution: None,
 };
 const SECOND: i64 = 1_000_000_000;
 
@@ -37,7 +39,7 @@ fn folder(version: u16) -> PathBuf {
 }
 
 /// Columns of every type, with holes at both ends and without, and what is odd among numbers.
-fn long_rows() -> SeriesRows {
+pub(super) fn long_rows() -> SeriesRows {
     let rows = 300_u32;
     let at = |row: u32| (usize::try_from(row).unwrap(), f64::from(row));
     let noise = |row: u32| row.wrapping_mul(0x9e37_79b9).rotate_left(7) % 97 * (row % 3);
@@ -248,6 +250,7 @@ fn aggregates_over_all_versions_are_what_a_fold_over_the_rows_gives() {
             index: 1,
             state: state.clone(),
             segments: Arc::new(vec![segment]),
+            rollups: Arc::default(),
             level0: vec![],
         });
         assert_eq!(view.row_count("t3"), Some(450));
