@@ -18,7 +18,7 @@ use crate::record::{
     self, FIRST_BYTES, HEADER_BYTES, KIND_FILE, KIND_OPEN, KIND_OWN_MIN, KIND_SEAL,
     PAYLOAD_BYTES_MAX, RecordHead,
 };
-use crate::recover::{Scanned, Skipped};
+use crate::recover::{Refused, Scanned, Skipped};
 use crate::scan::{self, Skipping, Visit, rot};
 use crate::spare::{Spare, Spares};
 use crate::storage::Storage;
@@ -173,7 +173,7 @@ impl Journal {
         };
         let opens = scanned.opens.checked_add(1);
         self.opens = opens.ok_or_else(|| rot(generation, "no journal was opened that often"))?;
-        if scanned.ungiven {
+        if scanned.refused == Refused::All {
             // The disk may give again what it does not give now: nothing may stand in its place.
             current.sealed = true;
             self.current = Some(current);
@@ -264,7 +264,6 @@ impl Journal {
             let rotated = self.rotate();
             self.latch(rotated)?;
         }
-        self.spare_block(bytes);
         let current = self.current.as_mut().expect("rotate made one");
         let position = current.put(head, payload);
         if current.buffer.len() >= BUFFER_BYTES_MAX {
@@ -280,28 +279,22 @@ impl Journal {
     /// `Io` latches: then nothing since the last sync may be reported as durable.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         self.usable()?;
-        let synced = self.current.as_mut().map_or(Ok(()), Current::sync);
+        let synced = self.current.as_mut().map_or(Ok(()), |current| {
+            current.fill_block(self.filler_bytes_max);
+            current.sync()
+        });
         self.latch(synced)
     }
 
+    #[cfg(test)]
+    pub(crate) fn end(&self) -> u32 {
+        self.current.as_ref().map_or(0, Current::end)
+    }
+
     /// From here on a sync that covers less than a block touches one block, not two, for a few bytes of
-    /// filler: flash wears by blocks. Of several records tell [`Journal::begin_group`] first.
+    /// filler, if it covers about as much as the one before: flash wears by blocks.
     pub fn spare_blocks(&mut self) {
         self.filler_bytes_max = FILLER_BYTES_MAX;
-    }
-
-    /// Records with payloads of these lengths are appended now, and then synced together.
-    pub fn begin_group(&mut self, payloads: impl Iterator<Item = usize>) {
-        self.spare_block(payloads.map(record::record_bytes).sum());
-    }
-
-    fn spare_block(&mut self, bytes: usize) {
-        if !self.latched
-            && let Some(current) = &mut self.current
-            && let Some(left) = current.spared(bytes, self.filler_bytes_max)
-        {
-            current.put_filler(left);
-        }
     }
 
     /// From here on so many files are ready before they are needed, as far as the bounds allow: a

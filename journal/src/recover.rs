@@ -55,10 +55,20 @@ pub(crate) struct Scanned {
     pub(crate) synced: u32,
     /// The last opening that the file tells of.
     pub(crate) opens: u64,
-    /// The disk does not give what stands at `end`: that is damage, and no torn tail.
-    pub(crate) unreadable: bool,
-    /// It gives nothing at all of the file.
-    pub(crate) ungiven: bool,
+    pub(crate) refused: Refused,
+}
+
+/// What the disk does not give of a file that is read to be passed over: that is damage, and no torn
+/// tail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Nothing that stands behind the last good record, at least.
+    #[default]
+    Nothing,
+    /// What stands behind it.
+    Rest,
+    /// All of the file.
+    All,
 }
 
 /// What is done where the disk does not give the bytes of a file.
@@ -316,9 +326,12 @@ pub(crate) fn scan(
         scan_run(&mut window, &mut scanned, before, visit)?;
         let bad = u64::from(scanned.end);
         if scanned.sealed || !window.was_synced(bad, seal)? {
-            scanned.ungiven = window.refused && !window.given;
             let looks_torn = skipped.is_some() && !scanned.sealed;
-            scanned.unreadable = looks_torn && window.is_unreadable(bad, scanned.chain)?;
+            if window.refused && !window.given {
+                scanned.refused = Refused::All;
+            } else if looks_torn && window.is_unreadable(bad, scanned.chain)? {
+                scanned.refused = Refused::Rest;
+            }
             return Ok(scanned);
         }
         let detail = "bad here, but good where it was synced later";

@@ -8,7 +8,7 @@ use crate::error::JournalError;
 use crate::files::{LiveFile, Position, file_name};
 use crate::journal::FILE_BYTES_MIN;
 use crate::record::{KIND_OWN_MIN, RecordHead};
-use crate::recover::{self, Beside, Scanned, Seen, Skipped};
+use crate::recover::{self, Beside, Refused, Scanned, Seen, Skipped};
 use crate::storage::{OpenMode, Storage, StorageFile};
 
 /// Gets every record of the owner, in order.
@@ -61,11 +61,14 @@ pub(crate) fn files(
         };
         let file = open(storage, generation)?;
         let (mut scanned, end) = read(storage, file.as_ref(), place, skipping.as_mut(), visit)?;
-        gives_some |= !scanned.ungiven;
+        gives_some |= scanned.refused != Refused::All;
         scanned.opens = scanned
             .opens
             .max(newest.map_or(0, |(_, scanned)| scanned.opens));
-        files.push((generation, live(file, generation, end, scanned.ungiven)?));
+        files.push((
+            generation,
+            live(file, generation, end, scanned.refused == Refused::All)?,
+        ));
         newest = Some((generation, scanned));
     }
     if let Some((generation, _)) = newest.filter(|_| !gives_some) {
@@ -125,10 +128,10 @@ fn read(
     })?;
     let ends_badly = next.is_some() && !scanned.sealed;
     if let Some(skipping) = skipping
-        && (ends_badly || scanned.unreadable || scanned.ungiven)
+        && (ends_badly || scanned.refused != Refused::Nothing)
     {
         recover::pass_over_rest(file, generation, scanned.end, skipping.skipped)?;
-        if ends_badly || scanned.ungiven {
+        if ends_badly || scanned.refused == Refused::All {
             return Ok((scanned, None));
         }
     }

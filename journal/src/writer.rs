@@ -281,8 +281,6 @@ impl Writer {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.journal
-            .begin_group(records.iter().map(|one| one.payload.len()));
         let appended: Result<Vec<Position>, JournalError> = records
             .iter()
             .map(|one| self.journal.append(one.head, &one.payload))

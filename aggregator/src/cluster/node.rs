@@ -337,9 +337,7 @@ impl Parts {
             Arc::clone(&segments),
             Arc::clone(&cut),
         );
-        let id = self.seat.id;
-        let raft = Raft::new(id, Arc::new(raft_config), network, self.log, applier);
-        let raft = raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))?;
+        let raft = agree(self.seat.id, raft_config, network, self.log, applier).await?;
         let node = Node {
             id: self.seat.id,
             raft: raft.clone(),
@@ -383,6 +381,18 @@ impl Parts {
         };
         Ok((cluster, Arc::new(peer)))
     }
+}
+
+/// Begins to take part.
+async fn agree(
+    id: u64,
+    config: RaftConfig,
+    network: Network,
+    log: LogStore,
+    applier: Applier,
+) -> Result<Raft, ClusterError> {
+    let raft = Raft::new(id, Arc::new(config), network, log, applier);
+    raft.await.map_err(|e| ClusterError::Fatal(e.to_string()))
 }
 
 /// openraft, as our guarantees need it.

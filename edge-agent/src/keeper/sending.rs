@@ -6,7 +6,7 @@ use bytes::Bytes;
 use shared::batch::GapReason;
 use shared::verdict::Verdict;
 
-use super::Keeper;
+use super::{Keeper, TICK};
 use crate::buffer::{Place, Source, payload_to_batch};
 use crate::handed::NotKept;
 use crate::window::Ticket;
@@ -26,7 +26,8 @@ impl Keeper {
     /// sent is then written in few and small batches.
     pub(super) fn gather_offline(&mut self) {
         let (linger, max_unsafe) = (self.options.batch.linger, self.options.buffer.max_unsafe);
-        self.batcher.gather(Some(max_unsafe.saturating_sub(linger)));
+        self.batcher
+            .gather(Some(max_unsafe.saturating_sub(linger.min(TICK))));
     }
 
     /// The server takes no packet of this size, so the batch goes where refused ones go, unsent.

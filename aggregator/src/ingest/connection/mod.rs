@@ -471,7 +471,7 @@ impl<U: Upstream> Inner<U> {
                 }
                 Action::Report(report) => around.metrics.report(identity.id.as_str(), &report),
                 Action::Close(close) => self.close(close),
-                answer => self.answer(answer, around),
+                answer => self.answer(&answer, around),
             }
         }
     }
@@ -530,9 +530,9 @@ impl<U: Upstream> Inner<U> {
     }
 
     /// Writes the packet of an action that is one.
-    fn answer(&mut self, action: Action, around: &Surroundings<U>) {
+    fn answer(&mut self, action: &Action, around: &Surroundings<U>) {
         let version = self.version();
-        let built = match action {
+        let built = match *action {
             Action::RefuseConnect(refusal) => {
                 self.closing = true;
                 packet::refuse_connect(version, refusal)

@@ -1,5 +1,6 @@
 //! Random histories with power cuts against the naive model.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use journal::SimStorage;
@@ -389,24 +390,39 @@ fn replicas_agree(run: &mut Run) {
     );
 }
 
-/// `TRIBUTARY_SEED` runs one, `TRIBUTARY_SEEDS` so many.
+/// `TRIBUTARY_SEED` runs one, `TRIBUTARY_SEEDS` so many from 0 on, `TRIBUTARY_SEEDS=FROM..TO` others.
+/// Where all is tested, the gate, ten thousand: on all cores.
 #[test]
 fn random_histories_equal_the_model() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok())
-    };
-    if let Some(seed) = number("TRIBUTARY_SEED") {
-        run(seed);
+    let said = |name| std::env::var(name).ok();
+    if let Some(seed) = said("TRIBUTARY_SEED") {
+        run(seed.parse().expect("a seed is a number"));
         return;
     }
-    let mut rolled = 0;
-    for seed in 0..number("TRIBUTARY_SEEDS").unwrap_or(150) {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        let answered =
-            outcome.unwrap_or_else(|_| panic!("run it alone with TRIBUTARY_SEED={seed}"));
-        rolled += answered;
-    }
+    let is_gate = said("CI").is_some_and(|text| text == "true");
+    let usual = if is_gate { "10000" } else { "150" };
+    let seeds = said("TRIBUTARY_SEEDS").unwrap_or_else(|| usual.to_owned());
+    let (from, to) = seeds.split_once("..").unwrap_or(("0", &seeds));
+    let number = |text: &str| text.parse::<u64>().expect("seeds are numbers");
+    let (next, to) = (AtomicU64::new(number(from)), number(to));
+    let work = || {
+        let mut rolled = 0;
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= to {
+                return rolled;
+            }
+            let outcome = std::panic::catch_unwind(|| run(seed));
+            rolled += outcome.unwrap_or_else(|_| panic!("run it alone with TRIBUTARY_SEED={seed}"));
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let rolled: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        ended
+            .map(|rolled| rolled.expect("its seed stands above"))
+            .sum()
+    });
     assert!(rolled > 0, "no rollup was asked");
 }
