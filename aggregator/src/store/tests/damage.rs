@@ -296,11 +296,12 @@ impl Replicas {
 }
 
 /// Puts the rows of the first segment into shorter blocks.
-fn recut(bench: &mut Bench) {
+pub(super) fn recut(bench: &mut Bench) {
     let view = bench.node.store.view();
     let segment = &view.segments[0];
     let files = bench.node.store.segments();
-    let writer = crate::store::writer::SegmentWriter::create(&*files, segment.head, 0, false);
+    let (head, sealed) = (segment.head, segment.is_sealed());
+    let writer = crate::store::writer::SegmentWriter::create(&*files, head, 0, sealed);
     let mut writer = writer.unwrap();
     for block in &segment.blocks {
         let content = segment.content().unwrap();

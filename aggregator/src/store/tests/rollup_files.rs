@@ -10,7 +10,7 @@ use shared::id::{Digest, TimeNs};
 use shared::reading::FieldType;
 
 use super::aggregate::{ALL, SECOND, answers, same, wanted};
-use super::damage::{count, flip, scan, scrub};
+use super::damage::{count, flip, recut, scan, scrub};
 use super::features::{Bench, DAY, HOUR, copy};
 use super::rollup::{Fields, bits, folded, minutes};
 use super::segments::{HEAD, long_rows};
@@ -308,6 +308,21 @@ fn a_rollup_whose_file_is_gone_is_missed_by_nobody() {
     let node = Node::open(&bench.node.sim);
     assert_eq!(told(&node.store.view(), EVER, HOUR), [0, 0, 11]);
     assert_eq!(all_rows(&node.store.view()).len(), 86_400);
+}
+
+/// States are of blocks, and the copy has others.
+#[test]
+fn a_copy_that_a_peer_has_cut_otherwise_takes_no_rollup_over() {
+    let mut bench = sealed();
+    recut(&mut bench);
+    assert_eq!(bench.files().len(), 1);
+    let by = told(&bench.node.store.view(), EVER, HOUR);
+    assert!(by[1] == 0 && by[2] > 0, "{by:?}");
+    let sim = bench.node.sim.clone();
+    drop(bench);
+    let node = Node::open(&sim);
+    assert_eq!(node.store.segments().list().unwrap().len(), 1);
+    assert_eq!(told(&node.store.view(), EVER, HOUR), by);
 }
 
 /// Wherever the power goes, what is left answers, and the next try ends as if nothing had been.
