@@ -52,7 +52,7 @@ pub use reader::{Chunk, Scan, ScanIter, View, Views};
 pub use repair::{RepairEnd, Repaired, repair};
 pub use scrub::{ScrubOptions, Scrubber};
 pub use segment::SegmentFile;
-pub use snapshot::SnapshotFiles;
+pub use snapshot::{Outgoing, SnapshotFiles};
 pub use sum::Sum;
 
 use crate::state::{Retention, Rows, Sealing, State, StateError};
@@ -323,7 +323,8 @@ impl Store {
         // Without a rollup that is damaged a node can do; with it none would take the snapshot.
         let sound = self.rollups.iter().filter(|rollup| !rollup.is_spoilt());
         let held = self.segments.iter().chain(sound).map(Arc::clone).collect();
-        (*index > 0).then(|| SnapshotFiles::of(*index, raft.clone(), state.clone(), held))
+        let (raft, state, known) = (raft.clone(), state.clone(), self.state.clone());
+        (*index > 0).then(|| SnapshotFiles::of(*index, raft, state, held, known))
     }
 
     /// Becomes a snapshot whose files are in [`Store::segments`] already. Verifies the new ones,
