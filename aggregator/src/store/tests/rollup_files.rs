@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use journal::{OpenMode, SimStorage, Storage};
 use shared::batch::Values;
-use shared::id::{Digest, TimeNs};
+use shared::id::TimeNs;
 use shared::reading::FieldType;
 
 use super::aggregate::{ALL, SECOND, answers, same, wanted};
@@ -376,12 +376,7 @@ fn written() -> (Arc<dyn Storage>, SegmentFile) {
         writer.add(&cells, source).unwrap();
     }
     writer.complete().unwrap();
-    let segment = SegmentFile {
-        name: SEGMENT.to_owned(),
-        len: 0,
-        digest: Digest::ZERO,
-    };
-    let file = writer.name(&*disk, &segment).unwrap();
+    let file = writer.name(&*disk, SEGMENT).unwrap();
     (disk, file)
 }
 
