@@ -20,11 +20,12 @@ use super::damage::{self, Place};
 use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
+use super::open_what_is_left;
 use super::partition::Partition;
 use super::rollup::{self, Resolution, Worth};
 use super::room;
 use super::sealing::SealGroup;
-use super::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use super::segment::{SegmentFile, SegmentHandle, SegmentHead, is_rollup};
 use super::writer::{RollupWriter, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, State};
@@ -51,6 +52,8 @@ pub struct MergeJob {
     pub(super) seal: Option<SealGroup>,
     /// Of the segments that are sealed.
     pub(super) rollups: Vec<Arc<SegmentHandle>>,
+    /// Damaged rollups, which go whatever is written: else each would be told for ever.
+    pub(super) spoilt: Vec<Arc<SegmentHandle>>,
     pub(super) worth: Worth,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
@@ -106,13 +109,11 @@ impl MergeJob {
             }
         };
         let files = &written.files;
-        let replaced: Vec<Arc<SegmentHandle>> = match &self.seal {
-            Some(seal) if written.seals => {
-                let both = seal.segments.iter().chain(&self.rollups);
-                both.map(Arc::clone).collect()
-            }
-            _ => Vec::new(),
-        };
+        let mut replaced = self.spoilt.clone();
+        if let Some(seal) = self.seal.as_ref().filter(|_| written.seals) {
+            let both = seal.segments.iter().chain(&self.rollups);
+            replaced.extend(both.map(Arc::clone));
+        }
         let durable = Durable {
             index: self.index,
             installs: self.installs,
@@ -123,10 +124,18 @@ impl MergeJob {
         let gone: Vec<&str> = replaced.iter().map(|one| one.file.name.as_str()).collect();
         self.manifest
             .advance(self.expected, &durable, files, &gone)?;
-        let handles = files
-            .iter()
-            .map(|file| SegmentHandle::open(&self.claims, file.clone(), self.state.catalog()))
-            .collect::<Result<_, _>>()?;
+        for rollup in &self.spoilt {
+            let file = rollup.file.name.as_str();
+            tracing::warn!(file, "a damaged rollup is removed: the rows answer");
+        }
+        let open = |file: &SegmentFile| {
+            if is_rollup(&file.name) {
+                open_what_is_left(&self.claims, file, &self.state)
+            } else {
+                SegmentHandle::open(&self.claims, file.clone(), self.state.catalog())
+            }
+        };
+        let handles = files.iter().map(open).collect::<Result<_, _>>()?;
         Ok(Merged {
             durable,
             files: handles,
