@@ -16,7 +16,7 @@ use super::link::{CallError, Link, Purpose};
 use super::log::Vote;
 use super::types::{Member, TypeConfig};
 use super::wire::{self, Chunk, Kind, Offer, WireError};
-use crate::store::{Claims, Promise, SegmentFile, SnapshotFiles};
+use crate::store::{Claims, Promise, SegmentFile, SnapshotFiles, StoreError};
 
 /// Bytes of one part.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -37,8 +37,8 @@ pub(super) enum SendError {
     Call(#[from] CallError),
     #[error("its answer: {0}")]
     Wire(#[from] WireError),
-    #[error("cannot read {file}: {source}")]
-    Read { file: String, source: io::Error },
+    #[error(transparent)]
+    Read(#[from] StoreError),
 }
 
 /// Offers a snapshot to a node and sends what it lacks.
@@ -73,16 +73,9 @@ pub(super) async fn send(
         let at = usize::try_from(number).unwrap_or(usize::MAX);
         let file = snapshot.files.get(at);
         let file = file.ok_or(WireError::Malformed("a file that was not offered"))?;
-        let failed = |source| SendError::Read {
-            file: file.name.clone(),
-            source,
-        };
-        let opened = segments
-            .open(&file.name, OpenMode::Existing)
-            .map_err(failed)?;
+        let mut content = snapshot.open(at, segments)?;
         let mut offset = 0;
-        while offset < file.len {
-            let bytes = read_part(&*opened, offset, file.len).map_err(failed)?;
+        while let Some(bytes) = content.next(CHUNK_BYTES)? {
             let chunk = Chunk {
                 file: Some(number),
                 offset,
@@ -101,13 +94,6 @@ pub(super) async fn send(
     )
     .await?;
     Ok(wire::decode_installed(&installed)?)
-}
-
-fn read_part(file: &dyn StorageFile, offset: u64, len: u64) -> io::Result<Bytes> {
-    let left = usize::try_from(len - offset).unwrap_or(usize::MAX);
-    let mut bytes = BytesMut::zeroed(left.min(CHUNK_BYTES));
-    file.read_at(offset, &mut bytes)?;
-    Ok(bytes.freeze())
 }
 
 /// Snapshots that are being received: one for each sender, the latest. One whose sender comes no more
@@ -352,10 +338,18 @@ impl Receiver {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::BoxFuture;
     use journal::SimStorage;
 
     use super::*;
     use crate::cluster::apply::tests::begun;
+    use crate::cluster::log::LeaderId;
+
+    fn bytes_of(file: &dyn StorageFile, len: u64) -> Bytes {
+        let mut bytes = vec![0; usize::try_from(len).unwrap()];
+        file.read_at(0, &mut bytes).unwrap();
+        bytes.into()
+    }
 
     /// What a leader has to send after the merge of one line, and the bytes of its one file.
     fn merged() -> (Offer, Bytes, Bytes) {
@@ -365,7 +359,7 @@ mod tests {
         assert_eq!(snapshot.files.len(), 1);
         let SegmentFile { name, len, .. } = &snapshot.files[0];
         let file = store.segments().open(name, OpenMode::Existing).unwrap();
-        let content = read_part(&*file, 0, *len).unwrap();
+        let content = bytes_of(&*file, *len);
         let offer = Offer {
             index: snapshot.index,
             raft: snapshot.raft.clone(),
@@ -438,7 +432,7 @@ mod tests {
         let left = storage.list().unwrap();
         assert_eq!(left, std::slice::from_ref(&name), "no part is left");
         let file = storage.open(&name, OpenMode::Existing).unwrap();
-        assert_eq!(read_part(&*file, 0, end as u64).unwrap(), content);
+        assert_eq!(bytes_of(&*file, end as u64), content);
     }
 
     /// A transfer that broke took all that had come with it.
@@ -463,6 +457,66 @@ mod tests {
         send(&receiver, "another", None, &state, 0..state.len()).unwrap();
         assert_eq!(receiver.finish("another").unwrap().files, snapshot.files);
         assert_eq!(storage.list().unwrap().len(), 3, "no part is left");
+    }
+
+    /// To another node's receiver; nothing is installed.
+    struct ToReceiver(Receiver);
+
+    impl Link for ToReceiver {
+        fn call(
+            &self,
+            _to: &Member,
+            _purpose: Purpose,
+            kind: Kind,
+            payload: Bytes,
+            _limit: Duration,
+        ) -> BoxFuture<'static, Result<Bytes, CallError>> {
+            let answer = match kind {
+                Kind::SnapshotOffer => self.0.offer("a", &payload, now()),
+                Kind::SnapshotChunk => self.0.chunk("a", &payload, now()),
+                _ => Err("not now".to_owned()),
+            };
+            let refused = |why| CallError::Refused {
+                address: "b".to_owned(),
+                why,
+            };
+            Box::pin(std::future::ready(answer.map_err(refused)))
+        }
+    }
+
+    /// It was sent again and again, and nobody was told but in the log of the other node.
+    #[tokio::test]
+    async fn what_is_damaged_is_told_by_the_sender_and_not_sent_whole() {
+        let sim = SimStorage::new(1);
+        let (mut store, job) = begun(&sim);
+        store.finish_merge(job.run().unwrap()).unwrap();
+        let storage = SimStorage::new(2).as_storage();
+        let link = ToReceiver(receiver(&storage));
+        let segments = store.segments();
+        let sent = async |snapshot: SnapshotFiles| {
+            let to = Member::default();
+            let leader_id = LeaderId {
+                term: 1,
+                node_id: 1,
+            };
+            let vote = Vote {
+                leader_id,
+                committed: true,
+            };
+            super::send(&link, &to, &*segments, vote, snapshot).await
+        };
+        let snapshot = store.snapshot().unwrap();
+        let name = format!("segments/{}", snapshot.files[0].name);
+        assert!(sim.flip_bit(&name, 60 * 8));
+        let error = sent(snapshot.clone()).await.unwrap_err();
+        assert!(
+            matches!(error, SendError::Read(StoreError::Damaged { .. })),
+            "{error}"
+        );
+        assert_eq!(store.view().damage_count().files, 1);
+        assert!(sim.flip_bit(&name, 60 * 8));
+        let error = sent(snapshot).await.unwrap_err();
+        assert!(error.to_string().contains("not now"), "all came: {error}");
     }
 
     #[test]

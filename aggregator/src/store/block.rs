@@ -49,8 +49,9 @@ pub(crate) struct BlockMeta {
     pub(crate) source: u64,
 }
 
-/// Statistics of one column of a block; first and last are in order of time.
-#[derive(Debug, Clone, PartialEq)]
+/// Statistics of one column of a block; first and last are in order of time. Equal by their bits: NaN
+/// equals itself.
+#[derive(Debug, Clone)]
 pub(crate) struct ColumnStats {
     pub(crate) field: u16,
     pub(crate) count: u32,
@@ -63,6 +64,29 @@ pub(crate) struct ColumnStats {
     pub(crate) sum: Option<Sum>,
     /// The times of first and last; `None` where segments of versions 1 and 2 do not tell.
     pub(crate) ends: Option<(i64, i64)>,
+}
+
+impl PartialEq for ColumnStats {
+    fn eq(&self, other: &Self) -> bool {
+        fn parts(one: &ColumnStats) -> (u16, u32, Option<(i64, i64)>) {
+            (one.field, one.count, one.ends)
+        }
+        fn values(one: &ColumnStats) -> [&Option<Value>; 4] {
+            [&one.min, &one.max, &one.first, &one.last]
+        }
+        let are_same = |(one, other): (&Option<Value>, &Option<Value>)| match (one, other) {
+            (Some(Value::Float(one)), Some(Value::Float(other))) => {
+                one.to_bits() == other.to_bits()
+            }
+            _ => one == other,
+        };
+        let sums_are_same = match (self.sum, other.sum) {
+            (Some(Sum::Float(one)), Some(Sum::Float(other))) => one.to_bits() == other.to_bits(),
+            (one, other) => one == other,
+        };
+        let mut both = values(self).into_iter().zip(values(other));
+        parts(self) == parts(other) && sums_are_same && both.all(are_same)
+    }
 }
 
 /// A text that no node could read back, so that it must not be written.

@@ -20,11 +20,12 @@ use super::damage::{self, Place};
 use super::error::StoreError;
 use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
+use super::open_what_is_left;
 use super::partition::Partition;
 use super::rollup::{self, Resolution, Worth};
 use super::room;
 use super::sealing::SealGroup;
-use super::segment::{SegmentFile, SegmentHandle, SegmentHead};
+use super::segment::{SegmentFile, SegmentHandle, SegmentHead, is_rollup};
 use super::writer::{RollupWriter, SegmentWriter};
 use crate::state::rows::SeriesRows;
 use crate::state::{Catalog, SeriesId, State};
@@ -51,6 +52,8 @@ pub struct MergeJob {
     pub(super) seal: Option<SealGroup>,
     /// Of the segments that are sealed.
     pub(super) rollups: Vec<Arc<SegmentHandle>>,
+    /// Damaged rollups, which go whatever is written: else each would be told for ever.
+    pub(super) spoilt: Vec<Arc<SegmentHandle>>,
     pub(super) worth: Worth,
     /// What is synced and named, once it is: only the transaction is tried again. One that was told of
     /// a full disk may have been committed.
@@ -106,13 +109,11 @@ impl MergeJob {
             }
         };
         let files = &written.files;
-        let replaced: Vec<Arc<SegmentHandle>> = match &self.seal {
-            Some(seal) if written.seals => {
-                let both = seal.segments.iter().chain(&self.rollups);
-                both.map(Arc::clone).collect()
-            }
-            _ => Vec::new(),
-        };
+        let mut replaced = self.spoilt.clone();
+        if let Some(seal) = self.seal.as_ref().filter(|_| written.seals) {
+            let both = seal.segments.iter().chain(&self.rollups);
+            replaced.extend(both.map(Arc::clone));
+        }
         let durable = Durable {
             index: self.index,
             installs: self.installs,
@@ -123,10 +124,18 @@ impl MergeJob {
         let gone: Vec<&str> = replaced.iter().map(|one| one.file.name.as_str()).collect();
         self.manifest
             .advance(self.expected, &durable, files, &gone)?;
-        let handles = files
-            .iter()
-            .map(|file| SegmentHandle::open(&self.claims, file.clone(), self.state.catalog()))
-            .collect::<Result<_, _>>()?;
+        for rollup in &self.spoilt {
+            let file = rollup.file.name.as_str();
+            tracing::warn!(file, "a damaged rollup is removed: the rows answer");
+        }
+        let open = |file: &SegmentFile| {
+            if is_rollup(&file.name) {
+                open_what_is_left(&self.claims, file, &self.state)
+            } else {
+                SegmentHandle::open(&self.claims, file.clone(), self.state.catalog())
+            }
+        };
+        let handles = files.iter().map(open).collect::<Result<_, _>>()?;
         Ok(Merged {
             durable,
             files: handles,
@@ -138,20 +147,25 @@ impl MergeJob {
     /// there, the rows of level 0 must not wait for it.
     fn write_what_fits(&self, state_bytes: usize) -> Result<Written, StoreError> {
         if let Some(seal) = &self.seal {
-            match self.write_segments(state_bytes, Some(seal)) {
+            let mut written = self.write_segments(state_bytes, Some(seal), true);
+            if let Err(Fault::Crowded(error)) = &written {
+                tracing::warn!(%error, "no room to seal a partition with its rollups: it is tried without");
+                written = self.write_segments(state_bytes, Some(seal), false);
+            }
+            match written {
                 Ok(files) => return Ok(Written { files, seals: true }),
                 Err(Fault::Unreadable(error)) => {
                     tracing::error!(%error, "a partition is not sealed: it stays in parts");
                 }
-                Err(Fault::Store(error @ StoreError::Full { .. })) => {
+                Err(Fault::Crowded(error) | Fault::Store(error @ StoreError::Full { .. })) => {
                     tracing::warn!(%error, "no room to seal a partition: it stays in parts");
                 }
                 Err(Fault::Store(error)) => return Err(error),
             }
         }
-        let files = self.write_segments(state_bytes, None);
+        let files = self.write_segments(state_bytes, None, false);
         let files = files.map_err(|fault| match fault {
-            Fault::Store(error) | Fault::Unreadable(error) => error,
+            Fault::Store(error) | Fault::Crowded(error) | Fault::Unreadable(error) => error,
         })?;
         Ok(Written {
             files,
@@ -165,6 +179,7 @@ impl MergeJob {
         &self,
         state_bytes: usize,
         seal: Option<&SealGroup>,
+        rolls_up: bool,
     ) -> Result<Vec<SegmentFile>, Fault> {
         let merged_at = self.state.now().0;
         let mut output = Output {
@@ -174,6 +189,7 @@ impl MergeJob {
             gathered_bytes: 0,
             writers: BTreeMap::new(),
             rollups: BTreeMap::new(),
+            rolls_up,
             worth: self.worth,
             head: |partition| SegmentHead {
                 command: self.index,
@@ -183,20 +199,38 @@ impl MergeJob {
             },
             storage: &*self.segments,
         };
+        let mut files = Vec::new();
         let written = self
             .write_rows(seal, &mut output)
             .and_then(|()| Ok(output.complete()?))
-            .and_then(|()| Ok(room::seek(&*self.segments, ROOM_FILE, state_bytes)?));
-        if let Err(error) = written {
-            output.abandon();
-            return Err(error);
+            .and_then(|()| Ok(output.seek_room(state_bytes)?))
+            .and_then(|()| Ok(output.name(&mut files)?))
+            .and_then(|()| Ok(self.sync_names(&files)?));
+        let Err(fault) = written else {
+            return Ok(files);
+        };
+        let is_crowded = !output.rollups.is_empty();
+        output.abandon();
+        self.take_back(&files);
+        Err(match fault {
+            Fault::Store(error @ StoreError::Full { .. }) if is_crowded => Fault::Crowded(error),
+            other => other,
+        })
+    }
+
+    fn sync_names(&self, files: &[SegmentFile]) -> Result<(), StoreError> {
+        if files.is_empty() {
+            return Ok(());
         }
-        let files = output.name()?;
-        if !files.is_empty() {
-            let synced = self.segments.sync_directory();
-            synced.map_err(|source| StoreError::io("segments", source))?;
-        }
-        Ok(files)
+        let synced = self.segments.sync_directory();
+        synced.map_err(|source| StoreError::io("segments", source))
+    }
+
+    /// Removes what has its name already, unless a snapshot has brought the same meanwhile.
+    fn take_back(&self, files: &[SegmentFile]) {
+        let names = files.iter().map(|file| file.name.clone());
+        let _promise = self.claims.promise(names.collect());
+        files.iter().for_each(|file| self.claims.disown(&file.name));
     }
 
     fn write_rows<F>(
@@ -234,6 +268,8 @@ impl MergeJob {
 enum Fault {
     /// Part of what was to be sealed. It is an error to whoever asks for it, and holds up nobody else.
     Unreadable(StoreError),
+    /// No room beside the rollups, which took some.
+    Crowded(StoreError),
     Store(StoreError),
 }
 
@@ -344,6 +380,8 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
     writers: BTreeMap<(Partition, u32), SegmentWriter>,
     /// Of segments that are sealed.
     rollups: BTreeMap<(Partition, u32, Resolution), RollupWriter>,
+    /// There was room for rollups until now.
+    rolls_up: bool,
     worth: Worth,
     head: F,
     storage: &'a dyn Storage,
@@ -442,10 +480,30 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
             }
         };
         let offset = writer.add(rows)?;
-        if is_sealed {
-            self.roll_up(to, rows, offset)?;
+        if is_sealed && self.rolls_up {
+            let rolled = self.roll_up(to, rows, offset);
+            self.do_without_room(rolled)?;
         }
         Ok(())
+    }
+
+    /// Without room for rollups their segment goes on alone: nobody needs them.
+    fn do_without_room(&mut self, done: Result<(), StoreError>) -> Result<(), StoreError> {
+        match done.map_err(StoreError::or_full) {
+            Err(error @ StoreError::Full { .. }) => {
+                self.abandon_rollups(&error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn abandon_rollups(&mut self, error: &StoreError) {
+        tracing::warn!(%error, "no room for the rollups of a partition: it is sealed without");
+        self.rolls_up = false;
+        for rollup in std::mem::take(&mut self.rollups).into_values() {
+            rollup.abandon(self.storage);
+        }
     }
 
     /// What rollups say of a block.
@@ -478,21 +536,38 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         let mut writers = self.writers.values_mut();
         writers.try_for_each(SegmentWriter::complete)?;
         let mut rollups = self.rollups.values_mut();
-        rollups.try_for_each(RollupWriter::complete)
+        let completed = rollups.try_for_each(RollupWriter::complete);
+        self.do_without_room(completed)
     }
 
-    fn name(self) -> Result<Vec<SegmentFile>, StoreError> {
-        let mut named = BTreeMap::new();
-        for (of, writer) in self.writers {
-            named.insert(of, writer.name(self.storage)?);
+    /// For a transaction with so large a state.
+    fn seek_room(&mut self, state_bytes: usize) -> Result<(), StoreError> {
+        let found = room::seek(self.storage, ROOM_FILE, state_bytes);
+        match found.map_err(StoreError::or_full) {
+            Err(error @ StoreError::Full { .. }) if !self.rollups.is_empty() => {
+                self.abandon_rollups(&error);
+                room::seek(self.storage, ROOM_FILE, state_bytes)
+            }
+            other => other,
         }
-        let mut files = Vec::new();
-        for ((partition, kept_days, _), rollup) in self.rollups {
-            let segment = &named[&(partition, kept_days)];
-            files.push(rollup.name(self.storage, segment)?);
+    }
+
+    /// Gives what is complete its name, and tells it in `files`: also what came before one that failed.
+    fn name(&mut self, files: &mut Vec<SegmentFile>) -> Result<(), StoreError> {
+        let mut segments = BTreeMap::new();
+        while let Some(entry) = self.writers.first_entry() {
+            let file = entry.get().name(self.storage)?;
+            segments.insert(*entry.key(), file.name.clone());
+            entry.remove();
+            files.push(file);
         }
-        files.extend(named.into_values());
-        Ok(files)
+        while let Some(entry) = self.rollups.first_entry() {
+            let (partition, kept_days, _) = *entry.key();
+            let segment = &segments[&(partition, kept_days)];
+            files.push(entry.get().name(self.storage, segment)?);
+            entry.remove();
+        }
+        Ok(())
     }
 
     fn abandon(self) {

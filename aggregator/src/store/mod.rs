@@ -52,7 +52,7 @@ pub use reader::{Chunk, Scan, ScanIter, View, Views};
 pub use repair::{RepairEnd, Repaired, repair};
 pub use scrub::{ScrubOptions, Scrubber};
 pub use segment::SegmentFile;
-pub use snapshot::SnapshotFiles;
+pub use snapshot::{Outgoing, SnapshotFiles};
 pub use sum::Sum;
 
 use crate::state::{Retention, Rows, Sealing, State, StateError};
@@ -239,6 +239,7 @@ impl Store {
         let sealed = seal.iter().flat_map(|seal| &seal.segments);
         let rollups = sealed.flat_map(|one| rolled::of_segment(&self.rollups, one));
         let rollups = rollups.map(Arc::clone).collect();
+        let spoilt = rolled::without_need(&self.rollups, &self.segments);
         MergeJob {
             index,
             expected,
@@ -251,6 +252,7 @@ impl Store {
             claims: Arc::clone(&self.claims),
             seal,
             rollups,
+            spoilt,
             worth: self.worth,
             written: OnceLock::new(),
             stops: Arc::default(),
@@ -323,7 +325,8 @@ impl Store {
         // Without a rollup that is damaged a node can do; with it none would take the snapshot.
         let sound = self.rollups.iter().filter(|rollup| !rollup.is_spoilt());
         let held = self.segments.iter().chain(sound).map(Arc::clone).collect();
-        (*index > 0).then(|| SnapshotFiles::of(*index, raft.clone(), state.clone(), held))
+        let (raft, state, known) = (raft.clone(), state.clone(), self.state.clone());
+        (*index > 0).then(|| SnapshotFiles::of(*index, raft, state, held, known))
     }
 
     /// Becomes a snapshot whose files are in [`Store::segments`] already. Verifies the new ones,
@@ -562,20 +565,31 @@ fn open_what_can_be(
     files: &[SegmentFile],
     state: &State,
 ) -> Result<Vec<Arc<SegmentHandle>>, StoreError> {
-    let open = |file: &SegmentFile| {
-        let error = match SegmentHandle::open(claims, file.clone(), state.catalog()) {
-            Err(error @ StoreError::Damaged { .. }) => error,
-            other => return other,
-        };
-        let (catalog, now) = (state.catalog(), state.now());
-        let left = SegmentHandle::open_what_is_left(claims, file.clone(), catalog, now);
-        let Some(segment) = left else {
-            return Err(error);
-        };
-        damage::report(&segment, damage::Place::File, &error, state);
-        Ok(segment)
-    };
+    let open = |file: &SegmentFile| open_what_is_left(claims, file, state);
     files.iter().map(open).collect()
+}
+
+/// A file, or what stands for one that is damaged; for a rollup that cannot be opened whatever the reason:
+/// nobody needs it.
+fn open_what_is_left(
+    claims: &Arc<Claims>,
+    file: &SegmentFile,
+    state: &State,
+) -> Result<Arc<SegmentHandle>, StoreError> {
+    let error = match SegmentHandle::open(claims, file.clone(), state.catalog()) {
+        Err(error @ StoreError::Damaged { .. }) => error,
+        Err(error) if segment::is_rollup(&file.name) => {
+            StoreError::damaged(&file.name, 0, format!("it cannot be opened: {error}"))
+        }
+        other => return other,
+    };
+    let (catalog, now) = (state.catalog(), state.now());
+    let left = SegmentHandle::open_what_is_left(claims, file.clone(), catalog, now);
+    let Some(segment) = left else {
+        return Err(error);
+    };
+    damage::report(&segment, damage::Place::File, &error, state);
+    Ok(segment)
 }
 
 /// Reads what the files say of themselves, taking those that are known already.

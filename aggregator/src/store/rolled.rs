@@ -49,6 +49,22 @@ pub(super) fn of_segment<'a>(
     &rollups[from..from + count]
 }
 
+/// Damaged ones, of which the segment has the rows.
+pub(super) fn without_need(
+    rollups: &[Arc<SegmentHandle>],
+    segments: &[Arc<SegmentHandle>],
+) -> Vec<Arc<SegmentHandle>> {
+    let has_rows = |rollup: &&Arc<SegmentHandle>| {
+        let of = |one: &Arc<SegmentHandle>| {
+            let stem = rollup::stem(&one.file.name);
+            rollup.file.name.starts_with(stem)
+        };
+        segments.iter().any(of)
+    };
+    let spoilt = rollups.iter().filter(|rollup| rollup.is_spoilt());
+    spoilt.filter(has_rows).map(Arc::clone).collect()
+}
+
 impl Rolled {
     /// The states of a block's rows that are in time, by the buckets that are asked for; `None`: the block
     /// has to be read.

@@ -242,7 +242,7 @@ impl SegmentFile {
     }
 
     /// Where the index is and how long. The length was checked before.
-    fn read_footer(&self, content: &dyn StorageFile) -> Result<(u64, u64), StoreError> {
+    pub(super) fn read_footer(&self, content: &dyn StorageFile) -> Result<(u64, u64), StoreError> {
         let footer_at = self.len - FOOTER_BYTES as u64;
         let damaged = |what: &str| StoreError::damaged(&self.name, footer_at, what);
         let mut footer = [0; FOOTER_BYTES];
@@ -466,7 +466,7 @@ fn rows_of(
 }
 
 /// What the disk does not give is as good as damaged: a peer has it.
-fn unreadable(file: &str, offset: u64, source: &io::Error) -> StoreError {
+pub(super) fn unreadable(file: &str, offset: u64, source: &io::Error) -> StoreError {
     StoreError::damaged(file, offset, format!("it cannot be read: {source}"))
 }
 

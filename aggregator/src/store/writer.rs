@@ -67,7 +67,7 @@ impl SegmentWriter {
     }
 
     /// Gives a complete file its name; the directory is not synced yet.
-    pub(super) fn name(self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
+    pub(super) fn name(&self, storage: &dyn Storage) -> Result<SegmentFile, StoreError> {
         let SegmentHead {
             command, partition, ..
         } = self.head;
@@ -114,11 +114,11 @@ impl RollupWriter {
 
     /// As a segment's, after that of its segment.
     pub(super) fn name(
-        self,
+        &self,
         storage: &dyn Storage,
-        segment: &SegmentFile,
+        segment: &str,
     ) -> Result<SegmentFile, StoreError> {
-        let name = rollup::file_name(&segment.name, self.head.resolution, self.out.digest);
+        let name = rollup::file_name(segment, self.head.resolution, self.out.digest);
         self.out.name(storage, name)
     }
 
@@ -185,7 +185,7 @@ impl FileWriter {
         synced.map_err(|source| StoreError::io(&self.tmp, source))
     }
 
-    fn name(self, storage: &dyn Storage, name: String) -> Result<SegmentFile, StoreError> {
+    fn name(&self, storage: &dyn Storage, name: String) -> Result<SegmentFile, StoreError> {
         storage
             .rename(&self.tmp, &name)
             .map_err(|source| StoreError::io(&name, source))?;

@@ -14,12 +14,14 @@ use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefin
 use shared::id::Digest;
 
 use super::error::StoreError;
-use super::segment::{SegmentFile, is_segment};
+use super::segment::{SegmentFile, is_rollup, is_segment};
 use crate::state::bytes::{ReadFault, Reader, Writer, crc32c};
 
 const FILE: &str = "manifest.redb";
 const NEW_FILE: &str = "manifest.new";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Of a manifest that names no rollup: nodes that know none read it, and stop at another.
+const VERSION_WITHOUT_ROLLUPS: u16 = 1;
 const HEAD: TableDefinition<&str, &[u8]> = TableDefinition::new("head");
 const STATE: TableDefinition<u32, &[u8]> = TableDefinition::new("state");
 const SEGMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("segments");
@@ -73,6 +75,7 @@ pub(super) struct Durable {
 
 /// The head record: what the other tables must hold.
 struct Head {
+    version: u16,
     index: u64,
     installs: u64,
     raft: Bytes,
@@ -471,6 +474,7 @@ fn damaged(what: impl Into<String>) -> StoreError {
 impl Head {
     fn of(durable: &Durable, files: &[SegmentFile]) -> Self {
         let head = Self {
+            version: VERSION,
             index: durable.index,
             installs: durable.installs,
             raft: durable.raft.clone(),
@@ -483,7 +487,13 @@ impl Head {
     }
 
     fn with_files(&self, files: &[SegmentFile]) -> Self {
+        let names_rollups = files.iter().any(|file| is_rollup(&file.name));
         Self {
+            version: if names_rollups {
+                VERSION
+            } else {
+                VERSION_WITHOUT_ROLLUPS
+            },
             raft: self.raft.clone(),
             files: u32::try_from(files.len()).expect("segments are counted in thousands"),
             files_crc: files_crc(files),
@@ -493,7 +503,7 @@ impl Head {
 
     fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.u16(VERSION);
+        out.u16(self.version);
         out.u64(self.index);
         out.u64(self.installs);
         out.u64(self.state_len);
@@ -509,7 +519,7 @@ impl Head {
         let fault = |fault: ReadFault| damaged(format!("head: {fault}"));
         let mut from = Reader::checked(&bytes).map_err(fault)?;
         let version = from.u16().map_err(fault)?;
-        if version != VERSION {
+        if !(VERSION_WITHOUT_ROLLUPS..=VERSION).contains(&version) {
             return Err(StoreError::Version {
                 file: FILE.to_owned(),
                 version,
@@ -517,6 +527,7 @@ impl Head {
         }
         let mut read = || -> Result<Self, ReadFault> {
             Ok(Self {
+                version,
                 index: from.u64()?,
                 installs: from.u64()?,
                 state_len: from.u64()?,

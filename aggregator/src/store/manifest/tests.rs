@@ -33,10 +33,16 @@ impl StorageFile for FullAtSync {
 }
 
 const SEGMENT: &str = "0000000000000035-489984+24.seg";
+const ROLLUP: &str = "0000000000000035-489984+24.83b7a9185690f9c0.60.7f3c2579cebae5ed.roll";
 
-fn sample() -> (Durable, SegmentFile) {
+/// Version 2 came with files that are named as rollups.
+fn name(version: u16) -> &'static str {
+    if version == 1 { SEGMENT } else { ROLLUP }
+}
+
+fn sample(version: u16) -> (Durable, SegmentFile) {
     let file = SegmentFile {
-        name: SEGMENT.to_owned(),
+        name: name(version).to_owned(),
         len: 191,
         digest: Digest([0x7f, 0x3c, 0x25, 0x79, 0xce, 0xba, 0xe5, 0xed]),
     };
@@ -50,13 +56,15 @@ fn sample() -> (Durable, SegmentFile) {
     (durable, file)
 }
 
-fn golden(name: &str) -> PathBuf {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/manifest/v1");
-    PathBuf::from(folder).join(name)
+const ROWS: [&str; 3] = ["head.bin", "state.bin", "segment.bin"];
+
+fn golden(version: u16, name: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/manifest");
+    PathBuf::from(folder).join(format!("v{version}")).join(name)
 }
 
-fn golden_rows() -> [Vec<u8>; 3] {
-    ["head.bin", "state.bin", "segment.bin"].map(|name| fs::read(golden(name)).unwrap())
+fn golden_rows(version: u16) -> [Vec<u8>; 3] {
+    ROWS.map(|name| fs::read(golden(version, name)).unwrap())
 }
 
 fn rows(db: &Database) -> [Vec<u8>; 3] {
@@ -65,26 +73,56 @@ fn rows(db: &Database) -> [Vec<u8>; 3] {
     let state = read_state(&txn.open_table(STATE).unwrap()).unwrap();
     let files = read_files(&txn.open_table(SEGMENTS).unwrap()).unwrap();
     assert_eq!((state.len(), files.len()), (1, 1));
-    assert_eq!(files[0].0, SEGMENT);
     [head.unwrap(), state[0].clone(), files[0].1.clone()]
 }
 
-fn written() -> [Vec<u8>; 3] {
+fn written(version: u16) -> [Vec<u8>; 3] {
     let (manifest, _) = Manifest::open(&*SimStorage::new(1).as_storage(), &[]).unwrap();
-    let (durable, file) = sample();
+    let (durable, file) = sample(version);
     manifest.advance(0, &durable, &[file], &[]).unwrap();
     rows(manifest.db().as_ref().unwrap())
 }
 
 #[test]
 fn golden_rows_are_what_is_written() {
-    assert_eq!(written(), golden_rows());
+    for version in 1..=VERSION {
+        assert_eq!(written(version), golden_rows(version), "version {version}");
+        let head = golden_rows(version)[0].clone();
+        assert_eq!(head[..2], version.to_le_bytes());
+    }
+}
+
+/// A node that knows no rollups would take one for a damaged segment.
+#[test]
+fn the_version_says_whether_rollups_are_named() {
+    let (manifest, _) = Manifest::open(&*SimStorage::new(1).as_storage(), &[]).unwrap();
+    let version = || {
+        let [head, ..] = rows(manifest.db().as_ref().unwrap());
+        head[0]
+    };
+    let (durable, rollup) = sample(2);
+    manifest
+        .advance(0, &durable, std::slice::from_ref(&rollup), &[])
+        .unwrap();
+    assert_eq!(version(), 2);
+    let (_, segment) = sample(1);
+    let exchanged = manifest.exchange(&rollup.name, &[], &segment);
+    exchanged.unwrap();
+    assert_eq!(version(), 1);
 }
 
 #[test]
 fn golden_rows_are_read_as_what_was_written() {
-    let db = open_database(InMemoryBackend::new()).unwrap();
-    let [head, state, segment] = golden_rows();
+    for version in 1..=VERSION {
+        let db = open_database(InMemoryBackend::new()).unwrap();
+        put(&db, name(version), golden_rows(version));
+        let (durable, file) = sample(version);
+        let files = vec![file];
+        assert_eq!(read(&db).unwrap(), Durable { files, ..durable });
+    }
+}
+
+fn put(db: &Database, name: &str, [head, state, segment]: [Vec<u8>; 3]) {
     let txn = db.begin_write().unwrap();
     let mut table = txn.open_table(HEAD).unwrap();
     table.insert(HEAD_KEY, head.as_slice()).unwrap();
@@ -93,24 +131,19 @@ fn golden_rows_are_read_as_what_was_written() {
     table.insert(0, state.as_slice()).unwrap();
     drop(table);
     let mut table = txn.open_table(SEGMENTS).unwrap();
-    table.insert(SEGMENT, segment.as_slice()).unwrap();
+    table.insert(name, segment.as_slice()).unwrap();
     drop(table);
     txn.commit().unwrap();
-    let (durable, file) = sample();
-    let files = vec![file];
-    assert_eq!(read(&db).unwrap(), Durable { files, ..durable });
 }
 
 #[test]
 #[ignore = "writes the golden files of a new version"]
 fn write_golden_files() {
-    fs::create_dir_all(golden("")).unwrap();
-    for (name, row) in ["head.bin", "state.bin", "segment.bin"]
-        .iter()
-        .zip(written())
-    {
-        if !golden(name).exists() {
-            fs::write(golden(name), row).unwrap();
+    fs::create_dir_all(golden(VERSION, "")).unwrap();
+    for (name, row) in ROWS.iter().zip(written(VERSION)) {
+        let path = golden(VERSION, name);
+        if !path.exists() {
+            fs::write(path, row).unwrap();
         }
     }
 }

@@ -1,14 +1,18 @@
 //! A full disk: nothing is lost, all goes on once there is room. A failed sync: nothing is believed.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use journal::SimStorage;
+use journal::{OpenMode, SimStorage, Storage, StorageFile};
 use shared::batch::Values;
 use shared::id::TimeNs;
 
 use super::damage::scrub;
 use super::features::{Bench, DAY, HOUR, copy};
-use super::{Node, all_rows};
+use super::{ALWAYS_WORTH, Node, all_rows};
 use crate::state::{Command, Window};
 use crate::store::{Store, StoreError};
 
@@ -103,6 +107,112 @@ fn without_room_for_sealing_the_rows_are_merged_all_the_same() {
         }
     }
     assert!(in_parts > 0 && sealed > 0, "{in_parts} {sealed}");
+}
+
+/// A partition in two parts whose rollups are larger than its rows.
+fn with_rollups_to_seal() -> Bench {
+    let mut bench = Bench::new();
+    bench.node.store.worth = ALWAYS_WORTH;
+    for at in 0..2 {
+        let times = (0..1_000).map(|row| 1000 * DAY + (2 * row + at) * HOUR / 120);
+        let times: Vec<i64> = times.collect();
+        let values = (0..1_000).map(|row| f64::from(row).sqrt()).collect();
+        bench.data(&times, Values::Float(values));
+        bench.merge();
+    }
+    seal(&mut bench);
+    bench
+}
+
+/// The segment was thrown away with them, at every try.
+#[test]
+fn without_room_for_rollups_a_partition_is_sealed_all_the_same() {
+    let mut ends = [0; 3];
+    for room in (0..60).map(|step| (1 << 18) + step * 4_096) {
+        let mut bench = with_rollups_to_seal();
+        bench.node.sim.give_room_back();
+        full(&bench.node.sim, room);
+        let mut ran = bench.node.jobs[0].run();
+        if let Err(StoreError::Full { .. }) = ran {
+            bench.node.sim.fill_up(u64::MAX);
+            ran = bench.node.jobs[0].run();
+        }
+        bench.node.store.finish_merge(ran.unwrap()).unwrap();
+        bench.node.jobs.clear();
+        let view = bench.node.store.view();
+        assert_eq!(all_rows(&view).len(), 2_000);
+        let (segments, rollups) = (view.segments.len(), view.rollups.len());
+        assert_eq!(bench.files().len(), segments + rollups, "room {room}");
+        match (segments, rollups) {
+            (2, 0) => ends[0] += 1,
+            (1, 0) => ends[1] += 1,
+            (1, 2) => ends[2] += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(ends.iter().all(|end| *end > 0), "{ends:?}");
+}
+
+/// As some file systems are: a name needs room, too.
+struct FullAtRename {
+    files: Arc<dyn Storage>,
+    /// Renames that succeed before, and those that fail.
+    before: AtomicUsize,
+    failing: AtomicUsize,
+}
+
+fn take_one(count: &AtomicUsize) -> bool {
+    let taken = count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+    taken.is_ok()
+}
+
+impl Storage for FullAtRename {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.files.list()
+    }
+
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        self.files.open(name, mode)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if !take_one(&self.before) && take_one(&self.failing) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.files.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.files.remove(name)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.files.sync_directory()
+    }
+
+    fn directory(&self, name: &str) -> io::Result<Arc<dyn Storage>> {
+        self.files.directory(name)
+    }
+}
+
+/// What had its name already stayed until a restart, a whole sealed segment.
+#[test]
+fn what_finds_no_room_for_a_name_leaves_nothing() {
+    for before in 0..3 {
+        for failing in 1..3 {
+            let mut bench = with_rollups_to_seal();
+            bench.node.jobs[0].segments = Arc::new(FullAtRename {
+                files: bench.node.store.segments(),
+                before: before.into(),
+                failing: failing.into(),
+            });
+            assert!(bench.node.finish_merges());
+            let files = bench.files();
+            let expected = if failing == 1 { 1 } else { 2 };
+            assert_eq!(files.len(), expected, "{before} {failing}: {files:?}");
+            assert_eq!(all_rows(&bench.node.store.view()).len(), 2_000);
+        }
+    }
 }
 
 /// A transaction that was told of a full disk may have been committed: the one that is tried again

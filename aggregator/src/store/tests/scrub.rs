@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use shared::batch::Values;
+use shared::reading::Value;
 
 use super::Node;
 use super::damage::{bench, count, first_file, flip, offsets, scan, scrub};
@@ -77,6 +78,30 @@ fn assert_counts(registry: &Registry, counts: &[(&str, u64)]) {
         let line = format!("tributary_store_{name} {value}\n");
         assert!(text.contains(&line), "{line}{text}");
     }
+}
+
+/// NaN is not equal to itself: its file was told as damaged, and its partition never sealed again.
+#[test]
+fn what_is_no_number_is_not_damaged() {
+    let mut bench = Bench::new();
+    let times: Vec<i64> = (0..4_000).map(|row| 1000 * DAY + row).collect();
+    let value = |row| {
+        if row % 1_000 == 0 {
+            f64::NAN
+        } else {
+            f64::from(row)
+        }
+    };
+    bench.data(&times, Values::Float((0..4_000).map(value).collect()));
+    bench.merge();
+    let view = bench.node.store.view();
+    let stats = &view.segments[0].blocks[0].columns[0];
+    assert!(matches!(stats.first, Some(Value::Float(first)) if first.is_nan()));
+    scrub(&bench.node.store);
+    assert_eq!(view.damage(), []);
+    let mut other = stats.clone();
+    other.first = Some(Value::Float(-f64::NAN));
+    assert_ne!(&other, stats, "not of the same bits");
 }
 
 /// They were counted as read, and not tried for a period.
