@@ -20,6 +20,7 @@ use super::error::StoreError;
 use super::group::{FieldState, Group, Measures};
 use super::reader::{Chunk, Scan, ScanIter, View};
 use super::rolled::Rolled;
+use super::rollup::Asked;
 use super::segment::SegmentHandle;
 use crate::state::{SeriesId, SeriesInfo};
 
@@ -75,6 +76,8 @@ pub enum Answer {
 pub struct Aggregates {
     scan: ScanIter,
     measures: Vec<Measures>,
+    /// Of rollups.
+    asked: Asked,
     buckets: Option<Buckets>,
     rolled: Rolled,
     folding: Option<Folding>,
@@ -132,14 +135,16 @@ impl View {
             devices,
             buckets,
         } = wanted;
-        let (fields, measures) = fields.into_iter().unzip();
+        let (fields, measures): (_, Vec<_>) = fields.into_iter().unzip();
         let scan = self.scan(Scan {
             table,
             fields,
             time,
             devices,
         });
+        let asked = scan.plan.fields.iter().copied();
         Aggregates {
+            asked: Asked::new(asked.zip(measures.iter().copied()).collect()),
             scan,
             measures,
             buckets,
@@ -191,10 +196,7 @@ impl Aggregates {
             let Some((slot, field_type)) = *field else {
                 return Some(FieldState::default());
             };
-            let at = block
-                .columns
-                .binary_search_by_key(&slot, |stats| stats.field);
-            let stats = at.ok().map(|at| &block.columns[at]);
+            let stats = block.stats(slot);
             stats.map_or(Some(FieldState::default()), |stats| {
                 FieldState::of_stats(stats, field_type, *measures)
             })
@@ -223,9 +225,7 @@ impl Aggregates {
     /// in time.
     fn rolled(&mut self, segment: &Arc<SegmentHandle>, block: &BlockMeta) -> Option<Piece> {
         let (plan, view) = (&self.scan.plan, &self.scan.view);
-        let fields = plan.fields.iter().copied();
-        let fields: Vec<_> = fields.zip(self.measures.iter().copied()).collect();
-        let wanted = (&plan.time, fields.as_slice());
+        let wanted = (&plan.time, &self.asked);
         let groups = self
             .rolled
             .groups(view, segment, block, self.buckets, wanted)?;

@@ -4,22 +4,18 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use journal::StorageFile;
-use shared::reading::FieldType;
 
 use super::aggregate::Buckets;
 use super::block::BlockMeta;
 use super::damage::{self, Place};
 use super::error::StoreError;
-use super::group::{Group, Measures};
+use super::group::Group;
 use super::reader::View;
-use super::rollup;
+use super::rollup::{self, Asked};
 use super::segment::SegmentHandle;
 
-/// When, and what of which fields: their places and types.
-type Wanted<'a> = (
-    &'a RangeInclusive<i64>,
-    &'a [(Option<(u16, FieldType)>, Measures)],
-);
+/// When, and what of which fields.
+type Wanted<'a> = (&'a RangeInclusive<i64>, &'a Asked);
 
 /// What rolls up the segment that is being scanned.
 #[derive(Default)]
@@ -104,7 +100,7 @@ impl Rolled {
         at: usize,
         place: usize,
         block: &BlockMeta,
-        (time, fields): Wanted<'_>,
+        (time, asked): Wanted<'_>,
     ) -> Result<Option<Vec<Group>>, (Place, StoreError)> {
         let rollup = &self.fitting[at];
         let cells = &rollup.blocks[place];
@@ -112,12 +108,12 @@ impl Rolled {
             Some((of, content)) if of == at => content,
             _ => rollup.content().map_err(|error| (Place::File, error))?,
         };
-        let wants = |column| rollup::wants(column, fields);
+        let wants = |column| asked.wants(column, block);
         let rows = rollup.read(&*content, cells, &wants);
         self.content = Some((at, content));
         let in_block = |error| (Place::Block(place), error);
         let rows = rows.map_err(in_block)?;
-        let groups = rollup::groups(&rows, block.rows.into(), time, fields);
+        let groups = rollup::groups(&rows, block.rows.into(), time, &asked.fields);
         groups.map_err(|fault| {
             let name = &rollup.file.name;
             in_block(StoreError::damaged(name, cells.offset, fault.to_string()))
