@@ -28,6 +28,10 @@ use crate::state::{SeriesId, SeriesInfo};
 /// each of the states of a field.
 const PIECE_BYTES_MAX: usize = 2 << 20;
 
+/// Pieces by statistics that take about as long as reading a block of a rollup, or one of rows: at least.
+const ROLLUP_EFFORT: usize = 8;
+const ROWS_EFFORT: usize = 256;
+
 /// What to aggregate.
 #[derive(Debug, Clone)]
 pub struct Aggregate {
@@ -57,9 +61,9 @@ pub struct Piece {
     /// By time; each bucket once.
     pub groups: Vec<Group>,
     pub by: Answer,
-    /// Rows were decoded for it, or before it for nothing, which takes as long as hundreds of pieces
-    /// for which none were.
-    pub was_decoded: bool,
+    /// How many pieces by statistics would have taken as long, about: with what was read for it, and
+    /// before it for nothing.
+    pub effort: usize,
 }
 
 /// What a piece was made of.
@@ -217,7 +221,7 @@ impl Aggregates {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups: vec![group],
             by: Answer::Statistics,
-            was_decoded: false,
+            effort: 1,
         })
     }
 
@@ -233,7 +237,7 @@ impl Aggregates {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups,
             by: Answer::Rollup,
-            was_decoded: false,
+            effort: 1,
         })
     }
 }
@@ -248,12 +252,7 @@ impl Folding {
     }
 
     /// The next buckets; there must be rows left.
-    fn piece(
-        &mut self,
-        measures: &[Measures],
-        buckets: Option<Buckets>,
-        was_decoded: bool,
-    ) -> Piece {
+    fn piece(&mut self, measures: &[Measures], buckets: Option<Buckets>, effort: usize) -> Piece {
         let Chunk {
             series,
             times,
@@ -288,7 +287,7 @@ impl Folding {
             series: Arc::clone(series),
             groups,
             by: Answer::Rows,
-            was_decoded,
+            effort,
         }
     }
 }
@@ -334,36 +333,32 @@ impl Iterator for Aggregates {
         if let Some(error) = self.scan.unreadable.take() {
             return Some(Err(error));
         }
-        let mut was_decoded = false;
+        let mut effort = 1;
         loop {
             if let Some(folding) = &mut self.folding
                 && folding.row < folding.chunk.times.len()
             {
-                return Some(Ok(folding.piece(&self.measures, self.buckets, was_decoded)));
+                return Some(Ok(folding.piece(&self.measures, self.buckets, effort)));
             }
             let read = match self.scan.next_block() {
                 Some((segment, block)) => {
                     if let Some(piece) = self.answered(&segment.blocks[block]) {
-                        return Some(Ok(Piece {
-                            was_decoded,
-                            ..piece
-                        }));
+                        return Some(Ok(Piece { effort, ..piece }));
                     }
-                    match self.rolled(&segment, &segment.blocks[block]) {
-                        Some(piece) if piece.groups.is_empty() => continue,
-                        Some(piece) => {
-                            return Some(Ok(Piece {
-                                was_decoded,
-                                ..piece
-                            }));
+                    if let Some(piece) = self.rolled(&segment, &segment.blocks[block]) {
+                        effort += ROLLUP_EFFORT;
+                        if piece.groups.is_empty() {
+                            continue;
                         }
-                        None => {}
+                        return Some(Ok(Piece { effort, ..piece }));
                     }
-                    was_decoded = true;
+                    effort += ROWS_EFFORT;
                     self.scan.read(&segment, block).transpose()
                 }
                 None => {
-                    was_decoded |= !self.scan.is_gathered();
+                    if !self.scan.is_gathered() {
+                        effort += ROWS_EFFORT;
+                    }
                     Some(self.scan.next()?)
                 }
             };
