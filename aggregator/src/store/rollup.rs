@@ -88,7 +88,7 @@ impl Resolution {
         Self::new(from.u32()?).ok_or(ReadFault::Invalid("buckets of no length"))
     }
 
-    pub(super) fn width_ns(self) -> i64 {
+    fn width_ns(self) -> i64 {
         i64::from(self.0) * SECOND_NS
     }
 
@@ -99,6 +99,15 @@ impl Resolution {
     /// Whether each of its buckets lies in one of these.
     pub(super) fn fits(self, buckets: Option<Buckets>) -> bool {
         buckets.is_none_or(|buckets| buckets.are_made_of(self.width_ns()))
+    }
+
+    /// Whether a time ends within one of its buckets, where rows between a least and a greatest time may
+    /// be on the other side.
+    pub(super) fn is_cut(self, time: &RangeInclusive<i64>, (least, greatest): (i64, i64)) -> bool {
+        let begins_one = |at: i64| at.rem_euclid(self.width_ns()) == 0;
+        let begins_within = *time.start() > least && !begins_one(*time.start());
+        let ends_within = |end: i64| end < greatest && !begins_one(end + 1);
+        begins_within || ends_within(*time.end())
     }
 }
 
@@ -356,7 +365,10 @@ impl Asked {
         if kind >= ROWS {
             return true;
         }
-        let Ok(at) = self.by_slot.binary_search_by_key(&field, |(slot, ..)| *slot) else {
+        let Ok(at) = self
+            .by_slot
+            .binary_search_by_key(&field, |(slot, ..)| *slot)
+        else {
             return false;
         };
         let (_, field_type, measures) = self.by_slot[at];

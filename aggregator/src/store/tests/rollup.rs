@@ -255,12 +255,34 @@ fn a_bucket_that_the_time_cuts_is_not_answered() {
     assert!(unsorted.is_err(), "columns that would not be found");
 }
 
+#[test]
+fn a_time_cuts_buckets_where_rows_may_be_on_both_sides() {
+    let minute = 60 * SECOND;
+    let (least, greatest) = (5 * minute + 7, 9 * minute + 7);
+    let is_cut = |time| minutes().is_cut(&time, (least, greatest));
+    assert!(!is_cut(i64::MIN..=i64::MAX));
+    assert!(!is_cut(least..=greatest));
+    assert!(!is_cut(6 * minute..=9 * minute - 1));
+    assert!(is_cut(6 * minute + 1..=i64::MAX));
+    assert!(is_cut(i64::MIN..=9 * minute));
+    assert!(is_cut(i64::MIN..=9 * minute - 2));
+    assert!(minutes().is_cut(&(-1..=i64::MAX), (-2, 5)));
+    assert!(!minutes().is_cut(&(-minute..=i64::MAX), (i64::MIN, 5)));
+}
+
 /// A sum is decoded alone where no int can have become a float.
 #[test]
 fn only_what_is_asked_for_is_decoded() {
     let floats = Values::Float((0..200).map(f64::from).collect());
     let ints = Values::Int((0..200).collect());
-    let rows = rows(200, &[(0, None, floats.clone()), (1, None, ints), (9, None, floats)]);
+    let rows = rows(
+        200,
+        &[
+            (0, None, floats.clone()),
+            (1, None, ints),
+            (9, None, floats),
+        ],
+    );
     let sum = Measures {
         sum: true,
         ..Measures::default()
@@ -271,7 +293,10 @@ fn only_what_is_asked_for_is_decoded() {
     };
     let names = |rows: &SeriesRows, fields: &Fields| -> Vec<String> {
         let read = decoded(rows, fields);
-        let names = read.columns.iter().map(|one| rollup::column_name(one.field));
+        let names = read
+            .columns
+            .iter()
+            .map(|one| rollup::column_name(one.field));
         names.filter(|name| name.starts_with("field")).collect()
     };
     let float = |slot| (Some((slot, FieldType::Float)), sum);
