@@ -119,7 +119,10 @@ impl Buckets {
         let start = self.start(times[0]);
         let end = start.and_then(|start| start.checked_add(self.width_ns));
         let rows = match end {
-            Some(end) => times.partition_point(|time| *time < end),
+            // Within a bucket the distance to the origin may become too long.
+            Some(end) => {
+                times.partition_point(|time| *time < end && time.checked_sub(self.origin).is_some())
+            }
             None => times
                 .iter()
                 .take_while(|time| self.start(**time) == start)
@@ -390,5 +393,10 @@ mod tests {
         let last = Buckets::new(i64::MAX, 0).unwrap();
         assert_eq!(last.run(&[0, i64::MAX - 1, i64::MAX]), (Some(0), 2));
         assert_eq!(last.run(&[i64::MAX]), (Some(i64::MAX), 1));
+        let far = Buckets::new(10, -20).unwrap();
+        let farthest = i64::MAX - 20;
+        let start = far.start(farthest);
+        assert!(start.is_some() && far.start(farthest + 1).is_none());
+        assert_eq!(far.run(&[farthest, farthest + 1]), (start, 1));
     }
 }

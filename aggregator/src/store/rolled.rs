@@ -164,13 +164,19 @@ impl Fitting {
     }
 }
 
-/// By the buckets that are asked for; `None` if one of these begins where no time is.
+/// By the buckets that are asked for; `None` if the rows of one lie in several of these, or in none: where
+/// a distance to the origin needs more than 64 bits.
 fn merged(groups: Vec<Group>, buckets: Option<Buckets>) -> Option<Vec<Group>> {
     let mut merged: Vec<Group> = Vec::new();
     for mut group in groups {
-        group.bucket = match (buckets, group.bucket) {
-            (Some(buckets), Some(start)) => Some(buckets.start(start)?),
-            _ => None,
+        group.bucket = match buckets {
+            Some(buckets) => {
+                let start = buckets.start(group.time_min)?;
+                let all = [group.bucket?, group.time_max];
+                let is_one = all.iter().all(|time| buckets.start(*time) == Some(start));
+                is_one.then_some(Some(start))?
+            }
+            None => None,
         };
         match merged.last_mut() {
             Some(last) if last.bucket == group.bucket => last.merge(group),

@@ -326,6 +326,23 @@ fn a_damaged_rollup_is_never_served_and_the_rows_answer() {
     assert_eq!(node.store.view().damage_count(), count(1, 0));
 }
 
+/// So far from the origin the rows of a minute lie in a bucket up to some second, and then in none.
+#[test]
+fn a_bucket_that_ends_with_the_numbers_is_told_by_its_rows() {
+    let bench = sealed();
+    let view = bench.node.store.view();
+    let rest = i64::MAX % MINUTE;
+    // The last one of a block: of others the rows that follow lie in no bucket either.
+    for (block, by) in [(0, [0, 0, 11]), (2, [0, 2, 9])] {
+        let last = view.segments[0].blocks[block].time_max;
+        let minute = last.div_euclid(MINUTE) * MINUTE;
+        assert!(minute + rest < last);
+        let buckets = Some((MINUTE, minute - (i64::MAX - rest)));
+        same(&view, &all(&view), buckets);
+        assert_eq!(answers(&view, &all(&view), buckets), by);
+    }
+}
+
 /// Damage that nobody tells is damage that nobody has met.
 #[test]
 fn a_rollup_that_cannot_answer_is_not_read() {
