@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aggregator::store::{Aggregate, Buckets, Measures, Scan, StoreError, View};
+use aggregator::store::{Aggregate, Answer, Buckets, Measures, Scan, StoreError, View};
 
 use crate::data::START;
 use crate::feed::READINGS;
@@ -65,9 +65,9 @@ pub(crate) fn report(replica: &Replica, values: u64) -> Result<(), Box<dyn Error
     aggregates(&view)
 }
 
-/// What dashboards ask, by the statistics of blocks and by what has to be decoded beside them.
+/// What dashboards ask, by the statistics of blocks, by rollups and by what has to be decoded beside them.
 fn aggregates(view: &Arc<View>) -> Result<(), Box<dyn Error>> {
-    println!("\naggregates, by statistics where a block is whole:");
+    println!("\naggregates, by statistics where a block is whole, by rollups where these fit:");
     let of = |fields: &[&str], measures, width_ns| Aggregate {
         table: "readings".to_owned(),
         fields: fields
@@ -113,8 +113,24 @@ fn aggregates(view: &Arc<View>) -> Result<(), Box<dyn Error>> {
         let p50 = took[took.len() / 2];
         let speed = rows as f64 * fields / p50.as_secs_f64() / 1e6;
         println!("  {name}: {rows} rows, {groups} states, p50 {p50:.1?}, {speed:.0} M values/s");
+        let [statistics, rollups, rows] = pieces(view, wanted)?;
+        println!("    pieces: {statistics} by statistics, {rollups} by rollups, {rows} by rows");
     }
     Ok(())
+}
+
+/// How many are made of statistics, of rollups and of rows.
+fn pieces(view: &Arc<View>, wanted: Aggregate) -> Result<[usize; 3], StoreError> {
+    let mut counts = [0; 3];
+    for piece in view.aggregate(wanted) {
+        let at = match piece?.by {
+            Answer::Statistics => 0,
+            Answer::Rollup => 1,
+            Answer::Rows => 2,
+        };
+        counts[at] += 1;
+    }
+    Ok(counts)
 }
 
 /// Rows and states, these by bucket for the whole fleet or by truck.

@@ -179,17 +179,20 @@ impl Replica {
 
     pub(crate) fn report(&self, values: u64, when: &str) -> Result<(), Box<dyn Error>> {
         let (files, kept) = self.kept()?;
+        let (rollups, of_rollups) = self.kept_of(is_rollup)?;
+        let (segments, of_segments) = self.kept_of(|name| !is_rollup(name))?;
         let each = |bytes: u64| bytes as f64 / values as f64;
         let written = self.log_bytes + self.segment_bytes;
         println!("\n{when}: {files} files");
-        println!("  bytes a value kept, index included   {:.3}", each(kept));
-        let (rollups, of_rollups) = self.kept_of(|name| name.contains(".roll"))?;
+        println!("  bytes a value kept, indexes included: {:.3}", each(kept));
         println!(
-            "    of these in {rollups} rollups         {:.3}",
-            each(of_rollups)
+            "    in {segments} segments {:.3}; in {rollups} rollups {:.3}, {:.1} % more",
+            each(of_segments),
+            each(of_rollups),
+            of_rollups as f64 * 100.0 / of_segments as f64
         );
         println!(
-            "  bytes a value written: log {:.3}, segments {:.3}; written over kept {:.2}",
+            "  bytes a value written: log {:.3}, segments and rollups {:.3}; written over kept {:.2}",
             each(self.log_bytes),
             each(self.segment_bytes),
             written as f64 / kept as f64
@@ -205,6 +208,10 @@ impl Replica {
         );
         Ok(())
     }
+}
+
+fn is_rollup(name: &str) -> bool {
+    name.contains(".roll")
 }
 
 /// How long this thread has been on a CPU.

@@ -17,7 +17,7 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::DisplayFormatType;
 use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, RecordOutput,
 };
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use shared::reading::Value;
@@ -33,7 +33,8 @@ use crate::store::{
 /// A batch ends with the piece that reaches one of these, for what it is made of is in no memory pool.
 const STATES: usize = 65_536;
 const BYTES: usize = 2 << 20;
-const PIECES: usize = 64;
+/// As many pieces by statistics, or what takes as long.
+const EFFORT: usize = 64;
 
 /// One column of a first stage. Numbers are places among the fields of the scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,27 +313,29 @@ impl Batches {
 impl Iterator for Batches {
     type Item = Result<RecordBatch, DataFusionError>;
 
-    /// Between batches a query can be stopped: one ends with the first piece that had rows decoded.
+    /// Between batches a query can be stopped: one ends with the first piece that had rows decoded, or
+    /// after a few that had rollups read.
     fn next(&mut self) -> Option<Self::Item> {
         let timer = self.metrics.elapsed_compute().timer();
         let mut all: Vec<(Arc<SeriesInfo>, Group)> = Vec::new();
-        let mut bytes = 0;
-        for _ in 0..PIECES {
+        let (mut bytes, mut spent) = (0, 0);
+        while spent < EFFORT {
             let Piece {
                 series,
                 groups,
                 by,
-                was_decoded,
+                effort,
             } = match self.pieces.next() {
                 Some(Ok(piece)) => piece,
                 Some(Err(error)) => return Some(Err(StoreFailure(Arc::new(error)).into())),
                 None => break,
             };
             self.note(by);
+            spent += effort;
             bytes += groups.iter().map(Group::bytes_held).sum::<usize>();
             all.extend(groups.into_iter().map(|group| (Arc::clone(&series), group)));
             let states = all.len() * self.source.states.len();
-            if was_decoded || states >= STATES || bytes >= BYTES {
+            if states >= STATES || bytes >= BYTES {
                 break;
             }
         }
@@ -341,8 +344,7 @@ impl Iterator for Batches {
         }
         let batch = self.source.batch(&all);
         timer.done();
-        self.metrics.record_output(all.len());
-        Some(batch)
+        Some(batch.map(|batch| batch.record_output(&self.metrics)))
     }
 }
 

@@ -20,12 +20,17 @@ use super::error::StoreError;
 use super::group::{FieldState, Group, Measures};
 use super::reader::{Chunk, Scan, ScanIter, View};
 use super::rolled::Rolled;
+use super::rollup::Asked;
 use super::segment::SegmentHandle;
 use crate::state::{SeriesId, SeriesInfo};
 
 /// Memory of the groups of one piece above which the next bucket begins another: a text may be in
 /// each of the states of a field.
 const PIECE_BYTES_MAX: usize = 2 << 20;
+
+/// Pieces by statistics that take about as long as reading a block of a rollup, or one of rows: at least.
+const ROLLUP_EFFORT: usize = 8;
+const ROWS_EFFORT: usize = 256;
 
 /// What to aggregate.
 #[derive(Debug, Clone)]
@@ -56,9 +61,9 @@ pub struct Piece {
     /// By time; each bucket once.
     pub groups: Vec<Group>,
     pub by: Answer,
-    /// Rows were decoded for it, or before it for nothing, which takes as long as hundreds of pieces
-    /// for which none were.
-    pub was_decoded: bool,
+    /// How many pieces by statistics would have taken as long, about: with what was read for it, and
+    /// before it for nothing.
+    pub effort: usize,
 }
 
 /// What a piece was made of.
@@ -75,6 +80,8 @@ pub enum Answer {
 pub struct Aggregates {
     scan: ScanIter,
     measures: Vec<Measures>,
+    /// Of rollups.
+    asked: Asked,
     buckets: Option<Buckets>,
     rolled: Rolled,
     folding: Option<Folding>,
@@ -112,7 +119,10 @@ impl Buckets {
         let start = self.start(times[0]);
         let end = start.and_then(|start| start.checked_add(self.width_ns));
         let rows = match end {
-            Some(end) => times.partition_point(|time| *time < end),
+            // Within a bucket the distance to the origin may become too long.
+            Some(end) => {
+                times.partition_point(|time| *time < end && time.checked_sub(self.origin).is_some())
+            }
             None => times
                 .iter()
                 .take_while(|time| self.start(**time) == start)
@@ -132,14 +142,16 @@ impl View {
             devices,
             buckets,
         } = wanted;
-        let (fields, measures) = fields.into_iter().unzip();
+        let (fields, measures): (_, Vec<_>) = fields.into_iter().unzip();
         let scan = self.scan(Scan {
             table,
             fields,
             time,
             devices,
         });
+        let asked = scan.plan.fields.iter().copied();
         Aggregates {
+            asked: Asked::new(asked.zip(measures.iter().copied()).collect()),
             scan,
             measures,
             buckets,
@@ -191,10 +203,7 @@ impl Aggregates {
             let Some((slot, field_type)) = *field else {
                 return Some(FieldState::default());
             };
-            let at = block
-                .columns
-                .binary_search_by_key(&slot, |stats| stats.field);
-            let stats = at.ok().map(|at| &block.columns[at]);
+            let stats = block.stats(slot);
             stats.map_or(Some(FieldState::default()), |stats| {
                 FieldState::of_stats(stats, field_type, *measures)
             })
@@ -215,7 +224,7 @@ impl Aggregates {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups: vec![group],
             by: Answer::Statistics,
-            was_decoded: false,
+            effort: 1,
         })
     }
 
@@ -223,9 +232,7 @@ impl Aggregates {
     /// in time.
     fn rolled(&mut self, segment: &Arc<SegmentHandle>, block: &BlockMeta) -> Option<Piece> {
         let (plan, view) = (&self.scan.plan, &self.scan.view);
-        let fields = plan.fields.iter().copied();
-        let fields: Vec<_> = fields.zip(self.measures.iter().copied()).collect();
-        let wanted = (&plan.time, fields.as_slice());
+        let wanted = (&plan.time, &self.asked);
         let groups = self
             .rolled
             .groups(view, segment, block, self.buckets, wanted)?;
@@ -233,7 +240,7 @@ impl Aggregates {
             series: Arc::clone(view.catalog().series(block.series)?),
             groups,
             by: Answer::Rollup,
-            was_decoded: false,
+            effort: 1,
         })
     }
 }
@@ -248,12 +255,7 @@ impl Folding {
     }
 
     /// The next buckets; there must be rows left.
-    fn piece(
-        &mut self,
-        measures: &[Measures],
-        buckets: Option<Buckets>,
-        was_decoded: bool,
-    ) -> Piece {
+    fn piece(&mut self, measures: &[Measures], buckets: Option<Buckets>, effort: usize) -> Piece {
         let Chunk {
             series,
             times,
@@ -288,7 +290,7 @@ impl Folding {
             series: Arc::clone(series),
             groups,
             by: Answer::Rows,
-            was_decoded,
+            effort,
         }
     }
 }
@@ -334,36 +336,32 @@ impl Iterator for Aggregates {
         if let Some(error) = self.scan.unreadable.take() {
             return Some(Err(error));
         }
-        let mut was_decoded = false;
+        let mut effort = 1;
         loop {
             if let Some(folding) = &mut self.folding
                 && folding.row < folding.chunk.times.len()
             {
-                return Some(Ok(folding.piece(&self.measures, self.buckets, was_decoded)));
+                return Some(Ok(folding.piece(&self.measures, self.buckets, effort)));
             }
             let read = match self.scan.next_block() {
                 Some((segment, block)) => {
                     if let Some(piece) = self.answered(&segment.blocks[block]) {
-                        return Some(Ok(Piece {
-                            was_decoded,
-                            ..piece
-                        }));
+                        return Some(Ok(Piece { effort, ..piece }));
                     }
-                    match self.rolled(&segment, &segment.blocks[block]) {
-                        Some(piece) if piece.groups.is_empty() => continue,
-                        Some(piece) => {
-                            return Some(Ok(Piece {
-                                was_decoded,
-                                ..piece
-                            }));
+                    if let Some(piece) = self.rolled(&segment, &segment.blocks[block]) {
+                        effort += ROLLUP_EFFORT;
+                        if piece.groups.is_empty() {
+                            continue;
                         }
-                        None => {}
+                        return Some(Ok(Piece { effort, ..piece }));
                     }
-                    was_decoded = true;
+                    effort += ROWS_EFFORT;
                     self.scan.read(&segment, block).transpose()
                 }
                 None => {
-                    was_decoded |= !self.scan.is_gathered();
+                    if !self.scan.is_gathered() {
+                        effort += ROWS_EFFORT;
+                    }
                     Some(self.scan.next()?)
                 }
             };
@@ -395,5 +393,10 @@ mod tests {
         let last = Buckets::new(i64::MAX, 0).unwrap();
         assert_eq!(last.run(&[0, i64::MAX - 1, i64::MAX]), (Some(0), 2));
         assert_eq!(last.run(&[i64::MAX]), (Some(i64::MAX), 1));
+        let far = Buckets::new(10, -20).unwrap();
+        let farthest = i64::MAX - 20;
+        let start = far.start(farthest);
+        assert!(start.is_some() && far.start(farthest + 1).is_none());
+        assert_eq!(far.run(&[farthest, farthest + 1]), (start, 1));
     }
 }

@@ -412,6 +412,13 @@ fn short(text: &str) -> Option<Value> {
 }
 
 impl BlockMeta {
+    /// What it says of a column; `None` as well if it says nothing.
+    pub(super) fn stats(&self, field: u16) -> Option<&ColumnStats> {
+        let columns = &self.columns;
+        let at = columns.binary_search_by_key(&field, |stats| stats.field);
+        Some(&columns[at.ok()?])
+    }
+
     /// Bytes of the shortest entry of an index of version 1 or 2.
     pub(super) const BYTES_MIN: usize = 4 + 8 + 4 + 4 + 8 + 8 + 2;
 

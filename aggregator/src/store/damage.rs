@@ -79,6 +79,13 @@ impl Faults {
         self.by_place().is_empty()
     }
 
+    /// Whether this block, or the file as a whole, is not to be read.
+    pub(super) fn concern(&self, block: usize) -> bool {
+        let by_place = self.by_place();
+        let all = [Place::File, Place::Block(block)];
+        all.iter().any(|place| by_place.contains_key(place))
+    }
+
     /// It was read and is sound. Whether there was a fault.
     pub(super) fn clear(&self, place: Place) -> bool {
         self.by_place().remove(&place).is_some()

@@ -47,6 +47,17 @@ pub struct FieldState {
     pub last: Option<(i64, Value)>,
 }
 
+impl Measures {
+    /// What either asks for.
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            sum: self.sum || other.sum,
+            extremes: self.extremes || other.extremes,
+            ends: self.ends || other.ends,
+        }
+    }
+}
+
 impl Group {
     /// Memory that this holds, in bytes, about.
     pub fn bytes_held(&self) -> usize {

@@ -4,31 +4,34 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use journal::StorageFile;
-use shared::reading::FieldType;
 
 use super::aggregate::Buckets;
 use super::block::BlockMeta;
 use super::damage::{self, Place};
 use super::error::StoreError;
-use super::group::{Group, Measures};
+use super::group::Group;
 use super::reader::View;
-use super::rollup;
+use super::rollup::{self, Asked, Resolution};
 use super::segment::SegmentHandle;
 
-/// When, and what of which fields: their places and types.
-type Wanted<'a> = (
-    &'a RangeInclusive<i64>,
-    &'a [(Option<(u16, FieldType)>, Measures)],
-);
+/// When, and what of which fields.
+type Wanted<'a> = (&'a RangeInclusive<i64>, &'a Asked);
 
 /// What rolls up the segment that is being scanned.
 #[derive(Default)]
 pub(super) struct Rolled {
     segment: Option<Arc<SegmentHandle>>,
-    /// Those that fit, widest buckets first.
-    fitting: Vec<Arc<SegmentHandle>>,
-    /// The file that was read last, and whose it is.
-    content: Option<(usize, Arc<dyn StorageFile>)>,
+    /// Widest buckets first.
+    fitting: Vec<Fitting>,
+}
+
+/// One whose buckets fit those that are asked for.
+struct Fitting {
+    rollup: Arc<SegmentHandle>,
+    resolution: Resolution,
+    /// Once something of it was read: the few that a table has stay open until the scan turns to
+    /// another segment.
+    content: Option<Arc<dyn StorageFile>>,
 }
 
 impl View {
@@ -76,78 +79,120 @@ impl Rolled {
         buckets: Option<Buckets>,
         wanted: Wanted<'_>,
     ) -> Option<Vec<Group>> {
+        let (time, asked) = wanted;
+        if asked.needs_rows_of(block) {
+            return None;
+        }
         let is_same = |known: &Arc<SegmentHandle>| Arc::ptr_eq(known, segment);
         if !self.segment.as_ref().is_some_and(is_same) {
             self.turn_to(view, segment, buckets);
         }
-        for at in 0..self.fitting.len() {
-            let rollup = Arc::clone(&self.fitting[at]);
-            let of = (block.series, block.offset);
-            let found = rollup
-                .blocks
-                .binary_search_by_key(&of, |cells| (cells.series, cells.source));
-            let Ok(place) = found else { continue };
-            match self.read(at, place, block, wanted) {
-                Ok(Some(groups)) => {
-                    if let Some(merged) = merged(groups, buckets) {
-                        return Some(merged);
-                    }
-                }
-                Ok(None) => {}
-                Err((place, error)) => damage::report(&rollup, place, &error, view.state()),
+        let mut cut = None;
+        for one in &mut self.fitting {
+            let Some(place) = one.place_of(block) else {
+                continue;
+            };
+            if one
+                .resolution
+                .is_cut(time, (block.time_min, block.time_max))
+            {
+                cut = Some((one, place));
+            } else if let Some(groups) = one.answer(view, (block, place), buckets, wanted) {
+                return Some(groups);
             }
         }
-        None
+        // No row may lie where a bucket is cut off; that the narrowest tell best.
+        let (narrowest, place) = cut?;
+        narrowest.answer(view, (block, place), buckets, wanted)
     }
 
     fn turn_to(&mut self, view: &View, segment: &Arc<SegmentHandle>, buckets: Option<Buckets>) {
-        let fits = |rollup: &&Arc<SegmentHandle>| {
-            let resolution = rollup.head.resolution;
-            resolution.is_some_and(|resolution| resolution.fits(buckets))
+        let fits = |rollup: &Arc<SegmentHandle>| {
+            let resolution = rollup.head.resolution?;
+            resolution.fits(buckets).then(|| Fitting {
+                rollup: Arc::clone(rollup),
+                resolution,
+                content: None,
+            })
         };
-        let fitting = view.rollups_of(segment).iter().filter(fits);
-        let mut fitting: Vec<_> = fitting.map(Arc::clone).collect();
-        fitting.sort_by_key(|rollup| std::cmp::Reverse(rollup.head.resolution));
+        let fitting = view.rollups_of(segment).iter().filter_map(fits);
+        let mut fitting: Vec<_> = fitting.collect();
+        fitting.sort_by_key(|one| std::cmp::Reverse(one.resolution));
         *self = Self {
             segment: Some(Arc::clone(segment)),
             fitting,
-            content: None,
         };
+    }
+}
+
+impl Fitting {
+    /// Where the states of a block are; `None` as well if they are known to be damaged.
+    fn place_of(&self, block: &BlockMeta) -> Option<usize> {
+        let of = (block.series, block.offset);
+        let blocks = &self.rollup.blocks;
+        let place = blocks.binary_search_by_key(&of, |cells| (cells.series, cells.source));
+        place
+            .ok()
+            .filter(|place| !self.rollup.faults.concern(*place))
+    }
+
+    /// `None`: they do not tell all.
+    fn answer(
+        &mut self,
+        view: &View,
+        (block, place): (&BlockMeta, usize),
+        buckets: Option<Buckets>,
+        wanted: Wanted<'_>,
+    ) -> Option<Vec<Group>> {
+        match self.read(place, block, wanted) {
+            Ok(groups) => merged(groups?, buckets),
+            Err((place, error)) => {
+                damage::report(&self.rollup, place, &error, view.state());
+                None
+            }
+        }
     }
 
     fn read(
         &mut self,
-        at: usize,
         place: usize,
         block: &BlockMeta,
-        (time, fields): Wanted<'_>,
+        (time, asked): Wanted<'_>,
     ) -> Result<Option<Vec<Group>>, (Place, StoreError)> {
-        let rollup = &self.fitting[at];
-        let cells = &rollup.blocks[place];
+        let cells = &self.rollup.blocks[place];
         let content = match self.content.take() {
-            Some((of, content)) if of == at => content,
-            _ => rollup.content().map_err(|error| (Place::File, error))?,
+            Some(content) => content,
+            None => self
+                .rollup
+                .content()
+                .map_err(|error| (Place::File, error))?,
         };
-        let wants = |column| rollup::wants(column, fields);
-        let rows = rollup.read(&*content, cells, &wants);
-        self.content = Some((at, content));
+        let wants = |column| asked.wants(column, block);
+        let rows = self.rollup.read(&*content, cells, &wants);
+        self.content = Some(content);
         let in_block = |error| (Place::Block(place), error);
         let rows = rows.map_err(in_block)?;
-        let groups = rollup::groups(&rows, block.rows.into(), time, fields);
+        let groups = rollup::groups(&rows, block.rows.into(), time, &asked.fields);
         groups.map_err(|fault| {
-            let name = &rollup.file.name;
+            let name = &self.rollup.file.name;
             in_block(StoreError::damaged(name, cells.offset, fault.to_string()))
         })
     }
 }
 
-/// By the buckets that are asked for; `None` if one of these begins where no time is.
+/// By the buckets that are asked for; `None` if the rows of one lie in several of these, or in none: where
+/// a distance to the origin needs more than 64 bits.
 fn merged(groups: Vec<Group>, buckets: Option<Buckets>) -> Option<Vec<Group>> {
     let mut merged: Vec<Group> = Vec::new();
     for mut group in groups {
-        group.bucket = match (buckets, group.bucket) {
-            (Some(buckets), Some(start)) => Some(buckets.start(start)?),
-            _ => None,
+        group.bucket = match buckets {
+            Some(buckets) => {
+                let start = buckets.start(group.time_min)?;
+                let all = [group.bucket?, group.time_max];
+                let is_one = all.iter().all(|time| buckets.start(*time) == Some(start));
+                is_one.then_some(Some(start))?
+            }
+            None => None,
         };
         match merged.last_mut() {
             Some(last) if last.bucket == group.bucket => last.merge(group),

@@ -10,6 +10,7 @@ use shared::id::Digest;
 use shared::reading::{FieldType, Value};
 
 use super::aggregate::{Buckets, state_of};
+use super::block::{BlockMeta, ColumnStats};
 use super::group::{FieldState, Group, Measures};
 use super::partition::{ROLLUP, SEALED};
 use super::sum::Sum;
@@ -98,6 +99,15 @@ impl Resolution {
     /// Whether each of its buckets lies in one of these.
     pub(super) fn fits(self, buckets: Option<Buckets>) -> bool {
         buckets.is_none_or(|buckets| buckets.are_made_of(self.width_ns()))
+    }
+
+    /// Whether a time ends within one of its buckets, where rows between a least and a greatest time may
+    /// be on the other side.
+    pub(super) fn is_cut(self, time: &RangeInclusive<i64>, (least, greatest): (i64, i64)) -> bool {
+        let begins_one = |at: i64| at.rem_euclid(self.width_ns()) == 0;
+        let begins_within = *time.start() > least && !begins_one(*time.start());
+        let ends_within = |end: i64| end < greatest && !begins_one(end + 1);
+        begins_within || ends_within(*time.end())
     }
 }
 
@@ -304,26 +314,77 @@ pub(super) fn column_name(column: u16) -> String {
     format!("field {field} {kind}")
 }
 
-/// Which columns answer for some fields.
-pub(super) fn wants(column: u16, fields: &[(Option<(u16, FieldType)>, Measures)]) -> bool {
-    let (field, kind) = (column / KINDS, column % KINDS);
-    if kind >= ROWS {
-        return true;
+/// A field's place and type, `None` if the table does not have it, and what is asked of it.
+pub(super) type AskedField = (Option<(u16, FieldType)>, Measures);
+
+/// What is asked of fields, found by place as fast in wide tables.
+pub(super) struct Asked {
+    /// As they were asked for.
+    pub(super) fields: Vec<AskedField>,
+    /// Those that the table has, sorted, each once.
+    by_slot: Vec<(u16, FieldType, Measures)>,
+    /// Texts of which more is asked than their number.
+    texts: Vec<u16>,
+}
+
+impl Asked {
+    pub(super) fn new(fields: Vec<AskedField>) -> Self {
+        let known = |(slot, measures): &AskedField| {
+            let (slot, field_type) = (*slot)?;
+            Some((slot, field_type, *measures))
+        };
+        let mut by_slot: Vec<_> = fields.iter().filter_map(known).collect();
+        by_slot.sort_by_key(|(slot, ..)| *slot);
+        by_slot.dedup_by(|again, kept| {
+            let is_same = again.0 == kept.0;
+            if is_same {
+                kept.2 = kept.2.with(again.2);
+            }
+            is_same
+        });
+        let is_text = |(_, field_type, measures): &&(u16, FieldType, Measures)| {
+            *field_type == FieldType::Text && (measures.extremes || measures.ends)
+        };
+        let texts = by_slot.iter().filter(is_text);
+        Self {
+            texts: texts.map(|(slot, ..)| *slot).collect(),
+            fields,
+            by_slot,
+        }
     }
-    fields.iter().any(|(slot, measures)| {
-        let Some((slot, field_type)) = slot else {
+
+    /// Whether a rollup of a block cannot tell all: not of texts that the block may have.
+    pub(super) fn needs_rows_of(&self, block: &BlockMeta) -> bool {
+        let may_be_there = |slot: &u16| block.columns.is_empty() || block.stats(*slot).is_some();
+        self.texts.iter().any(may_be_there)
+    }
+
+    /// Whether a column of the rollup of a block answers for some of it.
+    pub(super) fn wants(&self, column: u16, block: &BlockMeta) -> bool {
+        let (field, kind) = (column / KINDS, column % KINDS);
+        if kind >= ROWS {
+            return true;
+        }
+        let Ok(at) = self
+            .by_slot
+            .binary_search_by_key(&field, |(slot, ..)| *slot)
+        else {
             return false;
         };
+        let (_, field_type, measures) = self.by_slot[at];
         // Whether ints that have become floats add up without rounding is told by their extremes.
-        let is_float = *field_type == FieldType::Float;
-        *slot == field
-            && match kind {
-                COUNT => true,
-                SUM | SUM_HIGH => measures.sum,
-                MIN | MAX => measures.extremes || (measures.sum && is_float),
-                _ => measures.ends,
-            }
-    })
+        let may_be_widened = || {
+            let stats = block.stats(field);
+            let is_float = |stats: &ColumnStats| matches!(stats.first, Some(Value::Float(_)));
+            field_type == FieldType::Float && !stats.is_some_and(is_float)
+        };
+        match kind {
+            COUNT => true,
+            SUM | SUM_HIGH => measures.sum,
+            MIN | MAX => measures.extremes || (measures.sum && may_be_widened()),
+            _ => measures.ends,
+        }
+    }
 }
 
 /// The states that a block of a rollup has within a time, in order; `None` if they do not tell all
@@ -332,13 +393,19 @@ pub(super) fn groups(
     cells: &SeriesRows,
     rows: u64,
     time: &RangeInclusive<i64>,
-    fields: &[(Option<(u16, FieldType)>, Measures)],
+    fields: &[AskedField],
 ) -> Result<Option<Vec<Group>>, ReadFault> {
-    let lane = |kind| Lane::of(cells, kind).ok_or(MALFORMED);
+    // They are looked up.
+    if !cells.columns.is_sorted_by(|a, b| a.field < b.field) {
+        return Err(MALFORMED);
+    }
+    let of_rows = columns_of_field(&cells.columns, ROWS / KINDS);
+    let lane = |kind| Lane::of(of_rows, kind).ok_or(MALFORMED);
     let (counts, least, greatest) = (lane(ROWS)?, lane(TIME_MIN)?, lane(TIME_MAX)?);
-    let of_field = |(slot, measures): &(Option<(u16, FieldType)>, Measures)| {
+    let of_field = |(slot, measures): &AskedField| {
         let (slot, field_type) = (*slot)?;
-        Some(FieldCells::of(cells, slot, field_type, *measures))
+        let columns = columns_of_field(&cells.columns, slot);
+        Some(FieldCells::of(columns, slot, field_type, *measures))
     };
     let fields: Vec<Option<FieldCells<'_>>> = fields.iter().map(of_field).collect();
     let (mut groups, mut told, mut tells_all) = (Vec::new(), 0_u64, true);
@@ -376,6 +443,13 @@ pub(super) fn groups(
 
 const MALFORMED: ReadFault = ReadFault::Invalid("columns of a rollup");
 
+/// Those of one field among sorted ones: at most as many as there are kinds.
+fn columns_of_field(columns: &[Column], slot: u16) -> &[Column] {
+    let from = columns.partition_point(|column| column.field / KINDS < slot);
+    let count = columns[from..].partition_point(|column| column.field / KINDS == slot);
+    &columns[from..from + count]
+}
+
 /// A column, read by row.
 struct Lane<'a> {
     values: &'a Values,
@@ -384,8 +458,8 @@ struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    fn of(cells: &'a SeriesRows, id: u16) -> Option<Self> {
-        let column = cells.columns.iter().find(|column| column.field == id)?;
+    fn of(columns: &'a [Column], id: u16) -> Option<Self> {
+        let column = columns.iter().find(|column| column.field == id)?;
         let places = column.present.as_ref().map(|flags| {
             let mut next = 0;
             let place = |is_there: &bool| {
@@ -441,8 +515,8 @@ struct FieldCells<'a> {
 }
 
 impl<'a> FieldCells<'a> {
-    fn of(cells: &'a SeriesRows, slot: u16, field_type: FieldType, measures: Measures) -> Self {
-        let lane = |kind: u16| Lane::of(cells, slot * KINDS + kind);
+    fn of(columns: &'a [Column], slot: u16, field_type: FieldType, measures: Measures) -> Self {
+        let lane = |kind: u16| Lane::of(columns, slot * KINDS + kind);
         Self {
             field_type,
             measures,

@@ -5,6 +5,8 @@
 //! order; bytes are charged before they are parsed; nothing is read while a packet waits, so a
 //! slow cluster slows the publisher down through TCP.
 
+mod place;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -27,7 +29,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::agents::Presence;
 use super::budget::{Account, Charge};
 use super::metrics::IngestMetrics;
-use super::packet::{self, Welcome};
+use super::packet;
 use super::session::{Accept, Action, Close, Packet, RECEIVE_MAXIMUM, Session, Version};
 use super::upstream::Upstream;
 use super::validate::{self, Checked, INLINE_BYTES_MAX, Invalid};
@@ -499,34 +501,6 @@ impl<U: Upstream> Inner<U> {
             Step::Submitted(sequence, ticket)
         }));
         actions
-    }
-
-    /// Asks where the streams stand, if there are some, and accepts the CONNECT then.
-    fn place(&mut self, accept: Accept, identity: &Identity, around: &Surroundings<U>) {
-        if accept.streams.is_empty() {
-            return self.accept(&accept, Vec::new(), identity, around);
-        }
-        let (upstream, agent) = (around.upstream.clone(), identity.id.clone());
-        self.step = Some(Box::pin(async move {
-            let positions = upstream.positions(&agent, &accept.streams).await;
-            Step::Placed(accept, positions)
-        }));
-    }
-
-    fn accept(
-        &mut self,
-        accept: &Accept,
-        positions: Vec<(Epoch, Lane, Position)>,
-        identity: &Identity,
-        around: &Surroundings<U>,
-    ) {
-        let welcome = Welcome {
-            positions,
-            incarnation: around.upstream.incarnation(),
-            now: wall_clock(),
-            client_id: identity.id.as_str().to_owned(),
-        };
-        self.send(packet::accept(self.version(), accept, &welcome));
     }
 
     /// Writes the packet of an action that is one.

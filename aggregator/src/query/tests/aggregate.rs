@@ -264,6 +264,31 @@ async fn hours_of_a_sealed_day_are_answered_by_rollups() {
     assert_eq!(found, counted(bench.ask(&by_rows).await));
 }
 
+/// Reading rollups takes longer than reading the index: a query can be stopped between a few of them.
+#[tokio::test]
+async fn a_batch_is_made_of_few_rollups() {
+    let mut bench = Bench::new();
+    for (from, to) in [(0, 540), (540, 1_080)] {
+        for nth in 0..20 {
+            send(&mut bench, nth, from, to, true);
+        }
+        bench.merge();
+    }
+    seal(&mut bench);
+    let sql = "SELECT device, time_bucket('1 hour', time), sum(turns) FROM engine GROUP BY 1, 2";
+    assert_eq!(counter(&bench, sql, "pieces_by_rollups").await, 20);
+    let shown = format!("{:?}", bench.ask(&format!("EXPLAIN ANALYZE {sql}")).await);
+    let (_, ours) = shown.split_once(BY_STATES).unwrap();
+    let (_, batches) = ours.split_once("output_batches=").unwrap();
+    assert!(batches.starts_with("3,"), "{shown}");
+    let sql = "SELECT device, sum(turns) FROM engine GROUP BY 1";
+    assert_eq!(counter(&bench, sql, "pieces_by_statistics").await, 20);
+    let shown = format!("{:?}", bench.ask(&format!("EXPLAIN ANALYZE {sql}")).await);
+    let (_, ours) = shown.split_once(BY_STATES).unwrap();
+    let (_, batches) = ours.split_once("output_batches=").unwrap();
+    assert!(batches.starts_with("1,"), "{shown}");
+}
+
 #[tokio::test]
 async fn everything_else_reads_rows() {
     let bench = filled();

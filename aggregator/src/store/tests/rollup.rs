@@ -8,13 +8,14 @@ use super::{ALWAYS_WORTH, Random};
 use crate::state::SeriesId;
 use crate::state::rows::SeriesRows;
 use crate::store::aggregate::{Buckets, state_of};
-use crate::store::rollup::{self, Resolution, Worth};
+use crate::store::block::BlockMeta;
+use crate::store::rollup::{self, Asked, AskedField, Resolution, Worth};
 use crate::store::{FieldState, Group, Measures, block};
 
 const SECOND: i64 = 1_000_000_000;
 const START: i64 = 1_764_000_000 * SECOND;
 
-pub(super) type Fields = Vec<(Option<(u16, FieldType)>, Measures)>;
+pub(super) type Fields = Vec<AskedField>;
 
 pub(super) fn minutes() -> Resolution {
     Resolution::new(60).unwrap()
@@ -35,12 +36,21 @@ fn rows(count: usize, columns: &[(u16, Option<Vec<bool>>, Values)]) -> SeriesRow
     }
 }
 
+/// What the index says of a block of these rows.
+fn entry(rows: &SeriesRows) -> BlockMeta {
+    block::encode(rows, false).unwrap().1
+}
+
 /// Through the bytes of a block, of which only what is wanted is decoded.
-fn groups(rows: &SeriesRows, fields: &Fields) -> Option<Vec<Group>> {
+fn decoded(rows: &SeriesRows, fields: &Fields) -> SeriesRows {
     let cells = rollup::cells(rows, minutes(), ALWAYS_WORTH).unwrap();
     let (bytes, meta) = block::encode(&cells, false).unwrap();
-    let wants = |column| rollup::wants(column, fields);
-    let read = block::decode(&bytes, &meta, &wants).unwrap();
+    let (asked, of) = (Asked::new(fields.clone()), entry(rows));
+    block::decode(&bytes, &meta, &|column| asked.wants(column, &of)).unwrap()
+}
+
+fn groups(rows: &SeriesRows, fields: &Fields) -> Option<Vec<Group>> {
+    let read = decoded(rows, fields);
     let all = i64::MIN..=i64::MAX;
     rollup::groups(&read, rows.times.len() as u64, &all, fields).unwrap()
 }
@@ -224,8 +234,8 @@ fn texts_are_counted() {
 fn a_bucket_that_the_time_cuts_is_not_answered() {
     let floats = (0..40).map(f64::from).collect();
     let rows = rows(40, &[(0, None, Values::Float(floats))]);
-    let cells = rollup::cells(&rows, minutes(), ALWAYS_WORTH).unwrap();
     let fields: Fields = vec![(Some((0, FieldType::Float)), ALL)];
+    let cells = decoded(&rows, &fields);
     let of = |time| {
         let found = rollup::groups(&cells, 40, &time, &fields).unwrap()?;
         Some(found.iter().map(|group| group.rows).collect::<Vec<u64>>())
@@ -239,6 +249,77 @@ fn a_bucket_that_the_time_cuts_is_not_answered() {
     assert_eq!(of(i64::MIN..=START), Some(vec![]), "none is in time");
     let other = rollup::groups(&cells, 41, &(0..=1), &fields);
     assert!(other.is_err(), "states of other rows");
+    let mut unsorted = cells.clone();
+    unsorted.columns.swap(0, 1);
+    let unsorted = rollup::groups(&unsorted, 40, &(0..=1), &fields);
+    assert!(unsorted.is_err(), "columns that would not be found");
+}
+
+#[test]
+fn a_time_cuts_buckets_where_rows_may_be_on_both_sides() {
+    let minute = 60 * SECOND;
+    let (least, greatest) = (5 * minute + 7, 9 * minute + 7);
+    let is_cut = |time| minutes().is_cut(&time, (least, greatest));
+    assert!(!is_cut(i64::MIN..=i64::MAX));
+    assert!(!is_cut(least..=greatest));
+    assert!(!is_cut(6 * minute..=9 * minute - 1));
+    assert!(is_cut(6 * minute + 1..=i64::MAX));
+    assert!(is_cut(i64::MIN..=9 * minute));
+    assert!(is_cut(i64::MIN..=9 * minute - 2));
+    assert!(minutes().is_cut(&(-1..=i64::MAX), (-2, 5)));
+    assert!(!minutes().is_cut(&(-minute..=i64::MAX), (i64::MIN, 5)));
+}
+
+/// A sum is decoded alone where no int can have become a float.
+#[test]
+fn only_what_is_asked_for_is_decoded() {
+    let floats = Values::Float((0..200).map(f64::from).collect());
+    let ints = Values::Int((0..200).collect());
+    let rows = rows(
+        200,
+        &[
+            (0, None, floats.clone()),
+            (1, None, ints),
+            (9, None, floats),
+        ],
+    );
+    let sum = Measures {
+        sum: true,
+        ..Measures::default()
+    };
+    let ends = Measures {
+        ends: true,
+        ..Measures::default()
+    };
+    let names = |rows: &SeriesRows, fields: &Fields| -> Vec<String> {
+        let read = decoded(rows, fields);
+        let names = read
+            .columns
+            .iter()
+            .map(|one| rollup::column_name(one.field));
+        names.filter(|name| name.starts_with("field")).collect()
+    };
+    let float = |slot| (Some((slot, FieldType::Float)), sum);
+    let fields = vec![float(9), (None, ALL), float(1), float(0)];
+    let expected = [
+        "field 0 count",
+        "field 0 sum",
+        "field 1 count",
+        "field 1 sum",
+        "field 1 min",
+        "field 1 max",
+        "field 9 count",
+        "field 9 sum",
+    ];
+    assert_eq!(names(&rows, &fields), expected);
+    // Nobody says what a short block holds.
+    let short = rows.slice(0..100);
+    assert_eq!(names(&short, &vec![float(0)]).len(), 4);
+    // Twice, for different things.
+    let twice = vec![float(0), (Some((0, FieldType::Float)), ends)];
+    assert_eq!(names(&rows, &twice).len(), 4);
+    let both = groups(&rows, &twice).unwrap();
+    assert_eq!(bits(&both), bits(&folded(&rows, &twice)));
 }
 
 #[test]

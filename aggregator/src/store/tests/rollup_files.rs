@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use journal::{OpenMode, SimStorage, Storage};
-use shared::batch::Values;
-use shared::id::TimeNs;
+use shared::batch::{Body, Column, Data, Group as Rows, SeriesColumns, Values};
+use shared::id::{Digest, Lane, LocalSeriesId, TimeNs};
 use shared::reading::FieldType;
 
 use super::aggregate::{ALL, SECOND, answers, same, wanted};
@@ -16,13 +16,18 @@ use super::rollup::{Fields, bits, folded, minutes};
 use super::segments::{HEAD, long_rows};
 use super::{ALWAYS_WORTH, Node, all_rows};
 use crate::state::bytes::crc32c;
-use crate::state::{Command, Rollup, Rollups, TableWish, Window, Wish};
+use crate::state::{Command, Outcome, Rollup, Rollups, TableWish, Window, Wish};
 use crate::store::inspect;
 use crate::store::rollup;
 use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, is_rollup};
 use crate::store::writer::RollupWriter;
-use crate::store::{Aggregate, Claims, Store, StoreError, View};
+use crate::store::{Aggregate, Claims, Measures, Store, StoreError, View};
 
+const NOTHING: Measures = Measures {
+    sum: false,
+    extremes: false,
+    ends: false,
+};
 const DAY_1: i64 = 1000 * DAY;
 const MINUTE: i64 = 60 * SECOND;
 
@@ -43,6 +48,30 @@ fn send(bench: &mut Bench, seconds: std::ops::Range<i64>) {
         let times: Vec<i64> = some.iter().map(|second| DAY_1 + second * SECOND).collect();
         let value = |second: &i64| f64::from(i32::try_from(second * 37 % 801).unwrap()) / 4.0;
         bench.data(&times, Values::Float(some.iter().map(value).collect()));
+    }
+}
+
+/// The same, with a text in each row.
+fn send_with_texts(bench: &mut Bench, seconds: std::ops::Range<i64>) {
+    let all: Vec<i64> = seconds.collect();
+    for some in all.chunks(5_400) {
+        let column = |field, values| Column {
+            field,
+            present: None,
+            values,
+        };
+        let text = |second: &i64| format!("s{}", second % 3);
+        let columns = vec![
+            column(0, Values::Float(vec![1.0; some.len()])),
+            column(1, Values::Text(some.iter().map(text).collect())),
+        ];
+        let id = LocalSeriesId(0);
+        let groups = vec![Rows {
+            times: some.iter().map(|second| DAY_1 + second * SECOND).collect(),
+            series: vec![SeriesColumns { id, columns }],
+        }];
+        let link = bench.agent.seal(Lane::Live, Body::Data(Data { groups }));
+        assert_eq!(bench.send(&link), Outcome::Stored);
     }
 }
 
@@ -292,11 +321,13 @@ fn a_damaged_rollup_is_never_served_and_the_rows_answer() {
         (&minutes.file.name, offset)
     );
     assert_eq!(view.damaged_files(), [], "no segment is");
-    // What is damaged by bytes outside of blocks, and found by reading all.
     flip(&bench.node.sim, &minutes.file.name, offset + 20);
-    assert_eq!(told(&view, EVER, MINUTE), [0, 11, 0]);
+    let by_both = told(&view, EVER, MINUTE);
+    assert_eq!(by_both, [0, 10, 1], "what is known is not tried again");
     scrub(&bench.node.store);
     assert_eq!(view.damage_count(), count(0, 0), "it was read and is sound");
+    assert_eq!(told(&view, EVER, MINUTE), [0, 11, 0]);
+    // What is damaged by bytes outside of blocks, and found by reading all.
     flip(&bench.node.sim, &minutes.file.name, minutes.file.len - 60);
     scrub(&bench.node.store);
     assert_eq!(view.damage_count(), count(1, 0));
@@ -306,6 +337,79 @@ fn a_damaged_rollup_is_never_served_and_the_rows_answer() {
     assert_eq!(told(&node.store.view(), EVER, MINUTE), [0, 0, 11]);
     assert_eq!(told(&node.store.view(), EVER, HOUR), [0, 11, 0]);
     assert_eq!(node.store.view().damage_count(), count(1, 0));
+}
+
+/// So far from the origin the rows of a minute lie in a bucket up to some second, and then in none.
+#[test]
+fn a_bucket_that_ends_with_the_numbers_is_told_by_its_rows() {
+    let bench = sealed();
+    let view = bench.node.store.view();
+    let rest = i64::MAX % MINUTE;
+    // The last one of a block: of others the rows that follow lie in no bucket either.
+    for (block, by) in [(0, [0, 0, 11]), (2, [0, 2, 9])] {
+        let last = view.segments[0].blocks[block].time_max;
+        let minute = last.div_euclid(MINUTE) * MINUTE;
+        assert!(minute + rest < last);
+        let buckets = Some((MINUTE, minute - (i64::MAX - rest)));
+        same(&view, &all(&view), buckets);
+        assert_eq!(answers(&view, &all(&view), buckets), by);
+    }
+}
+
+/// Damage that nobody tells is damage that nobody has met.
+#[test]
+fn a_rollup_that_cannot_answer_is_not_read() {
+    let mut bench = Bench::new();
+    send(&mut bench, 0..43_200);
+    bench.merge();
+    send_with_texts(&mut bench, 64_800..86_400);
+    bench.merge();
+    seal(&mut bench);
+    let view = bench.node.store.view();
+    let blocks = view.segments[0].blocks.len();
+    let with_texts = |block: usize| view.segments[0].blocks[block].stats(1).is_some();
+    let texts = (0..blocks).filter(|block| with_texts(*block)).count();
+    assert!(texts > 0 && texts < blocks, "{texts} of {blocks}");
+    let text_is_counted = Aggregate {
+        fields: vec![("speed".to_owned(), ALL), ("on".to_owned(), NOTHING)],
+        ..all(&view)
+    };
+    let by_minutes = Some((MINUTE, 0));
+    assert_eq!(answers(&view, &text_is_counted, by_minutes)[2], 0);
+    for rollup in &*view.rollups {
+        for cells in &rollup.blocks {
+            let source = |block: &usize| view.segments[0].blocks[*block].offset == cells.source;
+            if with_texts((0..blocks).find(source).unwrap()) {
+                flip(&bench.node.sim, &rollup.file.name, cells.offset + 20);
+            }
+        }
+    }
+    let expected = [0, blocks - texts, texts];
+    assert_eq!(told(&view, EVER, MINUTE), expected, "texts are read");
+    assert_eq!(view.damage_count(), count(0, 0));
+    assert_eq!(answers(&view, &text_is_counted, by_minutes), expected);
+    assert_eq!(view.damage_count(), count(1, texts));
+}
+
+/// Where the time cuts an hour, it may not cut a minute; where it cuts both, one try is enough.
+#[test]
+fn of_rollups_that_the_time_cuts_the_narrowest_is_read() {
+    let bench = sealed();
+    let view = bench.node.store.view();
+    let hours = |rollup: &&Arc<SegmentHandle>| rollup.file.name.contains(".3600.");
+    let hours = Arc::clone(view.rollups.iter().find(hours).unwrap());
+    for cells in &hours.blocks {
+        flip(&bench.node.sim, &hours.file.name, cells.offset + 20);
+    }
+    let from = DAY_1 + 7 * MINUTE;
+    let first = view.segments[0].blocks[0].time_max;
+    assert_eq!(told(&view, from..=first, HOUR), [0, 1, 0]);
+    // Rows are a second apart: none is cut off.
+    assert_eq!(told(&view, from - SECOND + 1..=first, HOUR), [0, 1, 0]);
+    assert_eq!(told(&view, from + 1..=first, HOUR), [0, 0, 1]);
+    assert_eq!(view.damage_count(), count(0, 0));
+    assert_eq!(told(&view, EVER, HOUR), [0, 11, 0], "minutes answer");
+    assert_eq!(view.damage_count(), count(1, 11));
 }
 
 #[test]
