@@ -23,6 +23,7 @@ mod segments;
 mod aggregate;
 mod rollup;
 mod rollup_files;
+mod rollup_faults;
 
 use std::sync::Arc;
 

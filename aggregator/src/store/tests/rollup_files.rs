@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use journal::{OpenMode, SimStorage, Storage};
 use shared::batch::{Body, Column, Data, Group as Rows, SeriesColumns, Values};
-use shared::id::{Digest, Lane, LocalSeriesId, TimeNs};
+use shared::id::{Lane, LocalSeriesId, TimeNs};
 use shared::reading::FieldType;
 
 use super::aggregate::{ALL, SECOND, answers, same, wanted};
@@ -15,7 +15,6 @@ use super::features::{Bench, DAY, HOUR, copy};
 use super::rollup::{Fields, bits, folded, minutes};
 use super::segments::{HEAD, long_rows};
 use super::{ALWAYS_WORTH, Node, all_rows};
-use crate::state::bytes::crc32c;
 use crate::state::{Command, Outcome, Rollup, Rollups, TableWish, Window, Wish};
 use crate::store::inspect;
 use crate::store::rollup;
@@ -42,7 +41,7 @@ fn parts() -> Bench {
 }
 
 /// Rows of some seconds of the day; their values add up in any order.
-fn send(bench: &mut Bench, seconds: std::ops::Range<i64>) {
+pub(super) fn send(bench: &mut Bench, seconds: std::ops::Range<i64>) {
     let all: Vec<i64> = seconds.collect();
     for some in all.chunks(10_800) {
         let times: Vec<i64> = some.iter().map(|second| DAY_1 + second * SECOND).collect();
@@ -93,7 +92,7 @@ fn sealed() -> Bench {
 }
 
 /// Five minutes, sealed, with a rollup of each width.
-fn short() -> Bench {
+pub(super) fn short() -> Bench {
     let mut bench = Bench::new();
     bench.node.store.worth = ALWAYS_WORTH;
     send(&mut bench, 0..100);
@@ -105,7 +104,7 @@ fn short() -> Bench {
 }
 
 /// Names of the rollups, hours first.
-fn rollups(bench: &Bench) -> Vec<String> {
+pub(super) fn rollups(bench: &Bench) -> Vec<String> {
     let files = bench.files();
     let named = files.into_iter().filter(|name| is_rollup(name));
     named.collect()
@@ -440,100 +439,6 @@ fn a_copy_that_a_peer_has_cut_otherwise_takes_no_rollup_over() {
     let node = Node::open(&sim);
     assert_eq!(node.store.segments().list().unwrap().len(), 1);
     assert_eq!(told(&node.store.view(), EVER, HOUR), by);
-}
-
-fn give_away(store: &Store) -> Result<(), StoreError> {
-    let (snapshot, segments) = (store.snapshot().unwrap(), store.segments());
-    for at in 0..snapshot.files.len() {
-        let mut content = snapshot.open(at, &*segments)?;
-        while content.next(1 << 20)?.is_some() {}
-    }
-    Ok(())
-}
-
-/// It was offered again and again, and no node got a snapshot until somebody read what is damaged.
-#[test]
-fn a_rollup_that_is_found_damaged_while_it_is_sent_is_not_offered_again() {
-    for byte in [Some(60), Some(u64::MAX), None] {
-        let bench = short();
-        let store = &bench.node.store;
-        give_away(store).unwrap();
-        let file = store.view().rollups[0].file.clone();
-        match byte {
-            Some(byte) => flip(&bench.node.sim, &file.name, byte.min(file.len - 1)),
-            None => store.segments().remove(&file.name).unwrap(),
-        }
-        assert_eq!(store.snapshot().unwrap().files.len(), 3, "nobody knows");
-        let error = give_away(store).unwrap_err();
-        assert!(error.to_string().contains(&file.name), "{error}");
-        assert_eq!(store.view().damage_count(), count(1, 0));
-        assert_eq!(store.snapshot().unwrap().files.len(), 2);
-        give_away(store).unwrap();
-    }
-}
-
-/// It was told as long as the partition was there.
-#[test]
-fn a_damaged_rollup_goes_with_the_next_merge() {
-    let mut bench = short();
-    let (sim, names) = (bench.node.sim.clone(), rollups(&bench));
-    flip(&sim, &names[0], 60);
-    scrub(&bench.node.store);
-    assert_eq!(bench.node.store.view().damage_count(), count(1, 1));
-    let expected = all_rows(&bench.node.store.view());
-    bench.merge();
-    assert_eq!(rollups(&bench), names[1..]);
-    let store = &bench.node.store;
-    assert_eq!(store.view().damage_count(), count(0, 0));
-    assert_eq!(all_rows(&store.view()), expected);
-    drop(bench);
-    let node = Node::open(&sim);
-    assert_eq!(node.store.view().damage_count(), count(0, 0));
-    assert_eq!(node.store.view().rollups.len(), 1);
-}
-
-/// It kept the node down.
-#[test]
-fn a_rollup_of_another_version_is_done_without() {
-    let bench = short();
-    let (sim, name) = (bench.node.sim.clone(), rollups(&bench).remove(0));
-    let file = bench.node.store.segments().open(&name, OpenMode::Existing);
-    let file = file.unwrap();
-    let mut header = [0; 47];
-    file.read_at(0, &mut header).unwrap();
-    header[8] = 9;
-    let crc = crc32c(&header[..43]);
-    header[43..].copy_from_slice(&crc.to_le_bytes());
-    file.write_at(0, &header).unwrap();
-    drop(bench);
-    let view = Node::open(&sim).store.view();
-    assert_eq!(view.damage_count(), count(1, 0));
-    assert!(view.damage()[0].what.contains("version 9"));
-    assert_eq!(all_rows(&view).len(), 300);
-}
-
-/// All is durable by then.
-#[test]
-fn a_rollup_that_is_gone_when_it_is_sealed_is_done_without() {
-    let mut bench = short();
-    send(&mut bench, 300..400);
-    bench.merge();
-    let before = rollups(&bench);
-    bench.apply(&Command::Seal(
-        Window {
-            start_hour: 24_000,
-            hours: 24,
-        }
-        .into(),
-    ));
-    drop(bench.node.jobs[0].run().unwrap());
-    let mut new = rollups(&bench);
-    new.retain(|name| !before.contains(name));
-    assert_eq!(new.len(), 2);
-    bench.node.store.segments().remove(&new[0]).unwrap();
-    assert!(bench.node.finish_merges());
-    assert_eq!(bench.node.store.view().damage_count(), count(1, 0));
-    assert_eq!(all_rows(&bench.node.store.view()).len(), 400);
 }
 
 /// Wherever the power goes, what is left answers, and the next try ends as if nothing had been.
