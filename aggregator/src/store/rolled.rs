@@ -57,15 +57,9 @@ pub(super) fn without_need(
     rollups: &[Arc<SegmentHandle>],
     segments: &[Arc<SegmentHandle>],
 ) -> Vec<Arc<SegmentHandle>> {
-    let has_rows = |rollup: &&Arc<SegmentHandle>| {
-        let of = |one: &Arc<SegmentHandle>| {
-            let stem = rollup::stem(&one.file.name);
-            rollup.file.name.starts_with(stem)
-        };
-        segments.iter().any(of)
-    };
-    let spoilt = rollups.iter().filter(|rollup| rollup.is_spoilt());
-    spoilt.filter(has_rows).map(Arc::clone).collect()
+    let of_rows = segments.iter().flat_map(|one| of_segment(rollups, one));
+    let spoilt = of_rows.filter(|rollup| rollup.is_spoilt());
+    spoilt.map(Arc::clone).collect()
 }
 
 impl Rolled {

@@ -89,12 +89,16 @@ fn of_partition(
     groups
 }
 
+/// The names of the tables that a segment has rows of.
+fn tables<'a>(segment: &'a SegmentHandle, state: &'a State) -> impl Iterator<Item = &'a str> {
+    let infos = segment.rows.keys();
+    let infos = infos.filter_map(|table| state.catalog().table_by_id(*table));
+    infos.map(|info| info.name.as_str())
+}
+
 fn kept_days(segment: &SegmentHandle, state: &State) -> BTreeSet<u32> {
-    let tables = segment.rows.keys();
-    let infos = tables.filter_map(|table| state.catalog().table_by_id(*table));
-    infos
-        .map(|info| state.table_settings().kept_days(&info.name))
-        .collect()
+    let days = |table: &str| state.table_settings().kept_days(table);
+    tables(segment, state).map(days).collect()
 }
 
 impl SealGroup {
@@ -113,14 +117,12 @@ impl SealGroup {
         let (Some(end), Some(retention)) = (self.partition.end(), state.retention()) else {
             return false;
         };
-        self.is_mixed
-            && self.segments.iter().any(|segment| {
-                let tables = segment.rows.keys();
-                let infos = tables.filter_map(|table| state.catalog().table_by_id(*table));
-                let ended = infos.map(|info| end <= retention.before(&info.name).0);
-                let ended: BTreeSet<bool> = ended.collect();
-                ended.len() > 1
-            })
+        let has_ended = |table: &str| end <= retention.before(table).0;
+        let has_both = |segment: &Arc<SegmentHandle>| {
+            let ended: BTreeSet<bool> = tables(segment, state).map(has_ended).collect();
+            ended.len() > 1
+        };
+        self.is_mixed && self.segments.iter().any(has_both)
     }
 
     /// What asks for it.

@@ -281,6 +281,12 @@ impl SegmentFile {
     }
 }
 
+/// The digest of what was before and of this: whole pieces, but for the last of a file.
+pub(super) fn digest_on(before: Digest, bytes: &[u8]) -> Digest {
+    let pieces = bytes.chunks(PIECE_BYTES);
+    pieces.fold(before, shared::batch::digest)
+}
+
 impl SegmentHandle {
     /// Reads a segment that the manifest or a snapshot names and checks all but its blocks.
     pub(super) fn open(

@@ -9,7 +9,9 @@ use shared::id::Digest;
 use super::claims::Promise;
 use super::damage::{self, Place};
 use super::error::StoreError;
-use super::segment::{FOOTER_BYTES, PIECE_BYTES, SegmentFile, SegmentHandle, unreadable};
+use super::segment::{
+    FOOTER_BYTES, PIECE_BYTES, SegmentFile, SegmentHandle, digest_on, unreadable,
+};
 use crate::state::State;
 
 /// A snapshot to send, or one that was received. The files of one to send stay while it lives.
@@ -139,9 +141,7 @@ impl Outgoing<'_> {
         read.map_err(|source| unreadable(&file.name, self.offset, &source))?;
         let covered = (file.len - FOOTER_BYTES as u64).saturating_sub(self.offset);
         let covered = usize::try_from(covered).unwrap_or(usize::MAX).min(bytes);
-        for piece in part[..covered].chunks(PIECE_BYTES) {
-            self.digest = shared::batch::digest(self.digest, piece);
-        }
+        self.digest = digest_on(self.digest, &part[..covered]);
         self.offset += bytes as u64;
         if self.offset == file.len && self.digest != file.digest {
             let what = "the digest does not match";
