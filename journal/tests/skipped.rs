@@ -13,6 +13,14 @@ const RECORD_BYTES: u64 = 136;
 
 const SUM: u8 = 9;
 
+fn head(number: u64) -> RecordHead {
+    RecordHead {
+        group: 0,
+        kind: 1,
+        number,
+    }
+}
+
 fn sums_up(head: RecordHead) -> bool {
     head.kind == SUM
 }
@@ -46,6 +54,22 @@ fn open(disk: &SimStorage) -> (Vec<u64>, Vec<Skipped>) {
     });
     let (_, skipped) = opened.expect("damage is passed over");
     (numbers, skipped)
+}
+
+/// Nothing of the second of the files is found, and all of the others, each time.
+fn assert_second_is_passed_over(disk: &SimStorage, positions: &[Position]) {
+    for _ in 0..2 {
+        let (numbers, skipped) = open(disk);
+        let elsewhere =
+            |number: &u64| positions[usize::try_from(*number).expect("few")].file() != 2;
+        assert!(
+            numbers
+                .into_iter()
+                .eq((0..positions.len() as u64).filter(elsewhere))
+        );
+        assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
+        assert_eq!(skipped[0].length, OPTIONS.file_bytes);
+    }
 }
 
 fn damage(disk: &SimStorage, position: Position) {
@@ -182,14 +206,7 @@ fn what_stands_before_a_good_seal_counts_if_no_sync_came_between() {
     let disk = SimStorage::new(6);
     let opened = Journal::open(disk.as_storage(), OPTIONS, &mut |_, _, _| Ok(()));
     let mut journal = opened.unwrap();
-    let append = |number| {
-        let head = RecordHead {
-            group: 0,
-            kind: 1,
-            number,
-        };
-        journal.append(head, &[7; 100]).unwrap()
-    };
+    let append = |number| journal.append(head(number), &[7; 100]).unwrap();
     let positions: Vec<Position> = (0..400).map(append).collect();
     journal.sync().unwrap();
     drop(journal);
@@ -213,13 +230,7 @@ fn a_file_without_a_good_record_is_passed_over() {
     let zeros = vec![0; usize::try_from(OPTIONS.file_bytes).unwrap()];
     file.write_at(0, &zeros).unwrap();
     file.sync().unwrap();
-    for _ in 0..2 {
-        let (numbers, skipped) = open(&disk);
-        let elsewhere = |number: &u64| positions[usize::try_from(*number).unwrap()].file() != 2;
-        assert!(numbers.into_iter().eq((0..400).filter(elsewhere)));
-        assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
-        assert_eq!(skipped[0].length, OPTIONS.file_bytes);
-    }
+    assert_second_is_passed_over(&disk, &positions);
 }
 
 #[test]
@@ -306,13 +317,7 @@ fn a_file_of_which_the_disk_gives_nothing_is_damage() {
     let disk = SimStorage::new(11);
     let positions = fill(&disk, 400);
     assert!(disk.fail_reads(&name(2), 0..OPTIONS.file_bytes));
-    for _ in 0..2 {
-        let (numbers, skipped) = open(&disk);
-        let elsewhere = |number: &u64| positions[usize::try_from(*number).unwrap()].file() != 2;
-        assert!(numbers.into_iter().eq((0..400).filter(elsewhere)));
-        assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
-        assert_eq!(skipped[0].length, OPTIONS.file_bytes);
-    }
+    assert_second_is_passed_over(&disk, &positions);
 }
 
 /// It goes on in the next file. What the disk gives again later stands where it stood.
@@ -331,11 +336,7 @@ fn the_newest_file_is_left_as_it_is_if_the_disk_gives_nothing_of_it() {
     let (mut journal, skipped) = opened.unwrap();
     assert!(numbers.into_iter().eq((0..400).filter(before)));
     assert_eq!((skipped.len(), skipped[0].offset), (1, 0));
-    let head = RecordHead {
-        group: 0,
-        kind: 1,
-        number: 400,
-    };
+    let head = head(400);
     assert!(journal.append(head, &[7; 100]).unwrap().file() > newest);
     journal.sync().unwrap();
     drop(journal);
@@ -375,11 +376,7 @@ fn a_file_of_which_the_disk_gave_nothing_is_not_written_again() {
     let opened = Journal::open_skipping(disk.as_storage(), OPTIONS, sums_up, &mut |_, _, _| Ok(()));
     let (mut journal, _) = opened.unwrap();
     journal.release(positions[399]).unwrap();
-    let head = RecordHead {
-        group: 0,
-        kind: 1,
-        number: 400,
-    };
+    let head = head(400);
     for _ in 0..200 {
         journal.append(head, &[7; 100]).unwrap();
         journal.sync().unwrap();

@@ -10,7 +10,7 @@ use shared::id::TimeNs;
 
 use super::features::{Bench, DAY, HOUR};
 use super::{Node, PlainRow, all_rows};
-use crate::state::{Command, Window};
+use crate::state::Command;
 use crate::store::scrub::{Pass, Step};
 use crate::store::{
     Claims, DamageCount, RepairEnd, Repaired, Scan, SegmentFile, Store, StoreError, View, repair,
@@ -91,13 +91,7 @@ fn scrubbing_reads_every_byte_and_finds_nothing_where_nothing_is() {
 }
 
 fn seal(bench: &mut Bench) {
-    bench.apply(&Command::Seal(
-        Window {
-            start_hour: 1000 * 24,
-            hours: 24,
-        }
-        .into(),
-    ));
+    bench.seal_day();
     assert!(bench.node.finish_merges());
 }
 

@@ -12,7 +12,7 @@ use shared::reading::{FieldType, Value};
 
 use super::agent::{Agent, Link};
 use super::{Node, all_rows, table_rows};
-use crate::state::{Command, Origin, Outcome, Payload, State, Submission, Wish};
+use crate::state::{Command, Origin, Outcome, Payload, State, Submission, Window, Wish};
 use crate::store::{Scan, SnapshotFiles, Store, StoreError};
 
 pub(super) const DAY: i64 = 86_400_000_000_000;
@@ -151,6 +151,25 @@ impl Bench {
     pub(super) fn merge(&mut self) {
         self.apply(&Command::Merge);
         assert!(self.node.finish_merges());
+    }
+
+    /// Begins to seal the day of most rows here.
+    pub(super) fn seal_day(&mut self) {
+        let window = Window {
+            start_hour: 1000 * 24,
+            hours: 24,
+        };
+        self.apply(&Command::Seal(window.into()));
+    }
+
+    /// Its only member, which may tell settings.
+    pub(super) fn admit(&mut self) -> u64 {
+        self.apply(&Command::Admit {
+            name: "a".to_owned(),
+            address: "h:1".to_owned(),
+            joining: 1,
+        });
+        self.index
     }
 
     pub(super) fn files(&self) -> Vec<String> {
@@ -323,12 +342,7 @@ fn an_unclean_end_and_gap_records_are_shown() {
 #[test]
 fn a_new_width_of_partitions_leaves_older_segments_as_they_are() {
     let mut bench = Bench::new();
-    bench.apply(&Command::Admit {
-        name: "a".to_owned(),
-        address: "h:1".to_owned(),
-        joining: 0,
-    });
-    let (node, now) = (bench.index, 1000 * DAY);
+    let (node, now) = (bench.admit(), 1000 * DAY);
     let times = [now - DAY, now - DAY + HOUR];
     for (partition_hours, files) in [(24, 1), (1, 3)] {
         let wish = Wish::new(Some(2), Some(partition_hours));

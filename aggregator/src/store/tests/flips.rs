@@ -10,7 +10,7 @@ use shared::batch::{Column, Values};
 use super::Random;
 use super::features::{Bench, DAY};
 use crate::state::rows::SeriesRows;
-use crate::state::{Catalog, Command, SeriesId, Window};
+use crate::state::{Catalog, SeriesId};
 use crate::store::claims::Claims;
 use crate::store::manifest::Manifest;
 use crate::store::partition::Partition;
@@ -123,13 +123,7 @@ fn manifest() -> (Bench, Vec<u8>) {
         bench.merge();
     }
     bench.data(&[1001 * DAY], Values::Float(vec![1.0]));
-    bench.apply(&Command::Seal(
-        Window {
-            start_hour: 24_000,
-            hours: 24,
-        }
-        .into(),
-    ));
+    bench.seal_day();
     assert!(bench.node.finish_merges());
     let file = bench.node.sim.as_storage();
     let file = file.open("manifest.redb", OpenMode::Existing).unwrap();

@@ -13,7 +13,7 @@ use shared::id::TimeNs;
 use super::damage::scrub;
 use super::features::{Bench, DAY, HOUR, copy};
 use super::{ALWAYS_WORTH, Node, all_rows};
-use crate::state::{Command, Window};
+use crate::state::Command;
 use crate::store::{Store, StoreError};
 
 /// Enough for a segment and for the trial of room, and little more.
@@ -55,16 +55,6 @@ fn a_transaction_that_found_the_disk_full_is_done_again() {
     assert!(in_transaction > 0, "no transaction was hit");
 }
 
-fn seal(bench: &mut Bench) {
-    bench.apply(&Command::Seal(
-        Window {
-            start_hour: 1000 * 24,
-            hours: 24,
-        }
-        .into(),
-    ));
-}
-
 /// Two parts and a late row, and the partition is to be sealed.
 fn with_a_partition_to_seal() -> Bench {
     let mut bench = Bench::new();
@@ -75,8 +65,21 @@ fn with_a_partition_to_seal() -> Bench {
         bench.merge();
     }
     bench.data(&[1000 * DAY], Values::Float(vec![1.0]));
-    seal(&mut bench);
+    bench.seal_day();
     bench
+}
+
+/// Does the merge that waits on a disk with so much room, and if that is too little, once there is more.
+fn merge_in(bench: &mut Bench, room: u64) {
+    bench.node.sim.give_room_back();
+    full(&bench.node.sim, room);
+    let mut ran = bench.node.jobs[0].run();
+    if let Err(StoreError::Full { .. }) = ran {
+        bench.node.sim.fill_up(u64::MAX);
+        ran = bench.node.jobs[0].run();
+    }
+    bench.node.store.finish_merge(ran.unwrap()).unwrap();
+    bench.node.jobs.clear();
 }
 
 /// Rows must not wait for what only saves room, and come once whatever is tried again.
@@ -85,15 +88,7 @@ fn without_room_for_sealing_the_rows_are_merged_all_the_same() {
     let (mut in_parts, mut sealed) = (0, 0);
     for room in (0..90).map(|step| (1 << 17) + step * 4_096) {
         let mut bench = with_a_partition_to_seal();
-        bench.node.sim.give_room_back();
-        full(&bench.node.sim, room);
-        let mut ran = bench.node.jobs[0].run();
-        if let Err(StoreError::Full { .. }) = ran {
-            bench.node.sim.fill_up(u64::MAX);
-            ran = bench.node.jobs[0].run();
-        }
-        bench.node.store.finish_merge(ran.unwrap()).unwrap();
-        bench.node.jobs.clear();
+        merge_in(&mut bench, room);
         let expected = all_rows(&bench.node.store.view());
         assert_eq!(expected.len(), 8_001);
         bench.node.sim.fill_up(u64::MAX);
@@ -120,7 +115,7 @@ fn with_rollups_to_seal() -> Bench {
         bench.data(&times, Values::Float(values));
         bench.merge();
     }
-    seal(&mut bench);
+    bench.seal_day();
     bench
 }
 
@@ -130,15 +125,7 @@ fn without_room_for_rollups_a_partition_is_sealed_all_the_same() {
     let mut ends = [0; 3];
     for room in (0..60).map(|step| (1 << 18) + step * 4_096) {
         let mut bench = with_rollups_to_seal();
-        bench.node.sim.give_room_back();
-        full(&bench.node.sim, room);
-        let mut ran = bench.node.jobs[0].run();
-        if let Err(StoreError::Full { .. }) = ran {
-            bench.node.sim.fill_up(u64::MAX);
-            ran = bench.node.jobs[0].run();
-        }
-        bench.node.store.finish_merge(ran.unwrap()).unwrap();
-        bench.node.jobs.clear();
+        merge_in(&mut bench, room);
         let view = bench.node.store.view();
         assert_eq!(all_rows(&view).len(), 2_000);
         let (segments, rollups) = (view.segments.len(), view.rollups.len());
@@ -270,7 +257,7 @@ fn a_partition_that_is_sealed_takes_what_comes_late() {
     let unsealed = |bench: &Bench, now| bench.node.store.view().unsealed(now, rest);
     assert_eq!(unsealed(&bench, TimeNs(ended.0 - 1)), [], "it goes on");
     assert_eq!(unsealed(&bench, ended).len(), 1, "nothing more comes");
-    seal(&mut bench);
+    bench.seal_day();
     assert!(bench.node.finish_merges());
     assert_eq!(bench.files().len(), 1);
     assert_eq!(bench.node.store.view().row_count("truck"), Some(8_002));

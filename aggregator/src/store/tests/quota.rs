@@ -43,12 +43,7 @@ fn allow(bench: &mut Bench, node: u64, series: u32) {
 #[test]
 fn series_above_the_quota_of_their_agent_go_to_quarantine() {
     let mut bench = Bench::new();
-    bench.apply(&Command::Admit {
-        name: "a".to_owned(),
-        address: "h:1".to_owned(),
-        joining: 1,
-    });
-    let node = bench.index;
+    let node = bench.admit();
     allow(&mut bench, node, 2);
     let names = (1..5).map(|id| definition(id, &format!("d{id}")));
     let names = bench.agent.define(names.collect());

@@ -6,7 +6,6 @@ use super::damage::{count, flip, scrub};
 use super::rollup_files::{rollups, send, short};
 use super::{Node, all_rows};
 use crate::state::bytes::crc32c;
-use crate::state::{Command, Window};
 use crate::store::{Store, StoreError};
 
 fn give_away(store: &Store) -> Result<(), StoreError> {
@@ -86,13 +85,7 @@ fn a_rollup_that_is_gone_when_it_is_sealed_is_done_without() {
     send(&mut bench, 300..400);
     bench.merge();
     let before = rollups(&bench);
-    bench.apply(&Command::Seal(
-        Window {
-            start_hour: 24_000,
-            hours: 24,
-        }
-        .into(),
-    ));
+    bench.seal_day();
     drop(bench.node.jobs[0].run().unwrap());
     let mut new = rollups(&bench);
     new.retain(|name| !before.contains(name));

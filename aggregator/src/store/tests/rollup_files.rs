@@ -15,7 +15,7 @@ use super::features::{Bench, DAY, HOUR, copy};
 use super::rollup::{Fields, bits, folded, minutes};
 use super::segments::{HEAD, long_rows};
 use super::{ALWAYS_WORTH, Node, all_rows};
-use crate::state::{Command, Outcome, Rollup, Rollups, TableWish, Window, Wish};
+use crate::state::{Command, Outcome, Rollup, Rollups, TableWish, Wish};
 use crate::store::inspect;
 use crate::store::rollup;
 use crate::store::segment::{SegmentFile, SegmentHandle, SegmentHead, is_rollup};
@@ -75,13 +75,7 @@ fn send_with_texts(bench: &mut Bench, seconds: std::ops::Range<i64>) {
 }
 
 fn seal(bench: &mut Bench) {
-    bench.apply(&Command::Seal(
-        Window {
-            start_hour: 24_000,
-            hours: 24,
-        }
-        .into(),
-    ));
+    bench.seal_day();
     assert!(bench.node.finish_merges());
 }
 
@@ -167,12 +161,7 @@ fn what_fits_is_answered_by_rollups_and_no_row_is_decoded() {
 #[test]
 fn a_table_has_the_rollups_that_are_agreed_on() {
     let mut bench = Bench::new();
-    bench.apply(&Command::Admit {
-        name: "a".to_owned(),
-        address: "h:1".to_owned(),
-        joining: 1,
-    });
-    let node = bench.index;
+    let node = bench.admit();
     let tell = |bench: &mut Bench, widths: &[u32]| {
         let all = widths
             .iter()
@@ -455,13 +444,7 @@ fn a_crash_while_sealing_leaves_the_parts_or_all_of_the_sealed() {
         let sim = bench.node.sim.clone();
         let expected = all_rows(&bench.node.store.view());
         let index = bench.index + 1;
-        bench.apply(&Command::Seal(
-            Window {
-                start_hour: 24_000,
-                hours: 24,
-            }
-            .into(),
-        ));
+        bench.seal_day();
         sim.cut_at(nth);
         let done = bench.node.finish_merges();
         if done {
