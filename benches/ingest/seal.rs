@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edge_agent::batcher::{BatchOptions, Batcher, Fit};
+use edge_agent::batcher::{BatchOptions, Batcher, Fit, Linger};
 use edge_agent::handed::{Class, Kind, Stamp};
 use shared::batch::{Body, Header, encode};
 use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
@@ -19,7 +19,7 @@ const KIND: Kind = Kind {
 const OPTIONS: BatchOptions = BatchOptions {
     rows_max: 4_000,
     bytes_max: 16 << 10,
-    linger: Duration::from_secs(1),
+    linger: Linger::of_all(Duration::from_secs(1)),
 };
 
 pub(crate) struct Sealer {

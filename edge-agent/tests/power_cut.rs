@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use edge_agent::batcher::{BatchOptions, Batcher, WaiterId};
+use edge_agent::batcher::{BatchOptions, Batcher, Linger, WaiterId};
 use edge_agent::buffer::{
     Buffer, BufferOptions, Classes, Place, Recovery, Sendable, Source, payload_to_batch, sums_up,
 };
@@ -106,7 +106,7 @@ impl Life {
             batcher: Batcher::new(BatchOptions {
                 rows_max: 100,
                 bytes_max: 1 << 16,
-                linger: Duration::ZERO,
+                linger: Linger::of_all(Duration::ZERO),
             }),
             buffer: Buffer::new(options, recovery, Epoch(epoch), now, WALL),
             journal,

@@ -9,6 +9,7 @@
 //! at the same times share one time column. What it gives always fits the limits of the format.
 
 mod dictionary;
+mod linger;
 mod open;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use shared::reading::Reading;
 
 use crate::handed::{CLASSES_MAX, Kind};
 use dictionary::Dictionary;
+pub use linger::Linger;
 use open::{Cost, Open};
 
 /// Series ids of one epoch; when they are used up the agent goes on in a new epoch.
@@ -38,7 +40,7 @@ pub struct BatchOptions {
     /// Bytes of values before they are encoded.
     pub bytes_max: usize,
     /// How long a reading waits for others.
-    pub linger: Duration,
+    pub linger: Linger,
 }
 
 /// Who waits for readings to be kept.
@@ -113,9 +115,10 @@ impl Batcher {
         self.gather = at_least;
     }
 
-    fn due_at(&self, open: &Open) -> Option<Duration> {
+    fn due_at(&self, kind: Kind, open: &Open) -> Option<Duration> {
         let longer = self.gather.filter(|_| !open.is_waited_for());
-        let linger = self.options.linger.max(longer.unwrap_or_default());
+        let own = self.options.linger.of(kind.class);
+        let linger = own.max(longer.unwrap_or_default());
         open.since.map(|since| since + linger)
     }
 
@@ -131,8 +134,9 @@ impl Batcher {
 
     /// When the first of the open batches has waited long enough.
     pub fn due(&self) -> Option<Duration> {
-        let due = self.open.iter().filter_map(|(_, open)| self.due_at(open));
-        due.min()
+        let open = self.open.iter();
+        open.filter_map(|(kind, open)| self.due_at(*kind, open))
+            .min()
     }
 
     /// Whether this reading can be pushed now, and else what has to happen first.
@@ -181,11 +185,12 @@ impl Batcher {
 
     /// Of which kinds the open batch should be sealed now.
     pub fn due_kinds(&self, now: Duration) -> impl Iterator<Item = Kind> {
-        let is_due = move |open: &Open| {
-            open.is_full(&self.options) || self.due_at(open).is_some_and(|due| due <= now)
+        let is_due = move |kind, open: &Open| {
+            open.is_full(&self.options) || self.due_at(kind, open).is_some_and(|due| due <= now)
         };
-        let due = self.open.iter().filter(move |(_, open)| is_due(open));
-        due.map(|(kind, _)| *kind)
+        let open = self.open.iter();
+        open.filter(move |(kind, open)| is_due(*kind, open))
+            .map(|(kind, _)| *kind)
     }
 
     /// Of which kinds something is open.

@@ -6,10 +6,11 @@ use shared::reading::{FieldType, Value};
 
 use crate::handed::{Class, Stamp};
 
+const LINGER: Duration = Duration::from_millis(20);
 const OPTIONS: BatchOptions = BatchOptions {
     rows_max: 1_000,
     bytes_max: 1 << 20,
-    linger: Duration::from_millis(20),
+    linger: Linger::of_all(LINGER),
 };
 const START: Duration = Duration::ZERO;
 const KIND: Kind = Kind {
@@ -204,7 +205,7 @@ fn it_is_due_by_rows_by_bytes_and_by_age() {
     assert_eq!(batcher.due(), None);
     push(&mut batcher, reading("a", 1, &[("x", Value::Int(1))]));
     assert!(!batcher.is_due(START));
-    assert!(batcher.is_due(START + OPTIONS.linger));
+    assert!(batcher.is_due(START + LINGER));
     push(&mut batcher, reading("a", 2, &[("x", Value::Int(1))]));
     assert!(batcher.is_due(START));
     assert_eq!(
@@ -220,6 +221,36 @@ fn it_is_due_by_rows_by_bytes_and_by_age() {
         reading("a", 1, &[("x", Value::Text("y".repeat(100)))]),
     );
     assert!(batcher.is_due(START));
+}
+
+#[test]
+fn what_is_urgent_waits_for_nothing_and_leaves_the_rest_waiting() {
+    let urgent = Kind {
+        class: Class(1),
+        ..KIND
+    };
+    let mut batcher = Batcher::new(BatchOptions {
+        linger: OPTIONS.linger.but(Class(1), Duration::ZERO),
+        ..OPTIONS
+    });
+    push(&mut batcher, reading("a", 1, &[("x", Value::Int(1))]));
+    assert_eq!(batcher.due(), Some(START + LINGER));
+    let alarm = reading("a", 2, &[("x", Value::Int(2))]);
+    assert_eq!(batcher.fit(&alarm, urgent), Fit::Yes);
+    batcher.push(START, alarm, urgent, None);
+    assert_eq!(batcher.due(), Some(START));
+    assert_eq!(batcher.due_kinds(START).collect::<Vec<_>>(), [urgent]);
+    assert_eq!(batcher.take(urgent).unwrap().readings, 1);
+    assert_eq!(batcher.due(), Some(START + LINGER));
+    // Where nothing can be sent anyway it may as well be gathered.
+    batcher.gather(Some(LINGER * 2));
+    batcher.push(
+        START,
+        reading("a", 3, &[("x", Value::Int(3))]),
+        urgent,
+        None,
+    );
+    assert_eq!(batcher.due(), Some(START + LINGER * 2));
 }
 
 #[test]
@@ -374,7 +405,7 @@ fn each_kind_has_a_batch_of_its_own_and_all_share_one_dictionary() {
         stamp: Stamp::Boot,
     };
     let one = |time| reading("a", time, &[("x", Value::Int(time))]);
-    let later = START + OPTIONS.linger;
+    let later = START + LINGER;
     batcher.push(START, one(1), KIND, None);
     batcher.push(later, one(2), other, Some(WaiterId(1)));
     assert_eq!((batcher.readings(), batcher.since()), (2, Some(START)));
@@ -409,7 +440,7 @@ fn what_is_given_up_leaves_its_definitions_to_others() {
 #[test]
 fn what_cannot_be_sent_is_gathered_longer_unless_somebody_waits() {
     let mut batcher = Batcher::new(OPTIONS);
-    let longer = OPTIONS.linger * 9;
+    let longer = LINGER * 9;
     let other = Kind {
         class: Class(1),
         ..KIND
@@ -419,10 +450,10 @@ fn what_cannot_be_sent_is_gathered_longer_unless_somebody_waits() {
     batcher.push(START, one.clone(), KIND, None);
     assert_eq!(batcher.due(), Some(START + longer));
     batcher.push(START, one, other, Some(WaiterId(1)));
-    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([other]));
+    assert!(batcher.due_kinds(START + LINGER).eq([other]));
     // Other settings say nothing of the session.
     batcher.use_options(OPTIONS);
-    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([other]));
+    assert!(batcher.due_kinds(START + LINGER).eq([other]));
     batcher.gather(None);
-    assert!(batcher.due_kinds(START + OPTIONS.linger).eq([KIND, other]));
+    assert!(batcher.due_kinds(START + LINGER).eq([KIND, other]));
 }

@@ -1,8 +1,11 @@
 //! The part of the TOML file that names priority classes, the one most worth keeping first.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
-use super::file::{Located, bad, quoted};
+use super::file::{LINGER_MS_MAX, Located, bad, quoted, range};
+use crate::batcher::Linger;
 use crate::buffer::{ClassRule, Classes, Overflow};
 use crate::handed::{CLASSES_MAX, Class};
 
@@ -16,6 +19,7 @@ pub(super) struct ClassTable {
     name: String,
     #[serde(default = "overflow")]
     overflow: String,
+    linger_ms: Option<u64>,
 }
 
 fn overflow() -> String {
@@ -30,6 +34,19 @@ pub(super) fn resolve(tables: Vec<ClassTable>) -> Result<Classes, Located> {
         rules.push(rule.map_err(|bad| Located { nth, ..bad })?);
     }
     Ok(Classes::new(rules).unwrap_or_default())
+}
+
+/// How long readings of each class wait for others; of those that do not say, `all`.
+pub(super) fn linger(all: Linger, tables: &[ClassTable]) -> Result<Linger, Located> {
+    let mut linger = all;
+    for (nth, table) in tables.iter().take(CLASSES_MAX).enumerate() {
+        let Some(own) = table.linger_ms else { continue };
+        let own = range(TABLE, "linger_ms", own, 0, LINGER_MS_MAX);
+        let own = own.map_err(|bad| Located { nth, ..bad })?;
+        let class = Class(u8::try_from(nth).expect("at most CLASSES_MAX"));
+        linger = linger.but(class, Duration::from_millis(own));
+    }
+    Ok(linger)
 }
 
 /// The class of that name; the first one where none is named.

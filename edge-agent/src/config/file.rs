@@ -11,7 +11,11 @@ use shared::limits::{BATCH_BYTES_MAX, BATCH_ROWS_MAX};
 use super::classes::{self, ClassTable};
 use super::intakes::IntakeTables;
 use super::{Batch, Buffer, Config, Uplink, Window};
+use crate::batcher::Linger;
 use crate::window::Hours;
+
+/// How long readings may be asked to wait for others.
+pub(super) const LINGER_MS_MAX: u64 = 600_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,7 +155,7 @@ impl ConfigFile {
             loopback("health", "listen", listen)?;
         }
         let buffer = self.buffer.resolve()?;
-        let batch = self.batch.resolve()?;
+        let batch = self.batch.resolve(&self.class)?;
         if batch.bytes_max > buffer.ram_bytes_max {
             let allowed = format!(
                 "at most buffer.ram_bytes_max, which is {}",
@@ -217,7 +221,7 @@ impl UplinkTable {
 }
 
 impl BatchTable {
-    fn resolve(&self) -> Result<Batch, Located> {
+    fn resolve(&self, classes: &[ClassTable]) -> Result<Batch, Located> {
         let rows_max = range("batch", "rows_max", self.rows_max, 1, BATCH_ROWS_MAX as u64)?;
         let bytes_max = range(
             "batch",
@@ -226,11 +230,12 @@ impl BatchTable {
             4 << 10,
             BATCH_BYTES_MAX as u64,
         )?;
-        let linger = range("batch", "linger_ms", self.linger_ms, 0, 600_000)?;
+        let linger = range("batch", "linger_ms", self.linger_ms, 0, LINGER_MS_MAX)?;
+        let linger = Linger::of_all(Duration::from_millis(linger));
         Ok(Batch {
             rows_max: size(rows_max),
             bytes_max: size(bytes_max),
-            linger: Duration::from_millis(linger),
+            linger: classes::linger(linger, classes)?,
         })
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use shared::id::AgentId;
 use shared::payload::line::Precision;
 
+use crate::batcher::Linger;
 use crate::buffer::Classes;
 use crate::handed::Class;
 use crate::window::Hours;
@@ -66,7 +67,7 @@ pub struct Batch {
     pub rows_max: usize,
     pub bytes_max: usize,
     /// How long a reading waits for others.
-    pub linger: Duration,
+    pub linger: Linger,
 }
 
 /// What is held until the cluster has it.

@@ -32,7 +32,7 @@ fn paths_resolve_against_the_file_and_the_rest_has_defaults() {
         Path::new("/etc/tributary/pki/nodes-ca.pem")
     );
     assert_eq!(config.uplink.cert, Path::new("/keys/gw1.pem"));
-    assert_eq!(config.batch.linger, Duration::from_secs(1));
+    assert_eq!(config.batch.linger.of(Class(7)), Duration::from_secs(1));
     assert_eq!(
         (config.health, config.ledger, config.host),
         (None, None, None)
@@ -117,6 +117,7 @@ fn classes_are_read_in_order_and_intakes_name_theirs() {
     let more = r#"
 [[class]]
 name = "alarms"
+linger_ms = 0
 overflow = "reject"
 [[class]]
 name = "trend"
@@ -142,6 +143,8 @@ class = "trend"
         rule("debug", Overflow::DropOldest),
     ];
     assert_eq!(Some(config.classes), Classes::new(rules));
+    assert_eq!(config.batch.linger.of(Class(0)), Duration::ZERO);
+    assert_eq!(config.batch.linger.of(Class(1)), Duration::from_secs(1));
     assert_eq!(config.host.unwrap().class, Class(2));
     assert_eq!(config.lines[0].class, Class(0), "the first one by default");
     assert_eq!(config.replays[0].class, Class(1));
@@ -194,6 +197,11 @@ fn a_bad_value_is_told_with_its_line_and_what_is_allowed() {
             "[buffer]\n\nbytes_max = 7\n",
             ":13: `buffer.bytes_max`",
             "allowed",
+        ),
+        (
+            "[[class]]\nname = \"a\"\n[[class]]\nname = \"b\"\nlinger_ms = 600001\n",
+            ":15: `class.linger_ms`",
+            "0 to 600000",
         ),
         (
             "[batch]\nbytes_max = 900000\n[buffer]\nram_bytes_max = 1048576\n[window]\nbytes_max = 1\n",

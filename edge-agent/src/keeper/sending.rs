@@ -25,7 +25,8 @@ impl Keeper {
     /// Without a session readings are gathered for as long as they may be unsafe: what cannot be
     /// sent is then written in few and small batches.
     pub(super) fn gather_offline(&mut self) {
-        let (linger, max_unsafe) = (self.options.batch.linger, self.options.buffer.max_unsafe);
+        let linger = self.options.batch.linger.usual();
+        let max_unsafe = self.options.buffer.max_unsafe;
         self.batcher
             .gather(Some(max_unsafe.saturating_sub(linger.min(TICK))));
     }

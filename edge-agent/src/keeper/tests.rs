@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::batcher::Linger;
 use crate::buffer::{Classes, Place};
 use crate::handed::{Intakes, Kind, channel};
 use crate::window::Hours;
@@ -42,7 +43,7 @@ fn options(folder: &Path, bytes_max: u64) -> KeeperOptions {
         batch: BatchOptions {
             rows_max: 1_000,
             bytes_max: 1 << 17,
-            linger: Duration::from_millis(5),
+            linger: Linger::of_all(Duration::from_millis(5)),
         },
         buffer: BufferOptions {
             dir: folder.to_owned(),

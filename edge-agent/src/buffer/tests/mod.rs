@@ -13,7 +13,7 @@ use shared::id::LocalSeriesId;
 use shared::reading::{Reading, Value};
 
 use super::*;
-use crate::batcher::{BatchOptions, Batcher};
+use crate::batcher::{BatchOptions, Batcher, Linger};
 use crate::handed::Kind;
 use runs::check_starts;
 
@@ -25,7 +25,7 @@ const BYTES_MAX: u64 = 512 << 10;
 const BATCH: BatchOptions = BatchOptions {
     rows_max: 1_000,
     bytes_max: 1 << 16,
-    linger: Duration::ZERO,
+    linger: Linger::of_all(Duration::ZERO),
 };
 /// Few, so that most of what is on disk is held as runs.
 const NEAR: usize = 8;

@@ -18,7 +18,7 @@ use shared::batch::{Body, Values, decode, digest};
 use shared::reading::{Reading, Value};
 
 use super::*;
-use crate::batcher::{BatchOptions, Batcher, WaiterId};
+use crate::batcher::{BatchOptions, Batcher, Linger, WaiterId};
 use crate::buffer::{
     BufferOptions, Classes, DiskWork, Recovery, RunToLoad, Source, payload_to_batch, sums_up,
 };
@@ -40,7 +40,7 @@ const WINDOW: WindowOptions = WindowOptions {
 const BATCH: BatchOptions = BatchOptions {
     rows_max: 100,
     bytes_max: 1 << 16,
-    linger: Duration::ZERO,
+    linger: Linger::of_all(Duration::ZERO),
 };
 
 struct Dice(u64);
