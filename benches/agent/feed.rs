@@ -65,6 +65,43 @@ fn rounds(mut stream: TcpStream, series: std::ops::Range<u32>, pause: Duration, 
     }
 }
 
+/// One device whose every reading is a batch of its own: a hundred a second, until dropped.
+pub(crate) struct Urgent {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Urgent {
+    pub(crate) fn start(intake: SocketAddr) -> Result<Urgent, Box<dyn Error>> {
+        let mut stream = TcpStream::connect(intake)?;
+        stream.set_nodelay(true)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let (start, mut round) = (Instant::now(), 0_u32);
+            let told = || told.load(Ordering::Relaxed);
+            while !told() && stream.write_all(b"urgent,device=d v=1\n").is_ok() {
+                round += 1;
+                thread::sleep((Duration::from_millis(10) * round).saturating_sub(start.elapsed()));
+            }
+        });
+        Ok(Urgent {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A device that failed has said so by readings that are missing.
+            let _ = thread.join();
+        }
+    }
+}
+
 /// What a day of a hundred values a second is made of.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {

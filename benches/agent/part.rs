@@ -14,12 +14,14 @@ use tests::cluster::Cluster;
 use tests::{loopback, wait};
 
 use crate::device::Device;
-use crate::feed::{self, Shape, Steady};
+use crate::feed::{self, Shape, Steady, Urgent};
 use crate::process::{cpu_seconds, mib, resident};
 
 const LIMIT: Duration = Duration::from_secs(600);
 /// Connected, all series known, caches warm.
 const WARM: Duration = Duration::from_secs(5);
+/// What waited for the session is acknowledged.
+const SETTLED_SECONDS: f64 = 0.1;
 const DAY: Duration = Duration::from_secs(86_400);
 /// ext4 as it comes, and with its own journal written seldom: each write changes a file's time, which
 /// that journal takes 12 KiB for within `commit` seconds, 5 by default (ext4(5)).
@@ -30,6 +32,8 @@ const MOUNTS: [(&str, &str); 2] = [("disk", "noatime"), ("disk-commit", "noatime
 struct Measured {
     agent: Agent,
     quiet: SocketAddr,
+    /// The same for urgent readings.
+    urgent: SocketAddr,
 }
 
 impl Measured {
@@ -39,30 +43,84 @@ impl Measured {
         data_dir: Option<&Path>,
         buffer: &str,
     ) -> Result<Measured, Box<dyn Error>> {
+        Measured::prepare_with(cluster, name, "warn", data_dir, buffer)
+    }
+
+    fn prepare_with(
+        cluster: &Cluster,
+        name: &str,
+        log: &str,
+        data_dir: Option<&Path>,
+        buffer: &str,
+    ) -> Result<Measured, Box<dyn Error>> {
         let mut options = Options::for_cluster(name, cluster);
         options.linger = Duration::from_secs(1);
-        "warn".clone_into(&mut options.log);
+        log.clone_into(&mut options.log);
         buffer.clone_into(&mut options.buffer);
         options.batch_bytes_max = 16 << 10;
         let agent = Agent::prepare(cluster, &options)?;
         let quiet = loopback::free_port(cluster.address())?;
+        let urgent = loopback::free_port(cluster.address())?;
         let mut text = fs::read_to_string(&agent.config)?;
         if let Some(folder) = data_dir {
             let own = format!("data_dir = \"data-agent-{name}\"");
             text = text.replace(&own, &format!("data_dir = \"{}\"", folder.display()));
         }
-        write!(text, "\n[[intake.line]]\nlisten = \"tcp://{quiet}\"\n")?;
+        write!(
+            text,
+            "\n[[class]]\nname = \"default\"\n[[class]]\nname = \"urgent\"\nlinger_ms = 0\n\
+             [[intake.line]]\nlisten = \"tcp://{quiet}\"\n\
+             [[intake.line]]\nlisten = \"tcp://{urgent}\"\nclass = \"urgent\"\n"
+        )?;
         fs::write(&agent.config, text)?;
-        Ok(Measured { agent, quiet })
+        Ok(Measured {
+            agent,
+            quiet,
+            urgent,
+        })
     }
 
     fn process(&self) -> Result<u32, Box<dyn Error>> {
         Ok(self.agent.process_id().ok_or("the agent is not running")?)
     }
 
+    /// From sending to acknowledgement of each live batch that the agent told of after its first
+    /// `skip` bytes of log, with the time of day of the latter, in seconds.
+    fn acks(&self, skip: usize) -> Result<Vec<(f64, Duration)>, Box<dyn Error>> {
+        let log = fs::read_to_string(self.agent.log())?;
+        Ok(log[skip..].lines().filter_map(ack).collect())
+    }
+
+    fn log_bytes(&self) -> Result<usize, Box<dyn Error>> {
+        Ok(usize::try_from(fs::metadata(self.agent.log())?.len())?)
+    }
+
     fn wait(&self, what: &str, fact: impl Fn(&Agent) -> Option<bool>) -> Result<(), String> {
         wait::until(what, LIMIT, || fact(&self.agent)?.then_some(()))
     }
+}
+
+/// What a line of the agent's log says of a live batch.
+fn ack(line: &str) -> Option<(f64, Duration)> {
+    let (head, took_us) = line.split_once("took_us=")?;
+    let took = Duration::from_micros(took_us.split_whitespace().next()?.parse().ok()?);
+    let mut clock = head.get(11..26)?.split(':');
+    let mut seconds = 0.0;
+    for _ in 0..3 {
+        seconds = seconds * 60.0 + clock.next()?.parse::<f64>().ok()?;
+    }
+    Some((seconds, took))
+}
+
+/// Median and 99th percentile of acknowledgements.
+fn percentiles(acks: &[(f64, Duration)]) -> String {
+    let mut took: Vec<Duration> = acks.iter().map(|(_, took)| *took).collect();
+    took.sort_unstable();
+    let at = |percent: usize| {
+        let one = took.get((took.len() * percent / 100).min(took.len().saturating_sub(1)));
+        one.copied().unwrap_or_default().as_secs_f64() * 1e3
+    };
+    format!("p50 {:.1} p99 {:.1} ms of {}", at(50), at(99), took.len())
 }
 
 /// Memory and CPU of an agent that is connected and has nothing to catch up.
@@ -180,7 +238,8 @@ fn syncs(table: &Path) -> Option<u64> {
 pub(crate) fn start(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
     cluster.kill_all();
     for mib_held in [0_u64, 64, 1_024] {
-        let bound = (mib_held * 2).max(64) << 20;
+        // What is held is told only now and then, and much may come meanwhile.
+        let bound = (mib_held * 4).max(64) << 20;
         let buffer = format!("bytes_max = {bound}\nmax_unsafe_ms = 100");
         let name = format!("start{mib_held}");
         let mut measured = Measured::prepare(cluster, &name, None, &buffer)?;
@@ -223,12 +282,20 @@ pub(crate) fn drain(cluster: &mut Cluster) -> Result<(), Box<dyn Error>> {
 
 fn drain_of(cluster: &mut Cluster, shape: Shape) -> Result<(), Box<dyn Error>> {
     let name = format!("drain{}", shape.fields);
-    let mut measured = Measured::prepare(cluster, &name, None, "")?;
+    let log = "warn,edge_agent::keeper::account=debug";
+    let mut measured = Measured::prepare_with(cluster, &name, log, None, "")?;
     measured.agent.run()?;
-    let devices = Steady::start(measured.quiet, 100)?;
-    thread::sleep(WARM * 6);
-    let idle_ms = measured.agent.number("ack_ms_p99")?;
-    cluster.kill_all();
+    let devices = (
+        Steady::start(measured.quiet, 100)?,
+        Urgent::start(measured.urgent)?,
+    );
+    thread::sleep(WARM * 4);
+    let idle = measured.acks(0)?;
+    // The cluster stays as warm as it is: only this agent looks elsewhere.
+    let here = fs::read_to_string(&measured.agent.config)?;
+    fs::write(&measured.agent.config, elsewhere(&here, cluster)?)?;
+    let connected = |agent: &Agent| agent.status().ok()?["connected"].as_bool();
+    measured.wait("the agent is away", |agent| Some(!connected(agent)?))?;
     let lines = feed::history(measured.quiet, DAY, shape)?;
     measured.wait("the day is taken", |agent| {
         Some(agent.number("pending_readings").ok()? >= lines as f64)
@@ -239,35 +306,53 @@ fn drain_of(cluster: &mut Cluster, shape: Shape) -> Result<(), Box<dyn Error>> {
     // Nothing of what was measured before counts any more.
     drop(devices);
     measured.agent.kill();
+    let skip = measured.log_bytes()?;
     measured.agent.run()?;
-    let devices = Steady::start(measured.quiet, 100)?;
+    let devices = (
+        Steady::start(measured.quiet, 100)?,
+        Urgent::start(measured.urgent)?,
+    );
     let process = measured.process()?;
     let (before, _) = resident(process)?;
     let held = measured.agent.number("buffer_bytes")?;
-    for at in 0..cluster.nodes().len() {
-        cluster.run(at)?;
-    }
-    cluster.wait_ready()?;
-    let connected = |agent: &Agent| agent.status().ok()?["connected"].as_bool();
+    fs::write(&measured.agent.config, here)?;
     measured.wait("the agent is back", connected)?;
     let (cpu, start) = (cpu_seconds(process)?, Instant::now());
     measured.wait("the day is drained", |agent| {
         Some(agent.number("pending_readings").ok()? < 1_000.0)
     })?;
     let took = start.elapsed().as_secs_f64();
+    let busy = measured.acks(skip)?;
+    let first = busy.first().map_or(0.0, |(at, _)| *at);
+    let later: Vec<_> = busy
+        .iter()
+        .copied()
+        .filter(|(at, _)| at - first > SETTLED_SECONDS)
+        .collect();
     let (now, highest) = resident(process)?;
     println!(
         "{lines} lines of {} values in {:.1} MiB: {took:.1} s, {:.1} CPU-s of the agent; RSS {:.1} MiB before, \
-         {:.1} MiB behind, at most {:.1} MiB; p99 of acks of live batches {idle_ms} ms idle, {} ms since the start",
+         {:.1} MiB behind, at most {:.1} MiB; acks of live batches, 100 a second of one reading: \
+         {} idle, {} while draining, those that waited for the session with it; {} without",
         shape.fields,
         held / f64::from(1 << 20),
         cpu_seconds(process)? - cpu,
         mib(before),
         mib(now),
         mib(highest),
-        measured.agent.number("ack_ms_p99")?,
+        percentiles(&idle),
+        percentiles(&busy),
+        percentiles(&later),
     );
     drop(devices);
     measured.agent.kill();
     Ok(())
+}
+
+/// The same configuration with nodes that nobody is.
+fn elsewhere(config: &str, cluster: &Cluster) -> Result<String, Box<dyn Error>> {
+    let servers = config.lines().find(|line| line.starts_with("servers = "));
+    let servers = servers.ok_or("the configuration names no servers")?;
+    let nobody = loopback::free_port(cluster.address())?;
+    Ok(config.replace(servers, &format!("servers = [\"{nobody}\"]")))
 }

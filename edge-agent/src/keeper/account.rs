@@ -89,6 +89,7 @@ impl Account {
 
     pub(super) fn took(&mut self, took: Duration) {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(took_us = took.as_micros(), "a live batch is acknowledged");
         self.status.ack_ms_last = took_ms;
         if self.took_ms.len() == ACKS_REMEMBERED {
             self.took_ms.pop_front();

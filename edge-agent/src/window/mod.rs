@@ -5,9 +5,11 @@
 //! a batch leaves the buffer only on success, or on a "have" that fits the own chain. Names go
 //! first, then live; backlog and older epochs have a guaranteed share.
 //!
-//! `link.rs` says how many bytes may be on their way and how long silence is borne, `pace.rs` keeps
-//! the operator's cap, `hours.rs` the hours of the backlog.
+//! `link.rs` says how many bytes may be on their way and how long silence is borne, `courtesy.rs` how
+//! many of the backlog beside live batches; `pace.rs` keeps the operator's cap, `hours.rs` the hours
+//! of the backlog.
 
+mod courtesy;
 mod hours;
 mod link;
 mod pace;
@@ -20,6 +22,7 @@ use shared::id::{BatchNumber, Digest, Epoch, Lane, TimeNs};
 use shared::verdict::{Position, Verdict};
 
 use crate::buffer::{Buffer, Place, RunToLoad, Sendable, Settled};
+use courtesy::{Courtesy, Trip};
 pub use hours::Hours;
 use link::Link;
 use pace::Pace;
@@ -90,6 +93,7 @@ pub struct Window {
     owed: u32,
     progress_at: Duration,
     link: Link,
+    courtesy: Courtesy,
     pace: Pace,
     ceiling: Ceiling,
     unloaded: Option<RunToLoad>,
@@ -128,6 +132,8 @@ struct Flight {
     bytes: usize,
     /// Bytes on their way when it was sent, its own among them.
     ahead: usize,
+    /// Of the backlog or an older epoch.
+    can_wait: bool,
     sent_at: Duration,
 }
 
@@ -143,6 +149,7 @@ impl Window {
             owed: 0,
             progress_at: Duration::ZERO,
             link: Link::new(options.bytes_max),
+            courtesy: Courtesy::new(),
             pace: Pace::new(options.bytes_per_second_max),
             ceiling: Ceiling::default(),
             unloaded: None,
@@ -172,6 +179,7 @@ impl Window {
         self.progress_at = now;
         self.ceiling.bytes_max = batch_bytes_max;
         self.link.begin(now);
+        self.courtesy.begin(now);
         let mut outcome = Outcome::default();
         for (epoch, lane, position) in positions {
             buffer.stands_at(*epoch, *lane, position.last);
@@ -247,8 +255,13 @@ impl Window {
         let Place {
             epoch, lane, to, ..
         } = chosen.place;
-        if lane != Lane::Names {
-            self.pay(epoch == buffer.epoch() && lane == Lane::Live);
+        let can_wait = lane == Lane::Backlog || (lane == Lane::Live && epoch != buffer.epoch());
+        if can_wait {
+            self.courtesy.sent(chosen.bytes);
+            self.pay(false);
+        } else if lane == Lane::Live {
+            self.courtesy.live_sent(now);
+            self.pay(true);
         }
         let stream = self.stream(epoch, lane, buffer);
         let round = stream.round;
@@ -267,6 +280,7 @@ impl Window {
                 round,
                 bytes: chosen.bytes,
                 ahead: self.flight_bytes,
+                can_wait,
                 sent_at: now,
             },
         );
@@ -325,6 +339,8 @@ impl Window {
                 .flatten();
             live.or_else(|| self.ready(now, *epoch, Lane::Backlog, buffer))
         });
+        // What it is owed while live batches wait it gets.
+        let other = other.filter(|one| live.is_some() || self.courtesy.lets(now, one.bytes));
         other.or(live)
     }
 
@@ -377,6 +393,16 @@ impl Window {
         if verdict != Verdict::Invalid {
             self.link
                 .answered(now, flight.sent_at, flight.bytes, flight.ahead);
+        }
+        let trip = Trip {
+            sent_at: flight.sent_at,
+            bytes: flight.bytes,
+            ahead: flight.ahead,
+            can_wait: flight.can_wait,
+        };
+        match verdict {
+            Verdict::Ok => self.courtesy.answered(now, trip),
+            _ => self.courtesy.landed(trip),
         }
         Some(flight)
     }

@@ -163,3 +163,38 @@ fn a_link_that_goes_dead_is_given_up_soon() {
     link.run(&mut agent, &mut cluster, Duration::from_secs(5));
     assert_eq!(agent.buffer.readings_pending(), 0);
 }
+
+/// While live batches go the backlog leaves the way to them and gets on all the same.
+#[test]
+fn the_backlog_queues_up_only_where_nothing_is_live() {
+    let disk = SimStorage::new(34);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    let options = WindowOptions {
+        batches_max: 1_000,
+        ..WINDOW
+    };
+    agent.window = Window::new(options);
+    for batch in 0..180 {
+        agent.seal_wide(batch * 300..(batch + 1) * 300);
+        agent.sync();
+    }
+    let mut link = SlowLink::new(10_000, Duration::from_millis(100));
+    link.begin(&mut agent, &cluster);
+    let mut value = 1_000_000;
+    let before = agent.buffer.readings_pending();
+    for _ in 0..8 {
+        for _ in 0..20 {
+            agent.seal(value..value + 1, false);
+            value += 1;
+            link.step(&mut agent, &mut cluster);
+        }
+        agent.sync();
+    }
+    assert!(agent.buffer.readings_pending() < before * 9 / 10);
+    let beside_live = std::mem::take(&mut link.in_flight_bytes_max);
+    link.run(&mut agent, &mut cluster, Duration::from_secs(15));
+    let alone = link.in_flight_bytes_max;
+    assert!(beside_live <= 20 << 10, "{beside_live}");
+    assert!(alone > 2 * beside_live, "{alone} and {beside_live}");
+}
