@@ -474,12 +474,13 @@ impl ScanIter {
             let Some(list) = self.view.level0.get(self.list) else {
                 break;
             };
-            let Some(rows) = list.rows.get(self.row) else {
+            let next = list.next_of(self.row, &self.plan.series);
+            let Some((next, rows)) = next.and_then(|at| Some((at, list.rows.get(at)?))) else {
                 self.list += 1;
                 self.row = 0;
                 continue;
             };
-            self.row += 1;
+            self.row = next + 1;
             if !self.plan.hits(rows) {
                 continue;
             }
