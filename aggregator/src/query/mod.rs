@@ -11,6 +11,7 @@ mod prune;
 mod scan;
 mod aggregate;
 mod states;
+mod rollups;
 mod system;
 mod pg_catalog;
 mod function;

@@ -15,6 +15,7 @@ use datafusion::execution::{SessionStateDefaults, TaskContext};
 use datafusion::prelude::SessionConfig;
 
 use super::pg_catalog::{InformationSchema, PgCatalog, Relations};
+use super::rollups;
 use super::table::Public;
 use super::{QueryError, QueryOptions, SessionSettings, Sources, aggregate, function, pg_catalog};
 
@@ -150,9 +151,11 @@ struct Database {
 
 impl CatalogProvider for Database {
     fn schema_names(&self) -> Vec<String> {
-        [PUBLIC, "pg_catalog", "information_schema"]
+        let mut names = [PUBLIC, "pg_catalog", "information_schema"]
             .map(str::to_owned)
-            .to_vec()
+            .to_vec();
+        names.extend(rollups::schema_names(&self.public.sources.view));
+        names
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
@@ -160,7 +163,10 @@ impl CatalogProvider for Database {
             PUBLIC => Some(Arc::clone(&self.public) as Arc<dyn SchemaProvider>),
             "pg_catalog" => Some(Arc::clone(&self.pg) as Arc<dyn SchemaProvider>),
             "information_schema" => Some(Arc::clone(&self.information) as Arc<dyn SchemaProvider>),
-            _ => None,
+            _ => {
+                let schema = rollups::schema(&self.public.sources.view, name)?;
+                Some(Arc::new(schema))
+            }
         }
     }
 }

@@ -115,7 +115,12 @@ impl State {
         }
     }
 
-    fn array(&self, rows: &Rows, groups: &[(Arc<SeriesInfo>, Group)]) -> ArrayRef {
+    /// `types`: of the fields.
+    pub(super) fn array(
+        &self,
+        types: &dyn Fn(usize) -> DataType,
+        groups: &[(Arc<SeriesInfo>, Group)],
+    ) -> ArrayRef {
         let all = || groups.iter().map(|(_, group)| group);
         let field = |at: usize| all().map(move |group| &group.fields[at]);
         match self {
@@ -134,18 +139,18 @@ impl State {
             Self::TimeMin => times(all().map(|group| Some(group.time_min))),
             Self::TimeMax => times(all().map(|group| Some(group.time_max))),
             Self::Count(at) => counts(field(*at).map(|field| field.count)),
-            Self::Sum(at) => sums(&rows.field_type(*at), field(*at)),
+            Self::Sum(at) => sums(&types(*at), field(*at)),
             Self::CountOfMean(at) => {
                 // Null as the sum is: a mean of nothing is null.
                 let counts = field(*at).map(|field| (field.count > 0).then_some(field.count));
                 Arc::new(counts.collect::<UInt64Array>())
             }
             Self::SumOfMean(at) => sums(&DataType::Float64, field(*at)),
-            Self::Min(at) => values(&rows.field_type(*at), field(*at).map(|f| f.min.as_ref())),
-            Self::Max(at) => values(&rows.field_type(*at), field(*at).map(|f| f.max.as_ref())),
+            Self::Min(at) => values(&types(*at), field(*at).map(|f| f.min.as_ref())),
+            Self::Max(at) => values(&types(*at), field(*at).map(|f| f.max.as_ref())),
             Self::End(at, end) => {
                 let found = all().map(|group| end.of(group, *at));
-                values(&rows.field_type(*at), found.map(|end| end?.1))
+                values(&types(*at), found.map(|end| end?.1))
             }
             Self::EndTime(at, end) => {
                 times(all().map(|group| end.of(group, *at).map(|(time, _)| time)))
@@ -217,7 +222,7 @@ impl StatesSource {
         let arrays = self
             .states
             .iter()
-            .map(|state| state.array(&self.rows, groups));
+            .map(|state| state.array(&|at| self.rows.field_type(at), groups));
         let options = RecordBatchOptions::new().with_row_count(Some(groups.len()));
         let schema = Arc::clone(&self.schema);
         Ok(RecordBatch::try_new_with_options(

@@ -48,9 +48,8 @@ pub(super) enum Source {
 
 /// The columns of a table: `time`, `device`, tags by name, fields in order of first use.
 pub(super) fn schema_of(table: &TableInfo) -> SchemaRef {
-    let time = DataType::Timestamp(TimeUnit::Nanosecond, Some(session::TIME_ZONE.into()));
     let mut columns = vec![
-        Field::new(prune::TIME, time, false),
+        Field::new(prune::TIME, time_type(), false),
         Field::new(prune::DEVICE, DataType::Utf8, false),
     ];
     columns.extend(
@@ -64,7 +63,11 @@ pub(super) fn schema_of(table: &TableInfo) -> SchemaRef {
     Arc::new(Schema::new(columns))
 }
 
-fn data_type(field: FieldType) -> DataType {
+pub(super) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Nanosecond, Some(session::TIME_ZONE.into()))
+}
+
+pub(super) fn data_type(field: FieldType) -> DataType {
     match field {
         FieldType::Float => DataType::Float64,
         FieldType::Int => DataType::Int64,

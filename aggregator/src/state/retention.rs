@@ -4,7 +4,7 @@
 use shared::id::TimeNs;
 
 use super::machine::DAY_NS;
-use super::table_settings::TableSettings;
+use super::table_settings::{Rollups, TableSettings};
 
 /// What is kept of each table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +26,23 @@ impl Retention {
         self.days_before(own.unwrap_or(self.days))
     }
 
+    /// Of a table the widths of rollups that outlive its rows, and what goes of each.
+    pub fn outliving(&self, table: &str) -> Vec<(u32, TimeNs)> {
+        let rows = self.before(table);
+        let rollups = self.tables.rollups_of(table);
+        let before = |width| (width, self.before_of_rollup(table, width));
+        let widths = rollups.all().iter().map(|one| one.width_seconds());
+        let all = widths.map(before);
+        all.filter(|(_, before)| *before < rows).collect()
+    }
+
+    /// What a rollup says of older rows goes: with them, or later.
+    pub fn before_of_rollup(&self, table: &str, width_seconds: u32) -> TimeNs {
+        let own = self.tables.rollup_days(table, width_seconds);
+        let rows = self.before(table);
+        own.map_or(rows, |days| self.days_before(days).min(rows))
+    }
+
     /// Whatever is older goes, of whichever table it is.
     pub fn before_of_any(&self) -> TimeNs {
         let longest = self.tables.retention_days_max();
@@ -35,8 +52,23 @@ impl Retention {
     /// Whether by this goes all that goes by the other.
     pub fn covers(&self, other: &Self) -> bool {
         let mut named = self.tables.named().chain(other.tables.named());
+        let widths = |table| {
+            let both = [self, other].map(|one| one.tables.rollups_of(table));
+            let widths = |one: &Rollups| -> Vec<u32> {
+                one.all().iter().map(|one| one.width_seconds()).collect()
+            };
+            both.iter().flat_map(widths).collect::<Vec<u32>>()
+        };
+        let covers_rollup = |table: &str, width| {
+            self.before_of_rollup(table, width) >= other.before_of_rollup(table, width)
+        };
         self.days_before(self.days) >= other.days_before(other.days)
-            && named.all(|table| self.before(table) >= other.before(table))
+            && named.all(|table| {
+                self.before(table) >= other.before(table)
+                    && widths(table)
+                        .into_iter()
+                        .all(|width| covers_rollup(table, width))
+            })
     }
 
     fn days_before(&self, days: u32) -> TimeNs {

@@ -85,6 +85,15 @@ impl Rollup {
     pub fn retention_days(self) -> Option<u32> {
         self.retention_days
     }
+
+    /// The same, kept as long as the rows.
+    #[must_use]
+    pub fn width_alone(self) -> Self {
+        Self {
+            retention_days: None,
+            ..self
+        }
+    }
 }
 
 impl Rollups {
@@ -280,6 +289,15 @@ impl TableSettings {
         let agreed = self.agreed.get(table);
         let rollups = agreed.and_then(|agreed| agreed.rollups.clone());
         rollups.unwrap_or_default()
+    }
+
+    /// For how many days a rollup of that width is kept for its own sake; `None`: as long as the rows,
+    /// or there is none.
+    pub fn rollup_days(&self, table: &str, width_seconds: u32) -> Option<u32> {
+        let rollups = self.rollups_of(table);
+        let mut all = rollups.all().iter();
+        all.find(|one| one.width_seconds == width_seconds)?
+            .retention_days
     }
 
     /// The longest that rows of any table are kept for its own sake.

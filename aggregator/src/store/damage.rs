@@ -144,8 +144,8 @@ fn tell(row: &DamageRow) {
             file = row.file,
             offset = row.offset,
             what = row.what,
-            "stored bytes of a rollup are damaged: queries read the rows instead, which takes longer; \
-             look at the disk of this node, and at the table node_damage"
+            "stored bytes of a rollup are damaged: queries read the rows instead, which takes longer, or \
+             fail on this node where the rows are gone; look at its disk, and at the table node_damage"
         );
         return;
     }

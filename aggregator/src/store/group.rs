@@ -141,6 +141,26 @@ impl FieldState {
         Some(state)
     }
 
+    /// Of ints that became floats, whether or not adding these one by one would have rounded.
+    pub(super) fn into_floats(self) -> Self {
+        let shown = |value| match value {
+            Value::Int(int) => Value::Float(int as f64),
+            other => other,
+        };
+        let sum = self.sum.map(|sum| match sum {
+            Sum::Int(sum) => Sum::Float(sum as f64),
+            float @ Sum::Float(_) => float,
+        });
+        Self {
+            count: self.count,
+            sum,
+            min: self.min.map(shown),
+            max: self.max.map(shown),
+            first: self.first.map(|(at, value)| (at, shown(value))),
+            last: self.last.map(|(at, value)| (at, shown(value))),
+        }
+    }
+
     /// As the field's type is now; `None` if ints become floats and adding these might round.
     pub(super) fn shown_as(self, to: FieldType) -> Option<Self> {
         if to != FieldType::Float || !matches!(self.sum, None | Some(Sum::Int(_))) {
@@ -151,17 +171,9 @@ impl FieldState {
             Some(sum) => Some(widened(sum, self.count, [min, max])?),
             None => None,
         };
-        let shown = |value| match value {
-            Value::Int(int) => Value::Float(int as f64),
-            other => other,
-        };
         Some(Self {
-            count: self.count,
             sum,
-            min: self.min.map(shown),
-            max: self.max.map(shown),
-            first: self.first.map(|(at, value)| (at, shown(value))),
-            last: self.last.map(|(at, value)| (at, shown(value))),
+            ..self.into_floats()
         })
     }
 

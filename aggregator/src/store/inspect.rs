@@ -84,9 +84,13 @@ fn head_text(file: &SegmentFile, version: u16, head: SegmentHead, blocks: &[Bloc
         partition,
         merged_at,
         resolution,
+        is_whole,
     } = head;
     let what = match resolution {
         None => "segment".to_owned(),
+        Some(resolution) if is_whole => {
+            format!("rollup by {} s of all blocks", resolution.seconds())
+        }
         Some(resolution) => format!("rollup by {} s", resolution.seconds()),
     };
     format!(
@@ -333,6 +337,7 @@ mod tests {
             },
             merged_at: MERGED_AT,
             resolution: None,
+            is_whole: false,
         };
         let disk = SimStorage::new(1);
         let mut writer = SegmentWriter::create(&*disk.as_storage(), head, 0, false).unwrap();

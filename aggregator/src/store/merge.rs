@@ -22,7 +22,7 @@ use super::manifest::{Durable, Manifest};
 use super::memory::RowList;
 use super::open_what_is_left;
 use super::partition::Partition;
-use super::rollup::{self, Resolution, Worth};
+use super::rollup::{self, Rolling, Worth};
 use super::room;
 use super::sealing::SealGroup;
 use super::segment::{SegmentFile, SegmentHandle, SegmentHead, is_rollup};
@@ -196,6 +196,7 @@ impl MergeJob {
                 partition,
                 merged_at,
                 resolution: None,
+                is_whole: false,
             },
             storage: &*self.segments,
         };
@@ -379,7 +380,7 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
     /// Also by how long tables are kept.
     writers: BTreeMap<(Partition, u32), SegmentWriter>,
     /// Of segments that are sealed.
-    rollups: BTreeMap<(Partition, u32, Resolution), RollupWriter>,
+    rollups: BTreeMap<(Partition, u32, Rolling), RollupWriter>,
     /// There was room for rollups until now.
     rolls_up: bool,
     worth: Worth,
@@ -513,17 +514,21 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         rows: &SeriesRows,
         offset: u64,
     ) -> Result<(), StoreError> {
-        for resolution in rollup::resolutions(self.state, rows.series) {
-            let Some(cells) = rollup::cells(rows, resolution, self.worth) else {
+        for rolling in rollup::rollings(self.state, rows.series) {
+            let is_whole = rolling.kept_days.is_some();
+            let worth = if is_whole { Worth::ALWAYS } else { self.worth };
+            let Some(cells) = rollup::cells(rows, rolling.resolution, worth) else {
                 continue;
             };
-            let writer = match self.rollups.entry((partition, kept_days, resolution)) {
+            let writer = match self.rollups.entry((partition, kept_days, rolling)) {
                 Entry::Occupied(entry) => entry.into_mut(),
                 Entry::Vacant(entry) => {
                     let head = SegmentHead {
-                        resolution: Some(resolution),
+                        resolution: Some(rolling.resolution),
+                        is_whole,
                         ..(self.head)(partition)
                     };
+                    let kept_days = (kept_days, rolling.kept_days);
                     entry.insert(RollupWriter::create(self.storage, head, kept_days)?)
                 }
             };

@@ -25,6 +25,7 @@ mod merge;
 mod reader;
 mod group;
 mod rolled;
+mod kept;
 mod aggregate;
 mod retention;
 mod snapshot;
@@ -46,6 +47,7 @@ pub use claims::{Claims, Promise};
 pub use damage::{DamageCount, DamageRow, DamagedBlock};
 pub use error::StoreError;
 pub use group::{FieldState, Group, Measures};
+pub use kept::RollupScan;
 pub use merge::{MergeJob, Merged};
 pub use metrics::StoreMetrics;
 pub use reader::{Chunk, Scan, ScanIter, View, Views};
@@ -208,7 +210,8 @@ impl Store {
         // waits for room to be dropped must be found as the retention command left it.
         let may = |group: &SealGroup| {
             let entangled = same_time::is_entangled(&self.segments, group, state.catalog());
-            group.is_in_parts() && group.is_whole() && !entangled && !self.drops_wait
+            let is_worth_it = group.is_in_parts() || group.lacks_rollups(&self.rollups, state);
+            is_worth_it && group.is_whole() && !entangled && !self.drops_wait
         };
         let group = group.filter(may);
         self.begin(index, state, raft, group)
@@ -322,9 +325,18 @@ impl Store {
         let Durable {
             index, raft, state, ..
         } = &self.durable;
-        // Without a rollup that is damaged a node can do; with it none would take the snapshot.
-        let sound = self.rollups.iter().filter(|rollup| !rollup.is_spoilt());
-        let held = self.segments.iter().chain(sound).map(Arc::clone).collect();
+        // Without a damaged rollup of rows that are there a node can do; with it none would take the
+        // snapshot.
+        let spoilt = rolled::without_need(&self.rollups, &self.segments);
+        let is_needed =
+            |one: &&Arc<SegmentHandle>| !spoilt.iter().any(|gone| Arc::ptr_eq(gone, one));
+        let rollups = self.rollups.iter().filter(is_needed);
+        let held = self
+            .segments
+            .iter()
+            .chain(rollups)
+            .map(Arc::clone)
+            .collect();
         let (raft, state, known) = (raft.clone(), state.clone(), self.state.clone());
         (*index > 0).then(|| SnapshotFiles::of(*index, raft, state, held, known))
     }
@@ -435,16 +447,16 @@ impl Store {
         let oldest = self.level0.frozen.front().map(|(index, _)| *index);
         let waits = |drop: &retention::Drop| oldest.is_some_and(|oldest| oldest < drop.index);
         let catalog = self.state.catalog();
-        let due = |drop: &retention::Drop| drop.due(&self.segments, catalog, waits(drop));
+        let due = |drop: &retention::Drop| {
+            let (segments, rollups) = (&self.segments, &self.rollups);
+            let mut due = drop.due(segments, rollups, catalog, waits(drop));
+            due.extend(drop.due_rollups(&due, segments, rollups, catalog));
+            due
+        };
         let mut doomed: Vec<Arc<SegmentHandle>> = self.drops.iter().flat_map(due).collect();
         doomed.sort_by(|a, b| a.file.name.cmp(&b.file.name));
         doomed.dedup_by(|a, b| Arc::ptr_eq(a, b));
         if !doomed.is_empty() {
-            let rollups = doomed
-                .iter()
-                .map(|one| rolled::of_segment(&self.rollups, one));
-            let rollups: Vec<_> = rollups.flatten().map(Arc::clone).collect();
-            doomed.extend(rollups);
             let names: Vec<String> = doomed.iter().map(|s| s.file.name.clone()).collect();
             let forgotten = self.manifest.forget(&names);
             if self.is_put_off(forgotten)? {

@@ -35,7 +35,7 @@ const SEAL_AFTER_NS: i64 = 2 * HOUR_NS;
 /// sealing writes all of it.
 const SEAL_WAIT_NS: i64 = 36 * HOUR_NS;
 /// Merges wait while one is sealed: parts that are so large together stay, and gain little by it.
-const SEAL_BYTES_MAX: u64 = 256 << 20;
+pub(super) const SEAL_BYTES_MAX: u64 = 256 << 20;
 /// What comes late for a sealed partition has it sealed again if it is more than this part of its
 /// rows; else a day after it was sealed, once it lies in so many parts or none came for so long.
 const LATE_SHARE: u64 = 8;
@@ -209,7 +209,8 @@ impl View {
         let groups = sealing::groups(&self.segments, &self.state);
         let is_due = |group: &SealGroup| {
             let parts: Vec<Part> = group.segments.iter().map(|one| Part::of(one)).collect();
-            let worth = |end| is_worth_sealing(&parts, end, now, rest);
+            let lacks = || group.lacks_rollups(&self.rollups, &self.state);
+            let worth = |end| is_worth_sealing(&parts, end, now, rest, &lacks);
             let window = group.partition.window();
             window.is_some_and(|window| worth(window.end()))
                 || (can_be_sealed(&parts) && group.is_kept_for_others(&self.state))
@@ -318,7 +319,14 @@ fn can_be_sealed(all: &[Part]) -> bool {
     bytes <= SEAL_BYTES_MAX && !all.iter().any(|part| part.spoilt)
 }
 
-fn is_worth_sealing(all: &[Part], end: TimeNs, now: TimeNs, rest_ns: i64) -> bool {
+/// `lacks`: states that will outlive the rows are still to be written.
+fn is_worth_sealing(
+    all: &[Part],
+    end: TimeNs,
+    now: TimeNs,
+    rest_ns: i64,
+    lacks: &dyn Fn() -> bool,
+) -> bool {
     let before = |age_ns| now.0.saturating_sub(age_ns);
     if end.0 > before(SEAL_AFTER_NS) || !can_be_sealed(all) {
         return false;
@@ -328,13 +336,14 @@ fn is_worth_sealing(all: &[Part], end: TimeNs, now: TimeNs, rest_ns: i64) -> boo
     let has_waited = |part: &Part| part.merged_at.max(end.0) <= before(SEAL_WAIT_NS);
     let rests = all_before(&parts, before(rest_ns)) || parts.iter().any(has_waited);
     if sealed.is_empty() {
-        return parts.len() > 1 && rests;
+        return rests && (parts.len() > 1 || lacks());
     }
     let rows = |of: &[Part]| of.iter().map(|one| one.rows).sum::<u64>();
     let is_much = rows(&parts).saturating_mul(LATE_SHARE) > rows(&sealed);
     let is_over = !parts.is_empty() && all_before(&parts, before(LATE_REST_NS));
     let is_many = is_over || parts.len() >= LATE_PARTS_MAX;
-    (is_much && rests) || (is_many && all_before(&sealed, before(SEAL_AGAIN_NS)))
+    let is_old = all_before(&sealed, before(SEAL_AGAIN_NS));
+    (is_much && rests) || (is_old && (is_many || (parts.is_empty() && lacks())))
 }
 
 impl Plan {
@@ -570,7 +579,7 @@ mod tests {
     }
 
     fn is_worth_it(parts: &[Part], end: TimeNs) -> bool {
-        is_worth_sealing(parts, end, NOW, REST_NS)
+        is_worth_sealing(parts, end, NOW, REST_NS, &|| false)
     }
 
     #[test]

@@ -9,7 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::kept;
 use super::partition::Partition;
+use super::reader::SEAL_BYTES_MAX;
+use super::rolled;
 use super::segment::SegmentHandle;
 use crate::state::{Catalog, Retention, SameTime, TableId};
 
@@ -40,13 +43,31 @@ impl Drop {
     pub(super) fn due(
         &self,
         segments: &[Arc<SegmentHandle>],
+        rollups: &[Arc<SegmentHandle>],
         catalog: &Catalog,
         waits: bool,
     ) -> Vec<Arc<SegmentHandle>> {
         let earlier = segments.iter().filter(|one| one.head.command < self.index);
-        let (mut due, stays): (Vec<_>, Vec<_>) = earlier
+        let (ended, mut stays): (Vec<_>, Vec<_>) = earlier
             .map(Arc::clone)
             .partition(|one| self.has_ended(one, catalog));
+        let lacks = |one: &Arc<SegmentHandle>| {
+            kept::lacks(one, rollups, catalog, &|table| self.outliving(table, one))
+        };
+        let (lack, mut due): (Vec<_>, Vec<_>) = ended.into_iter().partition(lacks);
+        for one in lack {
+            if Self::can_be_waited_for(&one, segments) {
+                stays.push(one);
+            } else {
+                tracing::warn!(
+                    file = one.file.name,
+                    "rows go by retention, and the rollups that should outlive them were not \
+                     written: their partition is too large to be sealed; a shorter \
+                     store.partition_hours helps those to come"
+                );
+                due.push(one);
+            }
+        }
         if waits {
             due.retain(|one| Merging::of(one, catalog).is_none());
             return due;
@@ -73,6 +94,53 @@ impl Drop {
                 || !Merging::of(one, catalog).is_some_and(|own| own.shares(&late))
         });
         due
+    }
+
+    /// Widths of rollups that are kept beyond a segment of that table.
+    fn outliving(&self, table: &str, segment: &SegmentHandle) -> Vec<u32> {
+        let Some(end) = segment.head.partition.end() else {
+            return Vec::new();
+        };
+        let all = self.retention.outliving(table).into_iter();
+        let all = all.filter(|(_, before)| end > before.0);
+        all.map(|(width, _)| width).collect()
+    }
+
+    /// Whether sealing will write what is not written yet. What cannot be read may still be repaired.
+    fn can_be_waited_for(one: &SegmentHandle, all: &[Arc<SegmentHandle>]) -> bool {
+        let of_it = all
+            .iter()
+            .filter(|other| other.head.partition == one.head.partition);
+        of_it.map(|one| one.file.len).sum::<u64>() <= SEAL_BYTES_MAX
+    }
+
+    /// Rollups that say nothing any more: of segments that go or are gone, if no table of theirs is to be
+    /// kept.
+    pub(super) fn due_rollups(
+        &self,
+        gone: &[Arc<SegmentHandle>],
+        segments: &[Arc<SegmentHandle>],
+        rollups: &[Arc<SegmentHandle>],
+        catalog: &Catalog,
+    ) -> Vec<Arc<SegmentHandle>> {
+        let going = gone.iter().flat_map(|one| rolled::of_segment(rollups, one));
+        let alone = kept::alone(rollups, segments);
+        let alone = alone.filter(|one| one.head.command < self.index);
+        let all = going.chain(alone).filter(|one| !self.keeps(one, catalog));
+        all.map(Arc::clone).collect()
+    }
+
+    fn keeps(&self, rollup: &SegmentHandle, catalog: &Catalog) -> bool {
+        let (Some(end), Some(resolution)) = (rollup.head.partition.end(), rollup.head.resolution)
+        else {
+            return false;
+        };
+        let lasts = |table: &TableId| {
+            let info = catalog.table_by_id(*table);
+            let before = |name: &str| self.retention.before_of_rollup(name, resolution.seconds());
+            info.is_some_and(|info| end > before(&info.name).0)
+        };
+        rollup.head.is_whole && rollup.rows.keys().any(lasts)
     }
 
     /// Whether a segment has nothing younger, of any of its tables. A wild partition goes when the merge

@@ -166,7 +166,7 @@ impl Fitting {
         self.content = Some(content);
         let in_block = |error| (Place::Block(place), error);
         let rows = rows.map_err(in_block)?;
-        let groups = rollup::groups(&rows, block.rows.into(), time, &asked.fields);
+        let groups = rollup::groups(&rows, Some(block.rows.into()), time, &asked.fields);
         groups.map_err(|fault| {
             let name = &self.rollup.file.name;
             in_block(StoreError::damaged(name, cells.offset, fault.to_string()))

@@ -63,6 +63,17 @@ pub(super) struct Worth {
     pub(super) cells_min: usize,
     /// Rows a bucket. A state has about ten values where a row has one.
     pub(super) cell_rows_min: usize,
+    /// Also of rows of nothing but texts.
+    pub(super) texts: bool,
+}
+
+/// How a series is rolled up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rolling {
+    pub(super) resolution: Resolution,
+    /// For how many days the states are kept for their own sake: of all blocks, then, as they may be all
+    /// that is left. `None`: as long as the rows.
+    pub(super) kept_days: Option<u32>,
 }
 
 impl Default for Worth {
@@ -71,8 +82,19 @@ impl Default for Worth {
             rows_min: 128,
             cells_min: 2,
             cell_rows_min: 24,
+            texts: false,
         }
     }
+}
+
+impl Worth {
+    /// Of what is to be there when the rows are gone.
+    pub(super) const ALWAYS: Self = Self {
+        rows_min: 0,
+        cells_min: 0,
+        cell_rows_min: 0,
+        texts: true,
+    };
 }
 
 impl Resolution {
@@ -88,11 +110,11 @@ impl Resolution {
         Self::new(from.u32()?).ok_or(ReadFault::Invalid("buckets of no length"))
     }
 
-    fn width_ns(self) -> i64 {
+    pub(super) fn width_ns(self) -> i64 {
         i64::from(self.0) * SECOND_NS
     }
 
-    fn buckets(self) -> Buckets {
+    pub(super) fn buckets(self) -> Buckets {
         Buckets::new(self.width_ns(), 0).expect("above 0")
     }
 
@@ -111,17 +133,22 @@ impl Resolution {
     }
 }
 
-/// The widths of buckets of which the table of a series is to have states. None of a table that merges
-/// rows of the same time: what a segment says of these is not the last word.
-pub(super) fn resolutions(state: &State, series: SeriesId) -> Vec<Resolution> {
+/// The buckets of which the table of a series is to have states. None of a table that merges rows of the
+/// same time: what a segment says of these is not the last word.
+pub(super) fn rollings(state: &State, series: SeriesId) -> Vec<Rolling> {
     let catalog = state.catalog();
     let table = catalog.series(series).map(|info| info.table.as_str());
     let Some(table) = table.filter(|_| !catalog.merges_same_time(series)) else {
         return Vec::new();
     };
     let rollups = state.table_settings().rollups_of(table);
-    let widths = rollups.all().iter().map(|one| one.width_seconds());
-    widths.filter_map(Resolution::new).collect()
+    let rolling = |one: &crate::state::Rollup| {
+        Some(Rolling {
+            resolution: Resolution::new(one.width_seconds())?,
+            kept_days: one.retention_days(),
+        })
+    };
+    rollups.all().iter().filter_map(rolling).collect()
 }
 
 /// The name of a rollup begins as that of its segment.
@@ -139,10 +166,19 @@ pub(super) fn stem(segment: &str) -> &str {
     }
 }
 
+/// What the name of a rollup begins with, as that of its segment.
+pub(super) fn stem_of_rollup(name: &str) -> Option<&str> {
+    let (rest, _digest) = name.strip_suffix(ROLLUP)?.rsplit_once('.')?;
+    let (rest, _seconds) = rest.rsplit_once('.')?;
+    // With the point behind the digest.
+    Some(&name[..=rest.len()])
+}
+
 /// The states of a block's rows, one row a bucket; `None` if they are not worth it.
 pub(super) fn cells(rows: &SeriesRows, resolution: Resolution, worth: Worth) -> Option<SeriesRows> {
     let is_number = |column: &Column| !matches!(column.values, Values::Text(_));
-    if rows.times.len() < worth.rows_min || !rows.columns.iter().any(is_number) {
+    let has_some = worth.texts || rows.columns.iter().any(is_number);
+    if rows.times.len() < worth.rows_min || !has_some {
         return None;
     }
     let buckets = resolution.buckets();
@@ -388,10 +424,11 @@ impl Asked {
 }
 
 /// The states that a block of a rollup has within a time, in order; `None` if they do not tell all
-/// that is asked: where the time cuts a bucket, and of texts. `rows`: how many they are of.
+/// that is asked: where the time cuts a bucket, and of texts. `rows`: how many they are of, if that is
+/// known.
 pub(super) fn groups(
     cells: &SeriesRows,
-    rows: u64,
+    rows: Option<u64>,
     time: &RangeInclusive<i64>,
     fields: &[AskedField],
 ) -> Result<Option<Vec<Group>>, ReadFault> {
@@ -435,10 +472,42 @@ pub(super) fn groups(
             fields: states,
         });
     }
-    if told != rows {
+    if rows.is_some_and(|rows| told != rows) {
         return Err(ReadFault::Invalid("a rollup of other rows"));
     }
     Ok(tells_all.then_some(groups))
+}
+
+/// The same of rows that are gone, whole buckets: ints that are floats by now are added up as such,
+/// rounded once.
+pub(super) fn groups_shown(
+    cells: &SeriesRows,
+    time: &RangeInclusive<i64>,
+    fields: &[AskedField],
+) -> Result<Vec<Group>, ReadFault> {
+    let as_stored = |(slot, measures): &AskedField| {
+        let stored = |(slot, kind): (u16, FieldType)| {
+            let is_int = |column: &&Column| {
+                column.field == slot * KINDS + MIN && matches!(column.values, Values::Int(_))
+            };
+            let was_int = cells.columns.iter().any(|one| is_int(&one));
+            (slot, if was_int { FieldType::Int } else { kind })
+        };
+        (slot.map(stored), *measures)
+    };
+    let stored: Vec<AskedField> = fields.iter().map(as_stored).collect();
+    let groups = groups(cells, None, time, &stored)?;
+    let mut groups = groups.ok_or(ReadFault::Invalid(
+        "a bucket on both sides of its partition",
+    ))?;
+    for group in &mut groups {
+        for (state, (slot, _)) in group.fields.iter_mut().zip(fields) {
+            if let Some((_, FieldType::Float)) = slot {
+                *state = std::mem::take(state).into_floats();
+            }
+        }
+    }
+    Ok(groups)
 }
 
 const MALFORMED: ReadFault = ReadFault::Invalid("columns of a rollup");

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::kept;
 use super::partition::Partition;
 use super::segment::SegmentHandle;
 use crate::state::{Sealing, State};
@@ -105,6 +106,14 @@ impl SealGroup {
     /// Whether sealing changes anything.
     pub(super) fn is_in_parts(&self) -> bool {
         self.segments.len() > 1 || self.is_mixed
+    }
+
+    /// Whether states are to be written that will outlive the rows.
+    pub(super) fn lacks_rollups(&self, rollups: &[Arc<SegmentHandle>], state: &State) -> bool {
+        let wanted = kept::wanted(state);
+        let mut segments = self.segments.iter();
+        self.partition.window().is_some()
+            && segments.any(|one| kept::lacks(one, rollups, state.catalog(), &wanted))
     }
 
     /// One that cannot be read is not read again.

@@ -29,7 +29,9 @@ const VERSION: u16 = 3;
 /// Up to here entries of the index have no sums; sealed ones, and only they, had version 2.
 const VERSION_PLAIN_INDEX: u16 = 2;
 const ROLLUP_MAGIC: &[u8; 8] = b"TRIBROLL";
-const ROLLUP_VERSION: u16 = 1;
+const ROLLUP_VERSION: u16 = 2;
+/// Of a rollup that has not all blocks: nodes that know no other read it.
+const ROLLUP_VERSION_IN_PART: u16 = 1;
 const HEADER_BYTES: usize = 8 + 2 + 8 + 13 + 8 + 4;
 const ROLLUP_HEADER_BYTES: usize = HEADER_BYTES + 4;
 pub(super) const FOOTER_BYTES: usize = 8 + 8 + 8 + 4 + 8;
@@ -55,6 +57,8 @@ pub(super) struct SegmentHead {
     pub(super) merged_at: i64,
     /// Of a rollup; `None`: the file holds rows.
     pub(super) resolution: Option<Resolution>,
+    /// A rollup that has states of each block of its tables: it may outlive them.
+    pub(super) is_whole: bool,
 }
 
 /// A segment, or a rollup of one, that is known and checked. Its file is open only while it is read: segments gather for
@@ -99,7 +103,8 @@ impl SegmentHead {
         let mut out = Writer::default();
         let (magic, version) = match self.resolution {
             None => (MAGIC, VERSION),
-            Some(_) => (ROLLUP_MAGIC, ROLLUP_VERSION),
+            Some(_) if self.is_whole => (ROLLUP_MAGIC, ROLLUP_VERSION),
+            Some(_) => (ROLLUP_MAGIC, ROLLUP_VERSION_IN_PART),
         };
         out.out.extend_from_slice(magic);
         out.u16(version);
@@ -323,6 +328,7 @@ impl SegmentHandle {
                 partition,
                 merged_at: now.0,
                 resolution: None,
+                is_whole: false,
             },
         ));
         // Of a rollup nothing is used that is not sound: its segment answers instead.
@@ -510,6 +516,7 @@ fn read_header(bytes: &[u8], is_rollup: bool) -> Result<(u16, SegmentHead), Head
         partition,
         merged_at,
         resolution: resolution.transpose()?,
+        is_whole: is_rollup && version > ROLLUP_VERSION_IN_PART,
     };
     Ok((version, head))
 }

@@ -82,15 +82,16 @@ impl SegmentWriter {
 }
 
 impl RollupWriter {
-    /// `head`: the segment's, with the rollup's resolution.
+    /// `head`: the segment's, with the rollup's resolution. `kept_days`: the segment's, and its own.
     pub(super) fn create(
         storage: &dyn Storage,
         head: SegmentHead,
-        kept_days: u32,
+        (kept_days, own_days): (u32, Option<u32>),
     ) -> Result<Self, StoreError> {
         let stem = head.partition.stem(head.command);
         let seconds = head.resolution.map_or(0, rollup::Resolution::seconds);
-        let tmp = format!("{stem}-{kept_days}.{seconds}{TMP}");
+        let own_days = own_days.unwrap_or(0);
+        let tmp = format!("{stem}-{kept_days}.{seconds}-{own_days}{TMP}");
         let out = FileWriter::create(storage, tmp, &head)?;
         Ok(Self { head, out })
     }

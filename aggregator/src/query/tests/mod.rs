@@ -6,6 +6,7 @@ mod psql;
 mod same_time;
 mod limits;
 mod aggregate;
+mod rollups;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

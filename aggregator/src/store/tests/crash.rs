@@ -10,10 +10,11 @@ use super::agent::{Agent, Link};
 use super::model::Model;
 use super::{Node, Random, aggregate, all_rows};
 use crate::state::{
-    Command, Effects, Job, Origin, Outcome, Payload, Retention, SameTime, Sealing, State,
-    Submission, TableWish, Window, Wish,
+    Command, Effects, Job, Origin, Outcome, Payload, Retention, Rollup, Rollups, SameTime, Sealing,
+    State, Submission, TableWish, Window, Wish,
 };
 use crate::store::segment::SegmentHandle;
+use crate::store::{RollupScan, kept};
 
 const DAY: i64 = 86_400_000_000_000;
 const HOUR: i64 = DAY / 24;
@@ -111,6 +112,8 @@ struct Run {
     rolled: usize,
     /// The last that was asked for.
     retention: Option<(u64, Retention)>,
+    /// What `truck` comes to by the hour is kept for ever.
+    outlives: bool,
 }
 
 impl Run {
@@ -154,15 +157,18 @@ impl Run {
     fn tell(&mut self, partition_hours: u32) {
         let random = &mut self.history.random;
         let mut days = || [None, Some(1), Some(2), Some(4)][random.below(4)];
-        let mut wish = |same_time| TableWish {
+        let mut wish = |same_time, rollups| TableWish {
             same_time,
             retention_days: days(),
-            rollups: None,
+            rollups,
         };
+        let hours = Rollup::new(3_600, Some(3_650)).expect("it divides a day");
+        let rollups = self.outlives.then(|| Rollups::new(vec![hours]));
+        let rollups = rollups.map(|all| all.expect("one of a width"));
         let tables = [
-            ("pump", wish(Some(SameTime::Merge))),
-            ("truck", wish(None)),
-            ("quarantine", wish(None)),
+            ("pump", wish(Some(SameTime::Merge), None)),
+            ("truck", wish(None, rollups)),
+            ("quarantine", wish(None, None)),
         ];
         let tables = tables.map(|(name, wish)| (name.to_owned(), wish));
         self.apply(Command::Settings {
@@ -269,6 +275,17 @@ impl Run {
             self.model.check(all_rows(&self.node.store.view()));
             self.check_what_ended_is_gone();
         }
+        if self.outlives && self.node.jobs.is_empty() {
+            let scan = RollupScan {
+                table: "truck".to_owned(),
+                width_seconds: 3_600,
+                fields: Vec::new(),
+                starts: i64::MIN..=i64::MAX,
+                devices: None,
+            };
+            let found = self.node.store.view().rollup(scan).expect("sound files");
+            self.model.check_hours(found, self.node.state.catalog());
+        }
     }
 
     /// Tables that merge may hold back segments.
@@ -278,7 +295,11 @@ impl Run {
         };
         let (store, state) = (&self.node.store, &self.node.state);
         for segment in store.segments.iter() {
-            if segment.head.command < *index && !merges(segment, state) {
+            let waits = kept::lacks(segment, &store.rollups, state.catalog(), &|table| {
+                let all = retention.outliving(table).into_iter();
+                all.map(|(width, _)| width).collect()
+            });
+            if segment.head.command < *index && !merges(segment, state) && !waits {
                 let end = segment.head.partition.end();
                 let end = end.unwrap_or(segment.head.merged_at.saturating_add(1));
                 let mut tables = tables(segment, state);
@@ -311,6 +332,7 @@ fn run(seed: u64) -> usize {
         node,
         rolled: 0,
         retention: None,
+        outlives: seed.is_multiple_of(2),
     };
     run.apply(Command::RetentionDays(2));
     run.admit();

@@ -65,6 +65,7 @@ fn segment(sealed: bool) -> (Arc<dyn Storage>, SimStorage, SegmentFile, Catalog)
         partition,
         merged_at: 1000 * DAY,
         resolution: None,
+        is_whole: false,
     };
     let mut writer = SegmentWriter::create(&*files, head, 0, sealed).unwrap();
     writer.add(&rows(0, 130)).unwrap();

@@ -10,18 +10,18 @@ use super::features::{DAY, HOUR, submission};
 use super::{Node, all_rows};
 use crate::state::{Command, Payload, SameTime, Sealing, TableWish, Wish};
 
-const NOW: i64 = 1000 * DAY;
+pub(super) const NOW: i64 = 1000 * DAY;
 
 /// A node that is told of by its only member, and to which lines are sent.
-struct Bench {
-    node: Node,
+pub(super) struct Bench {
+    pub(super) node: Node,
     index: u64,
     now: i64,
 }
 
 impl Bench {
     /// The cluster keeps rows for three days.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let node = Node::open(&SimStorage::new(7));
         let (index, now) = (0, NOW);
         let mut bench = Self { node, index, now };
@@ -35,13 +35,13 @@ impl Bench {
         bench
     }
 
-    fn apply(&mut self, command: &Command) {
+    pub(super) fn apply(&mut self, command: &Command) {
         self.index += 1;
         self.node.apply(self.index, command);
     }
 
     /// Hours later, as clocks tell it that agree.
-    fn advance(&mut self, hours: i64) {
+    pub(super) fn advance(&mut self, hours: i64) {
         for _ in 0..=hours {
             let now = TimeNs(self.now);
             self.apply(&Command::Clock { node: 1, now });
@@ -50,7 +50,7 @@ impl Bench {
         self.now -= HOUR;
     }
 
-    fn keep(&mut self, tables: &[(&str, u32)]) {
+    pub(super) fn keep(&mut self, tables: &[(&str, u32)]) {
         let wish = |(table, days): &(&str, u32)| {
             let same_time = table.starts_with("merging").then_some(SameTime::Merge);
             let wish = TableWish {
@@ -66,7 +66,7 @@ impl Bench {
     }
 
     /// One row of each table, at a time in hours from `NOW`.
-    fn send(&mut self, tables: &[&str], value: i64, hour: i64) {
+    pub(super) fn send(&mut self, tables: &[&str], value: i64, hour: i64) {
         let time = NOW + hour * HOUR;
         let line = |table: &&str| format!("{table},device=d a={value} {time}\n");
         let lines: String = tables.iter().map(line).collect();
@@ -75,23 +75,23 @@ impl Bench {
         self.merge();
     }
 
-    fn merge(&mut self) {
+    pub(super) fn merge(&mut self) {
         self.apply(&Command::Merge);
         assert!(self.node.finish_merges());
     }
 
-    fn seal(&mut self, sealing: Sealing) {
+    pub(super) fn seal(&mut self, sealing: Sealing) {
         self.apply(&Command::Seal(sealing));
         assert!(self.node.finish_merges());
     }
 
-    fn unsealed(&self) -> Vec<Sealing> {
+    pub(super) fn unsealed(&self) -> Vec<Sealing> {
         let view = self.node.store.view();
         view.unsealed(view.state().now(), Duration::ZERO)
     }
 
     /// Tables and values, sorted, after the retention.
-    fn kept(&mut self) -> Vec<String> {
+    pub(super) fn kept(&mut self) -> Vec<String> {
         self.apply(&Command::Retention);
         let rows = all_rows(&self.node.store.view());
         let shown = rows.into_iter().map(|row| {
@@ -101,7 +101,7 @@ impl Bench {
         shown.collect()
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         let segments = self.node.store.segments.iter();
         segments.map(|one| one.file.name.clone()).collect()
     }

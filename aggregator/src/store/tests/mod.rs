@@ -12,6 +12,7 @@ mod quarantine;
 mod quota;
 mod same_time;
 mod kept;
+mod outliving;
 mod crash;
 mod full;
 mod damage;
@@ -40,6 +41,7 @@ pub(super) const ALWAYS_WORTH: Worth = Worth {
     rows_min: 1,
     cells_min: 1,
     cell_rows_min: 0,
+    texts: false,
 };
 
 /// SplitMix64.

@@ -9,7 +9,8 @@ use shared::verdict::Position;
 
 use super::agent::Link;
 use super::{PlainRow, plain_value, value_at};
-use crate::state::{Outcome, Retention, State};
+use crate::state::{Catalog, Outcome, Retention, SeriesId, State};
+use crate::store::Group;
 use crate::store::partition::Partition;
 
 #[derive(Debug, Clone)]
@@ -354,6 +355,41 @@ impl Model {
                 Some(end) => end <= before,
                 None => merged.at > 0 && merged.at < before,
             };
+        }
+    }
+
+    /// Whether these are the rows of `truck` by the hour, also of those that have ended: but of times that
+    /// were not plausible some may be missing.
+    pub(super) fn check_hours(&self, found: BTreeMap<(SeriesId, i64), Group>, catalog: &Catalog) {
+        const HOUR_NS: i128 = 3_600_000_000_000;
+        let mut sent: BTreeMap<(String, Vec<(String, String)>, i64), (u64, u64)> = BTreeMap::new();
+        for row in self.rows.iter().filter(|row| row.row.table == "truck") {
+            let start = i128::from(row.row.time).div_euclid(HOUR_NS) * HOUR_NS;
+            let Ok(start) = i64::try_from(start) else {
+                continue;
+            };
+            let key = (row.row.device.clone(), row.row.tags.clone(), start);
+            let (surely, at_most) = sent.entry(key).or_default();
+            let is_wild = row
+                .merged
+                .is_some_and(|merged| merged.partition.end().is_none());
+            *surely += u64::from(!is_wild);
+            *at_most += 1;
+        }
+        let mut seen: BTreeMap<(String, Vec<(String, String)>, i64), u64> = BTreeMap::new();
+        for ((series, start), group) in found {
+            let info = catalog.series(series).expect("a series that is known");
+            *seen
+                .entry((info.device.clone(), info.tags.clone(), start))
+                .or_default() += group.rows;
+        }
+        for (key, rows) in &seen {
+            let at_most = sent.get(key).map_or(0, |(_, at_most)| *at_most);
+            assert!(*rows <= at_most, "{key:?}: {rows} of {at_most}");
+        }
+        for (key, (surely, _)) in sent {
+            let rows = seen.get(&key).copied().unwrap_or(0);
+            assert!(rows >= surely, "{key:?}: {rows} of {surely}");
         }
     }
 

@@ -52,7 +52,7 @@ fn decoded(rows: &SeriesRows, fields: &Fields) -> SeriesRows {
 fn groups(rows: &SeriesRows, fields: &Fields) -> Option<Vec<Group>> {
     let read = decoded(rows, fields);
     let all = i64::MIN..=i64::MAX;
-    rollup::groups(&read, rows.times.len() as u64, &all, fields).unwrap()
+    rollup::groups(&read, Some(rows.times.len() as u64), &all, fields).unwrap()
 }
 
 /// Of the rows themselves.
@@ -237,7 +237,7 @@ fn a_bucket_that_the_time_cuts_is_not_answered() {
     let fields: Fields = vec![(Some((0, FieldType::Float)), ALL)];
     let cells = decoded(&rows, &fields);
     let of = |time| {
-        let found = rollup::groups(&cells, 40, &time, &fields).unwrap()?;
+        let found = rollup::groups(&cells, Some(40), &time, &fields).unwrap()?;
         Some(found.iter().map(|group| group.rows).collect::<Vec<u64>>())
     };
     let (second, third) = (rows.times[10], rows.times[20]);
@@ -247,11 +247,11 @@ fn a_bucket_that_the_time_cuts_is_not_answered() {
     assert_eq!(of(second + 1..=i64::MAX), None);
     assert_eq!(of(i64::MIN..=third), None);
     assert_eq!(of(i64::MIN..=START), Some(vec![]), "none is in time");
-    let other = rollup::groups(&cells, 41, &(0..=1), &fields);
+    let other = rollup::groups(&cells, Some(41), &(0..=1), &fields);
     assert!(other.is_err(), "states of other rows");
     let mut unsorted = cells.clone();
     unsorted.columns.swap(0, 1);
-    let unsorted = rollup::groups(&unsorted, 40, &(0..=1), &fields);
+    let unsorted = rollup::groups(&unsorted, Some(40), &(0..=1), &fields);
     assert!(unsorted.is_err(), "columns that would not be found");
 }
 

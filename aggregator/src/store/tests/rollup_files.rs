@@ -470,21 +470,25 @@ fn a_crash_while_sealing_leaves_the_parts_or_all_of_the_sealed() {
     assert!(ends[0] > 10 && ends[1] > 0, "{ends:?}");
 }
 
-fn golden() -> PathBuf {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/rollup/v1");
-    PathBuf::from(fixtures).join("minutes.bin")
+/// Of states that save time, and of those of all blocks.
+const VERSIONS: [(u16, bool); 2] = [(1, false), (2, true)];
+
+fn golden(version: u16) -> PathBuf {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/rollup");
+    PathBuf::from(fixtures).join(format!("v{version}/minutes.bin"))
 }
 
 const SEGMENT: &str = "0000000000000035-489984+24.83b7a9185690f9c0.sealed.seg";
 
 /// States of two blocks with all that is odd, by the minute.
-fn written() -> (Arc<dyn Storage>, SegmentFile) {
+fn written(is_whole: bool) -> (Arc<dyn Storage>, SegmentFile) {
     let disk = SimStorage::new(1).as_storage();
     let head = SegmentHead {
         resolution: Some(minutes()),
+        is_whole,
         ..HEAD
     };
-    let mut writer = RollupWriter::create(&*disk, head, 0).unwrap();
+    let mut writer = RollupWriter::create(&*disk, head, (0, None)).unwrap();
     for (rows, source) in [(long_rows(), 43), (long_rows().slice(100..250), 9_000)] {
         let cells = rollup::cells(&rows, minutes(), ALWAYS_WORTH).unwrap();
         writer.add(&cells, source).unwrap();
@@ -503,18 +507,22 @@ fn bytes(disk: &dyn Storage, name: &str) -> Vec<u8> {
 
 #[test]
 fn a_golden_rollup_is_read_as_the_states_of_its_rows() {
+    VERSIONS.into_iter().for_each(check_golden);
+}
+
+fn check_golden((version, is_whole): (u16, bool)) {
     let disk = SimStorage::new(1).as_storage();
     let name = "golden.roll";
-    let golden = fs::read(golden()).unwrap();
-    assert_eq!(golden[8..10], 1_u16.to_le_bytes());
+    let golden = fs::read(golden(version)).unwrap();
+    assert_eq!(golden[8..10], version.to_le_bytes());
     let content = disk.open(name, OpenMode::Create).unwrap();
     content.write_at(0, &golden).unwrap();
     let file = SegmentFile::of(name, &*content).unwrap();
     file.check(&*content).unwrap();
     let (head, blocks) = file.read_parts(&*content).unwrap();
     assert_eq!(
-        (head.command, head.resolution),
-        (HEAD.command, Some(minutes()))
+        (head.command, head.resolution, head.is_whole),
+        (HEAD.command, Some(minutes()), is_whole)
     );
     let types = [
         (0, FieldType::Float),
@@ -533,7 +541,7 @@ fn a_golden_rollup_is_read_as_the_states_of_its_rows() {
     {
         let cells = file.read_block(&*content, block, &|_| true).unwrap();
         let count = rows.times.len() as u64;
-        let found = rollup::groups(&cells, count, &EVER, &fields)
+        let found = rollup::groups(&cells, Some(count), &EVER, &fields)
             .unwrap()
             .unwrap();
         assert_eq!(bits(&found), bits(&folded(&rows, &fields)));
@@ -541,20 +549,26 @@ fn a_golden_rollup_is_read_as_the_states_of_its_rows() {
 }
 
 #[test]
-fn what_is_written_has_the_latest_version_and_is_shown() {
-    let (disk, file) = written();
+fn what_is_written_is_as_its_version_says_and_is_shown() {
+    VERSIONS.into_iter().for_each(check_written);
+}
+
+fn check_written((version, is_whole): (u16, bool)) {
+    let (disk, file) = written(is_whole);
     assert!(
         file.name
             .starts_with("0000000000000035-489984+24.83b7a9185690f9c0.60.")
     );
-    assert_eq!(bytes(&*disk, &file.name), fs::read(golden()).unwrap());
+    let golden = fs::read(golden(version)).unwrap();
+    assert_eq!(bytes(&*disk, &file.name), golden);
     let mut text = String::new();
     let show = &mut |part: &str| text.push_str(part);
     let damaged = inspect::segment(&*disk, &file.name, true, show);
     assert!(!damaged.unwrap(), "{text}");
+    let of_all = if is_whole { " of all blocks" } else { "" };
     for part in [
-        "rollup by 60 s",
-        "version 1",
+        &format!("rollup by 60 s{of_all} 0"),
+        &format!("version {version}"),
         "2 blocks, 76 rows",
         "  field 5 sum, bits above 64, int: ",
         "  greatest time, int: ",
@@ -569,11 +583,13 @@ fn what_is_written_has_the_latest_version_and_is_shown() {
 #[test]
 #[ignore = "writes the golden file of the version that is written now"]
 fn write_golden_rollup() {
-    let path = golden();
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    if !path.exists() {
-        let (disk, file) = written();
-        fs::write(path, bytes(&*disk, &file.name)).unwrap();
+    for (version, is_whole) in VERSIONS {
+        let path = golden(version);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if !path.exists() {
+            let (disk, file) = written(is_whole);
+            fs::write(path, bytes(&*disk, &file.name)).unwrap();
+        }
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) const HEAD: SegmentHead = SegmentHead {
     },
     merged_at: 1_764_000_005_000_000_000,
     resolution: None,
+    is_whole: false,
 };
 const SECOND: i64 = 1_000_000_000;
 

@@ -1,0 +1,231 @@
+//! Rollups that outlive their rows. Such a one has states of every block of its tables, so that nothing is
+//! lost of them when the segment goes by retention; from then on it stands for itself. A segment of
+//! which these are still to be written stays until they are: late, and never early.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use shared::reading::FieldType;
+
+use super::aggregate::Aggregate;
+use super::damage::{self, Place};
+use super::error::StoreError;
+use super::group::{Group, Measures};
+use super::reader::View;
+use super::rolled;
+use super::rollup::{self, AskedField, Resolution};
+use super::segment::SegmentHandle;
+use crate::state::{Catalog, SameTime, SeriesId, State, TableId};
+
+/// Rollups of a table that the configuration names, as a query sees them.
+#[derive(Debug, Clone)]
+pub struct RollupScan {
+    pub table: String,
+    /// Of the buckets.
+    pub width_seconds: u32,
+    /// Of which fields; of texts there are no sums, extremes and ends.
+    pub fields: Vec<(String, Measures)>,
+    /// When buckets begin, in nanoseconds since 1970-01-01 UTC.
+    pub starts: RangeInclusive<i64>,
+    /// `None`: all.
+    pub devices: Option<Vec<String>>,
+}
+
+/// Whether a segment has no states of some block that are to be there when its rows are gone. `wanted`:
+/// which, of a table.
+pub(super) fn lacks(
+    segment: &SegmentHandle,
+    rollups: &[Arc<SegmentHandle>],
+    catalog: &Catalog,
+    wanted: &dyn Fn(&str) -> Vec<u32>,
+) -> bool {
+    let of = rolled::of_segment(rollups, segment);
+    segment.rows.keys().any(|table| {
+        let info = catalog.table_by_id(*table);
+        let info = info.filter(|info| info.same_time == SameTime::Keep);
+        let widths = info.map_or(Vec::new(), |info| wanted(&info.name));
+        let mut widths = widths.into_iter().filter_map(Resolution::new);
+        widths.any(|resolution| !has_all(segment, of, (*table, resolution), catalog))
+    })
+}
+
+/// What a seal has to write of a table, by the settings.
+pub(super) fn wanted(state: &State) -> impl Fn(&str) -> Vec<u32> + '_ {
+    |table| {
+        let rollups = state.table_settings().rollups_of(table);
+        let own = rollups.all().iter();
+        let own = own.filter(|one| one.retention_days().is_some());
+        own.map(|one| one.width_seconds()).collect()
+    }
+}
+
+fn has_all(
+    segment: &SegmentHandle,
+    rollups: &[Arc<SegmentHandle>],
+    (table, resolution): (TableId, Resolution),
+    catalog: &Catalog,
+) -> bool {
+    let blocks = |of: &SegmentHandle| {
+        let is_ours = |id| catalog.series(id).is_some_and(|one| one.table_id == table);
+        of.blocks.iter().filter(|one| is_ours(one.series)).count()
+    };
+    let fits = |one: &&Arc<SegmentHandle>| {
+        one.head.is_whole && one.head.resolution == Some(resolution) && !one.is_spoilt()
+    };
+    let there = rollups.iter().filter(fits).map(|one| blocks(one));
+    there.sum::<usize>() >= blocks(segment)
+}
+
+/// Rollups whose segment is gone.
+pub(super) fn alone<'a>(
+    rollups: &'a [Arc<SegmentHandle>],
+    segments: &'a [Arc<SegmentHandle>],
+) -> impl Iterator<Item = &'a Arc<SegmentHandle>> {
+    let has_rows = |rollup: &SegmentHandle| {
+        let Some(stem) = rollup::stem_of_rollup(&rollup.file.name) else {
+            return false;
+        };
+        let at = segments.partition_point(|one| one.file.name.as_str() < stem);
+        let next = segments.get(at);
+        next.is_some_and(|one| one.file.name.starts_with(stem))
+    };
+    rollups.iter().filter(move |one| !has_rows(one))
+}
+
+impl View {
+    /// What a table comes to by buckets of a width, of rows that are there and of those of which only that
+    /// was kept.
+    ///
+    /// # Errors
+    /// `Damaged`: some of it cannot be read.
+    pub fn rollup(
+        self: &Arc<Self>,
+        scan: RollupScan,
+    ) -> Result<BTreeMap<(SeriesId, i64), Group>, StoreError> {
+        let Some((resolution, time)) = Resolution::new(scan.width_seconds)
+            .and_then(|resolution| Some((resolution, resolution.times(&scan.starts)?)))
+        else {
+            return Ok(BTreeMap::new());
+        };
+        let mut all = self.kept(&scan, resolution, &time)?;
+        let rows = self.aggregate(Aggregate {
+            table: scan.table,
+            fields: scan.fields,
+            time,
+            devices: scan.devices,
+            buckets: Some(resolution.buckets()),
+        });
+        for ((series, bucket), group) in rows.merged()? {
+            // Beyond 64 bits no bucket begins.
+            let Some(bucket) = bucket else { continue };
+            put(&mut all, (series, bucket), group);
+        }
+        Ok(all)
+    }
+
+    fn kept(
+        &self,
+        scan: &RollupScan,
+        resolution: Resolution,
+        time: &RangeInclusive<i64>,
+    ) -> Result<BTreeMap<(SeriesId, i64), Group>, StoreError> {
+        let mut all = BTreeMap::new();
+        let Some(table) = self.catalog().table(&scan.table) else {
+            return Ok(all);
+        };
+        let field = |(name, measures): &(String, Measures)| -> AskedField {
+            let slot = table.slot(name);
+            let known = slot.map(|slot| (slot, table.fields[usize::from(slot)].1));
+            let is_text = known.is_some_and(|(_, kind)| kind == FieldType::Text);
+            (
+                known,
+                if is_text {
+                    Measures::default()
+                } else {
+                    *measures
+                },
+            )
+        };
+        let fields: Vec<AskedField> = scan.fields.iter().map(field).collect();
+        let is_ours = |id: SeriesId| {
+            let info = self.catalog().series(id);
+            let devices = scan.devices.as_ref();
+            info.is_some_and(|info| {
+                info.table_id == table.id
+                    && devices.is_none_or(|devices| devices.contains(&info.device))
+            })
+        };
+        for rollup in alone(&self.rollups, &self.segments) {
+            let times = rollup.head.partition.times();
+            let is_in_time = times
+                .is_none_or(|times| times.start() <= time.end() && time.start() <= times.end());
+            let is_it = rollup.head.resolution == Some(resolution) && rollup.head.is_whole;
+            if rollup.is_opaque() && is_in_time {
+                let what = "its index cannot be read: what it says is not known";
+                return Err(StoreError::damaged(&rollup.file.name, 0, what));
+            }
+            if is_it && is_in_time && rollup.rows.contains_key(&table.id) {
+                self.read_kept(rollup, &is_ours, (time, &fields), &mut all)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn read_kept(
+        &self,
+        rollup: &SegmentHandle,
+        is_ours: &dyn Fn(SeriesId) -> bool,
+        (time, fields): (&RangeInclusive<i64>, &[AskedField]),
+        all: &mut BTreeMap<(SeriesId, i64), Group>,
+    ) -> Result<(), StoreError> {
+        let tell = |place, error: &StoreError| damage::report(rollup, place, error, &self.state);
+        let content = rollup.content();
+        let content = content.inspect_err(|error| tell(Place::File, error))?;
+        for (at, block) in rollup.blocks.iter().enumerate() {
+            if !is_ours(block.series) {
+                continue;
+            }
+            let cells = rollup.read(&*content, block, &|_| true);
+            let cells = cells.inspect_err(|error| tell(Place::Block(at), error))?;
+            let groups = rollup::groups_shown(&cells, time, fields).map_err(|fault| {
+                let name = &rollup.file.name;
+                let error = StoreError::damaged(name, block.offset, fault.to_string());
+                tell(Place::Block(at), &error);
+                error
+            })?;
+            for group in groups {
+                if let Some(bucket) = group.bucket {
+                    put(all, (block.series, bucket), group);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put(all: &mut BTreeMap<(SeriesId, i64), Group>, at: (SeriesId, i64), group: Group) {
+    match all.entry(at) {
+        std::collections::btree_map::Entry::Vacant(entry) => {
+            entry.insert(group);
+        }
+        std::collections::btree_map::Entry::Occupied(mut entry) => entry.get_mut().merge(group),
+    }
+}
+
+impl Resolution {
+    /// The times of the buckets that begin in a span; `None`: none does.
+    fn times(self, starts: &RangeInclusive<i64>) -> Option<RangeInclusive<i64>> {
+        let width = i128::from(self.width_ns());
+        let first = i128::from(*starts.start()).div_euclid(width) * width;
+        let is_whole = first == i128::from(*starts.start());
+        let first = if is_whole { first } else { first + width };
+        let last = i128::from(*starts.end()).div_euclid(width) * width + width - 1;
+        let clamped =
+            |time: i128| i64::try_from(time).unwrap_or(if time < 0 { i64::MIN } else { i64::MAX });
+        // The first bucket of all begins before 64 bits do.
+        let is_all = *starts.start() == i64::MIN;
+        let first = if is_all { i64::MIN } else { clamped(first) };
+        (i128::from(first) <= last).then(|| first..=clamped(last))
+    }
+}
