@@ -8,6 +8,7 @@ mod error;
 mod memory;
 mod gather;
 mod same_time;
+mod packing;
 mod strong;
 mod sum;
 mod block;

@@ -1,6 +1,6 @@
 //! The shortest form of a column, for partitions that are sealed: what the own coder made of it as whole
-//! numbers, entropy coded by pco (Loncaric, "Pcodec: better compression for numerical sequences",
-//! 2025). It takes longer, and pays where values are noise in a few digits.
+//! numbers, entropy coded in the format of pco (Loncaric, "Pcodec: better compression for numerical
+//! sequences", 2025): by `packing` where numbers lie close together, else by pco. It takes longer, and pays where values are noise in a few digits.
 //!
 //! Only bytes that this cluster wrote come here, behind a checksum that matched: pco's decoder is not
 //! made for others. What is written is read back at once, bit by bit.
@@ -13,6 +13,7 @@ use shared::column::{FLOAT_PRICE, INT_PRICE};
 use shared::reading::FieldType;
 use shared::wire::Budget;
 
+use super::packing::{Packing, pack};
 use crate::state::bytes::ReadFault;
 
 /// Above this bytes hardly become fewer, and bins are sought for longer.
@@ -34,20 +35,23 @@ pub(super) fn encode(values: &Values, own: &[u8], wholes: &[i64]) -> Option<Vec<
     if values.len() < VALUES_MIN || own.len() < OWN_BYTES_MIN {
         return None;
     }
-    let bytes = match values {
-        Values::Int(ints) => packed(INTS, ints, delta(own[0])?),
-        Values::Float(floats) => encode_floats(floats, own, wholes),
+    let bytes_max = own.len() * WORTH_PERCENT / 100;
+    match values {
+        Values::Int(ints) => packed(INTS, ints, order(own[0])?, bytes_max),
+        Values::Float(_) if own[0] < FLOATS - DECIMALS => {
+            packed(DECIMALS + own[0], wholes, order(own[1])?, bytes_max)
+        }
+        Values::Float(floats) => {
+            let bytes = packed_floats(floats)?;
+            let is_same = |a: &f64, b: &f64| a.to_bits() == b.to_bits();
+            let is_worth_it = bytes.len() <= bytes_max && gives_back(&bytes[1..], floats, is_same);
+            is_worth_it.then_some(bytes)
+        }
         Values::Bool(_) | Values::Text(_) => None,
-    }?;
-    let is_worth_it = bytes.len() * 100 <= own.len() * WORTH_PERCENT;
-    (is_worth_it && gives_back(&bytes, values)).then_some(bytes)
+    }
 }
 
-fn encode_floats(floats: &[f64], own: &[u8], wholes: &[i64]) -> Option<Vec<u8>> {
-    let exponent = own[0];
-    if exponent < FLOATS - DECIMALS {
-        return packed(DECIMALS + exponent, wholes, delta(own[1])?);
-    }
+fn packed_floats(floats: &[f64]) -> Option<Vec<u8>> {
     let plain = packed_as(FLOATS, floats, ModeSpec::Auto, DeltaSpec::NoOp)?;
     let change = packed_as(FLOATS, floats, ModeSpec::Auto, DeltaSpec::TryConsecutive(1))?;
     Some(if change.len() < plain.len() {
@@ -57,18 +61,32 @@ fn encode_floats(floats: &[f64], own: &[u8], wholes: &[i64]) -> Option<Vec<u8>> 
     })
 }
 
-/// As the own coder chose by a sample; none where its own form is as short as can be.
-fn delta(codec: u8) -> Option<DeltaSpec> {
+/// How often differences are taken, as the own coder chose by a sample; none where its own form is as short
+/// as can be.
+fn order(codec: u8) -> Option<usize> {
     Some(match codec {
-        3 | 4 => DeltaSpec::NoOp,
-        5 | 6 => DeltaSpec::TryConsecutive(1),
-        7 => DeltaSpec::TryConsecutive(2),
+        3 | 4 => 0,
+        5 | 6 => 1,
+        7 => 2,
         _ => return None,
     })
 }
 
-fn packed(form: u8, numbers: &[i64], delta: DeltaSpec) -> Option<Vec<u8>> {
-    packed_as(form, numbers, ModeSpec::Classic, delta)
+/// Whole numbers behind their form, if that is at most so long.
+fn packed(form: u8, numbers: &[i64], order: usize, bytes_max: usize) -> Option<Vec<u8>> {
+    let bytes = match pack(numbers, order, bytes_max, vec![form]) {
+        Packing::Packed(bytes) => bytes,
+        Packing::Longer => return None,
+        Packing::Wide => {
+            let delta = match order {
+                0 => DeltaSpec::NoOp,
+                order => DeltaSpec::TryConsecutive(order),
+            };
+            packed_as(form, numbers, ModeSpec::Classic, delta)?
+        }
+    };
+    let is_worth_it = bytes.len() <= bytes_max && gives_back(&bytes[1..], numbers, i64::eq);
+    is_worth_it.then_some(bytes)
 }
 
 fn packed_as<T: pco::data_types::Number>(
@@ -86,17 +104,15 @@ fn packed_as<T: pco::data_types::Number>(
     Some(bytes)
 }
 
-fn gives_back(bytes: &[u8], values: &Values) -> bool {
-    let mut budget = Budget::new(usize::MAX);
-    let back = decode(bytes, values.field_type(), values.len(), &mut budget);
-    match (back, values) {
-        (Ok(Values::Int(back)), Values::Int(values)) => back == *values,
-        (Ok(Values::Float(back)), Values::Float(values)) => {
-            let mut pairs = back.iter().zip(values);
-            back.len() == values.len() && pairs.all(|(a, b)| a.to_bits() == b.to_bits())
-        }
-        _ => false,
-    }
+/// Whether the numbers come back bit by bit. That floats are what their whole numbers stand for, the own
+/// coder has seen.
+fn gives_back<T: pco::data_types::Number + Default>(
+    packed: &[u8],
+    all: &[T],
+    is_same: impl Fn(&T, &T) -> bool,
+) -> bool {
+    let back = numbers::<T>(packed, all.len());
+    back.is_ok_and(|back| back.iter().zip(all).all(|(a, b)| is_same(a, b)))
 }
 
 /// What the first byte says, for people.
@@ -169,6 +185,19 @@ mod tests {
         encode(values, &own, scratch.wholes())
     }
 
+    fn comes_back(bytes: &[u8], values: &Values) -> bool {
+        let mut budget = Budget::new(usize::MAX);
+        let back = decode(bytes, values.field_type(), values.len(), &mut budget);
+        match (back, values) {
+            (Ok(Values::Int(back)), Values::Int(values)) => back == *values,
+            (Ok(Values::Float(back)), Values::Float(values)) => {
+                let bits = |float: &f64| float.to_bits();
+                back.iter().map(bits).eq(values.iter().map(bits))
+            }
+            _ => false,
+        }
+    }
+
     /// Numbers that are noise in their last digits.
     fn noise(count: u64) -> impl Iterator<Item = i64> {
         let mixed = |nth: u64| (nth.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).cast_signed();
@@ -200,7 +229,7 @@ mod tests {
         for (values, form, name) in samples() {
             let bytes = fs::read(golden(name)).unwrap();
             assert_eq!(bytes[0], form);
-            assert!(gives_back(&bytes, &values), "{name}");
+            assert!(comes_back(&bytes, &values), "{name}");
         }
     }
 
@@ -224,7 +253,7 @@ mod tests {
             let bytes = encoded(&values).expect("it is worth it");
             assert_eq!(bytes[0], form);
             assert!(bytes.len() * 100 <= own.len() * WORTH_PERCENT);
-            assert!(gives_back(&bytes, &values));
+            assert!(comes_back(&bytes, &values));
             let count = values.len();
             let budget = &mut Budget::new(1 << 30);
             assert!(decode(&bytes, values.field_type(), count + 1, budget).is_err());
