@@ -11,7 +11,7 @@ use shared::reading::{FieldType, Value};
 use shared::wire::{Budget, WireError};
 
 use super::strong;
-use super::sum::Sum;
+use super::sum::{Sum, plain_extremes};
 use crate::state::SeriesId;
 use crate::state::bytes::{ReadFault, Reader, Writer};
 use crate::state::encode::decode_value;
@@ -396,6 +396,9 @@ fn stats(column: &Column, times: &[i64]) -> ColumnStats {
 
 /// The least and the greatest in total order; NaN is neither.
 fn extremes(floats: &[f64]) -> Option<(f64, f64)> {
+    if let Some(extremes) = plain_extremes(floats) {
+        return Some(extremes);
+    }
     // Integers are compared without a branch. Only a NaN stands where they begin.
     let (mut min, mut max) = (i64::MAX, i64::MIN);
     for float in floats {

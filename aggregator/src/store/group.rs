@@ -8,7 +8,7 @@ use shared::batch::Values;
 use shared::reading::{FieldType, Value};
 
 use super::block::ColumnStats;
-use super::sum::Sum;
+use super::sum::{Sum, plain_extremes};
 use crate::state::catalog::EXACT_INT_MAX;
 
 /// What is asked of a field besides its count. What is not stays empty, and asks for nothing.
@@ -186,13 +186,16 @@ impl FieldState {
         match values {
             Values::Float(all) => {
                 let floats = &all[range];
-                let state = Self::of(
-                    floats,
-                    f64::total_cmp,
-                    |one| Value::Float(*one),
-                    ends,
-                    measures,
-                );
+                let plain = measures.extremes.then(|| plain_extremes(floats)).flatten();
+                let rest = Measures {
+                    extremes: measures.extremes && plain.is_none(),
+                    ..measures
+                };
+                let value = |one: &f64| Value::Float(*one);
+                let mut state = Self::of(floats, f64::total_cmp, value, ends, rest);
+                if let Some((min, max)) = plain {
+                    (state.min, state.max) = (Some(value(&min)), Some(value(&max)));
+                }
                 let sum = measures.sum.then(|| Sum::of_floats(floats));
                 Self { sum, ..state }
             }

@@ -1,4 +1,4 @@
-//! Sums of the values of a field: exact of ints, of floats in one order.
+//! Sums of the values of a field: exact of ints, of floats in one order. And the extremes of floats.
 
 use shared::batch::Values;
 
@@ -52,9 +52,84 @@ impl Sum {
     }
 }
 
+/// Least and greatest found side by side, so that several values are compared at once.
+const LANES: usize = 8;
+
+/// The least and the greatest of some floats in total order, unless one is NaN: of these the order of
+/// numbers, which is found sooner, tells nothing.
+pub(super) fn plain_extremes(floats: &[f64]) -> Option<(f64, f64)> {
+    let (mut least, mut most) = ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES]);
+    // Of NaN nothing is true.
+    let mut are_numbers = true;
+    let (whole, rest) = floats.as_chunks::<LANES>();
+    let mut take = |at: usize, float: f64| {
+        are_numbers &= !float.is_nan();
+        least[at] = if float < least[at] { float } else { least[at] };
+        most[at] = if float > most[at] { float } else { most[at] };
+    };
+    for lanes in whole {
+        (0..LANES).for_each(|at| take(at, lanes[at]));
+    }
+    let places = 0..LANES;
+    places.zip(rest).for_each(|(at, float)| take(at, *float));
+    let least = least.into_iter().fold(f64::INFINITY, f64::min);
+    let most = most.into_iter().fold(f64::NEG_INFINITY, f64::max);
+    let zero = |zero: f64| floats.iter().any(|one| one.to_bits() == zero.to_bits());
+    // Nor does it tell which zero is less.
+    let least = if least == 0.0 && zero(-0.0) {
+        -0.0
+    } else {
+        least
+    };
+    let most = if most == 0.0 && zero(0.0) { 0.0 } else { most };
+    (are_numbers && least <= most).then_some((least, most))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extremes_are_those_of_the_total_order_unless_one_is_nan() {
+        let all = [
+            3.0,
+            -1.5,
+            f64::INFINITY,
+            1e-300,
+            2.0,
+            7.0,
+            -9.0,
+            4.0,
+            8.0,
+            5.0,
+        ];
+        for len in 1..=all.len() {
+            let some = &all[..len];
+            let least = some.iter().copied().min_by(f64::total_cmp);
+            let most = some.iter().copied().max_by(f64::total_cmp);
+            assert_eq!(plain_extremes(some), least.zip(most));
+            for odd in [f64::NAN, -f64::NAN] {
+                let with: Vec<f64> = some.iter().copied().chain([odd]).collect();
+                assert_eq!(plain_extremes(&with), None);
+            }
+        }
+        assert_eq!(plain_extremes(&[]), None);
+        let bits = |(least, most): (f64, f64)| (least.to_bits(), most.to_bits());
+        for some in [
+            [0.0, -0.0, 0.0],
+            [0.0, 0.0, 0.0],
+            [-0.0, -0.0, -0.0],
+            [1.0, 0.0, -0.0],
+            [1.0, 0.0, 2.0],
+            [-1.0, 0.0, -0.0],
+            [-1.0, -0.0, -2.0],
+        ] {
+            let least = some.into_iter().min_by(f64::total_cmp);
+            let most = some.into_iter().max_by(f64::total_cmp);
+            let extremes = plain_extremes(&some);
+            assert_eq!(extremes.map(bits), least.zip(most).map(bits), "{some:?}");
+        }
+    }
 
     #[test]
     fn ints_do_not_overflow_and_floats_are_added_in_order() {
