@@ -6,6 +6,11 @@ use crate::wire::{Reader, WireError};
 /// Numbers that are unpacked in one go.
 pub const BLOCK: usize = 128;
 
+/// Up to here any number lies within eight bytes, wherever its first bit is.
+const NEAR_WIDTH_MAX: u8 = 57;
+/// A block of such numbers, and eight bytes from the last number's first on.
+const NEAR_BYTES: usize = (BLOCK * NEAR_WIDTH_MAX as usize).div_ceil(8) + 8;
+
 /// Bits needed for this value: 0 to 64.
 pub fn width(value: u64) -> u8 {
     // At most 64, so nothing is cut.
@@ -51,6 +56,10 @@ pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [i64]) -> Result
     if used_bits != 0 && bytes.last().is_some_and(|last| last >> used_bits != 0) {
         return Err(WireError::Malformed("padding that is not zero"));
     }
+    if width <= NEAR_WIDTH_MAX && count <= BLOCK {
+        unpack_near(bytes, width, numbers);
+        return Ok(());
+    }
     let (words, rest) = bytes.as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
@@ -74,6 +83,21 @@ pub fn unpack(reader: &mut Reader<'_>, width: u8, numbers: &mut [i64]) -> Result
         }
     }
     Ok(())
+}
+
+/// Each number by itself, so that none waits for the one before.
+fn unpack_near(bytes: &[u8], width: u8, numbers: &mut [i64]) {
+    let mut padded = [0; NEAR_BYTES];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    let mask = mask(width);
+    let mut bit = 0_usize;
+    for number in numbers {
+        // The block ends eight bytes before the padding does.
+        let near = padded[bit / 8..].first_chunk().copied();
+        let word = u64::from_le_bytes(near.unwrap_or_default());
+        *number = (word >> (bit % 8) & mask).cast_signed();
+        bit = bit.wrapping_add(width.into());
+    }
 }
 
 fn mask(width: u8) -> u64 {
