@@ -87,7 +87,7 @@ pub(super) fn choose(numbers: &[u32]) -> Option<Choice> {
 
 /// Bits of the distance between the least and the greatest number of some counters.
 fn width(first: u32, last: u32, shift: u32) -> u32 {
-    let distance = (u64::from(last - first) + 1 << shift) - 1;
+    let distance = ((u64::from(last - first) + 1) << shift) - 1;
     64 - distance.leading_zeros()
 }
 
@@ -167,7 +167,7 @@ fn merged(spans: &[Span], all: u32, shift: u32) -> (Vec<Span>, usize) {
 #[inline]
 fn log(number: u32) -> u32 {
     let whole = number.ilog2();
-    let fraction = (number << (31 - whole) & 0x7fff_ffff) >> (31 - FRACTION_BITS);
-    let bend = fraction * (256 - fraction) * 88 >> 16;
+    let fraction = ((number << (31 - whole)) & 0x7fff_ffff) >> (31 - FRACTION_BITS);
+    let bend = (fraction * (256 - fraction) * 88) >> 16;
     (whole << FRACTION_BITS) + fraction + bend
 }

@@ -47,7 +47,7 @@ impl States {
 
     fn spread(&mut self) {
         let mut owners = [0_u8; STATES];
-        let stride = 3 * STATES / 5 | 1;
+        let stride = (3 * STATES / 5) | 1;
         let mut place = 0;
         let mut begin = 0_u32;
         for (owner, weight) in (0_u8..).zip(&self.weights) {
@@ -57,14 +57,14 @@ impl States {
             }
             let bits = STATES_LOG - (2 * weight - 1).ilog2();
             self.steps[usize::from(owner)] = Step {
-                cutoff: 2 * weight << bits,
+                cutoff: (2 * weight) << bits,
                 bits,
                 place: begin.wrapping_sub(*weight),
             };
             begin += weight;
         }
         let mut filled = [0_u32; 256];
-        for (state, owner) in (1_u32 << STATES_LOG..).zip(owners) {
+        for (state, owner) in ((1_u32 << STATES_LOG)..).zip(owners) {
             let owner = usize::from(owner);
             let Step { place, .. } = self.steps[owner];
             let at = place
@@ -91,7 +91,8 @@ impl States {
             let step = self.steps[usize::from(choice.bin_of(*number))];
             let bits = step.bits.wrapping_add(u32::from(*state >= step.cutoff));
             let place = step.place.wrapping_add(*state >> bits);
-            *code = *state & (1_u32.wrapping_shl(bits)).wrapping_sub(1) | bits << 16;
+            let low = *state & 1_u32.wrapping_shl(bits).wrapping_sub(1);
+            *code = low | (bits << 16);
             *state = self.nexts[place as usize % STATES];
         }
         (codes, states.map(|state| state - (1 << STATES_LOG)))
