@@ -212,7 +212,7 @@ impl Resolver<'_> {
         match resolved.series {
             Some(series) if rows > 0 => {
                 extents.add(self.table_of(series), rows as u64, range);
-                self.offer_last(series, times, columns, &resolved.columns);
+                self.offer_last(series, (times, range.1), columns, &resolved.columns);
             }
             _ => resolved.series = None,
         }
@@ -299,10 +299,11 @@ impl Resolver<'_> {
         quarantined
     }
 
+    /// With the times comes the greatest of them.
     fn offer_last(
         &mut self,
         series: SeriesId,
-        times: &[i64],
+        (times, greatest): (&[i64], i64),
         columns: &[Column],
         targets: &[Target],
     ) {
@@ -312,7 +313,8 @@ impl Resolver<'_> {
                 continue;
             };
             let exact_only = *field_type == FieldType::Float;
-            let Some((row, at)) = newest(times, column, exact_only, self.time_max) else {
+            let Some((row, at)) = newest((times, greatest), column, exact_only, self.time_max)
+            else {
                 continue;
             };
             let value = match (value_at(&column.values, at), field_type) {
@@ -338,19 +340,30 @@ impl Resolver<'_> {
 
 /// (row, index of its value) of the newest value up to `time_max`.
 fn newest(
-    times: &[i64],
+    (times, greatest): (&[i64], i64),
     column: &Column,
     exact_only: bool,
     time_max: i64,
 ) -> Option<(usize, usize)> {
+    let is_kept = |value: usize| match &column.values {
+        Values::Int(ints) => !exact_only || is_exact(ints[value]),
+        _ => true,
+    };
+    // Mostly the last row is the newest, and has a value.
+    if let (Some(row), Some(value)) = (
+        times.len().checked_sub(1),
+        column.values.len().checked_sub(1),
+    ) && column.present.as_ref().is_none_or(|flags| flags[row])
+        && times[row] == greatest
+        && greatest <= time_max
+        && is_kept(value)
+    {
+        return Some((row, value));
+    }
     let mut best: Option<(usize, usize)> = None;
     each_present(times.len(), column, |row, value| {
-        let kept = match &column.values {
-            Values::Int(ints) => !exact_only || is_exact(ints[value]),
-            _ => true,
-        };
         let newer = best.is_none_or(|(before, _)| times[before] <= times[row]);
-        if kept && newer && times[row] <= time_max {
+        if is_kept(value) && newer && times[row] <= time_max {
             best = Some((row, value));
         }
     });
@@ -479,6 +492,40 @@ impl Pending {
             times: Vec::new(),
             columns: (0_u16..).zip(types).map(column).collect(),
             is_closed: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_newest_value_is_the_last_of_the_greatest_time(
+            rows in prop::collection::vec((0..5_i64, any::<bool>(), prop::bool::weighted(0.8)), 1..9),
+            all_present in any::<bool>(),
+            exact_only in any::<bool>(),
+            time_max in 0..6_i64,
+        ) {
+            let times: Vec<i64> = rows.iter().map(|row| row.0).collect();
+            let flags: Vec<bool> = rows.iter().map(|row| all_present || row.1).collect();
+            let ints = rows.iter().zip(&flags).filter(|(_, flag)| **flag);
+            let ints: Vec<i64> = ints.map(|(row, _)| if row.2 { 1 } else { i64::MAX }).collect();
+            let column = Column {
+                field: 0,
+                present: (!all_present).then(|| flags.clone()),
+                values: Values::Int(ints.clone()),
+            };
+            let present = (0..rows.len()).filter(|row| flags[*row]).zip(0..);
+            let wanted = present.filter(|(row, value)| {
+                times[*row] <= time_max && (!exact_only || is_exact(ints[*value]))
+            });
+            let wanted: Option<(usize, usize)> = wanted.max_by_key(|(row, _)| times[*row]);
+            let greatest = *times.iter().max().unwrap();
+            prop_assert_eq!(newest((&times, greatest), &column, exact_only, time_max), wanted);
         }
     }
 }
