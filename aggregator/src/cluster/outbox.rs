@@ -246,8 +246,15 @@ impl Outbox {
     /// When to look again though nothing happened.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         // Only what can be proposed: lines that may be in a log wait for apply or their deadline.
-        let again = self.flights.iter().filter(|flight| flight.has_proposable());
-        let again = again.filter_map(|flight| flight.due_at).min();
+        let mut again = None;
+        for flight in self.flights.iter().filter(|one| one.has_proposable()) {
+            again = [again, flight.due_at].into_iter().flatten().min();
+            // What is behind a pause is held up by it, due or not: waking for it would be in vain,
+            // over and over until the pause ends.
+            if flight.under.is_none() && flight.due_at.is_some() {
+                break;
+            }
+        }
         // The oldest of each queue: deadlines are given in order.
         let oldest = self.flights.iter().map(|flight| flight.submissions.front());
         let oldest = oldest.chain([self.waiting.front()]).flatten();
@@ -471,6 +478,22 @@ mod tests {
     }
 
     /// A second proposal of the batches alone says nothing of the lines.
+    #[test]
+    fn what_is_held_up_by_a_pause_wakes_nobody() {
+        let now = start();
+        let mut outbox = filled(4, now);
+        outbox.lead(Some(A));
+        let first = outbox.next(now).unwrap();
+        let second = outbox.next(now).unwrap();
+        outbox.sent(second.id, Sent::Taken, now);
+        let later = now + AGAIN_AFTER_TAKEN;
+        outbox.sent(first.id, Sent::Refused, later);
+        // The second is due again, and behind the first, which pauses.
+        assert_eq!(outbox.next(later), None);
+        assert_eq!(outbox.wake_at(), Some(later + AGAIN_PAUSE));
+        assert!(outbox.next(later + AGAIN_PAUSE).is_some());
+    }
+
     #[test]
     fn lines_are_given_again_when_all_that_carried_them_was_refused() {
         let now = start();
