@@ -49,6 +49,13 @@ impl Retention {
         self.days_before(longest.map_or(self.days, |longest| longest.max(self.days)))
     }
 
+    /// What no rollup of any table says goes of all of them.
+    pub fn before_of_any_rollup(&self) -> TimeNs {
+        let longest = self.tables.rollup_days_max();
+        let own = longest.map(|days| self.days_before(days));
+        own.map_or(self.before_of_any(), |own| own.min(self.before_of_any()))
+    }
+
     /// Whether by this goes all that goes by the other.
     pub fn covers(&self, other: &Self) -> bool {
         let mut named = self.tables.named().chain(other.tables.named());

@@ -306,6 +306,13 @@ impl TableSettings {
         agreed.filter_map(|one| one.retention_days).max()
     }
 
+    /// The longest that a rollup of any table is kept for its own sake.
+    pub fn rollup_days_max(&self) -> Option<u32> {
+        let rollups = self.agreed.values().filter_map(|one| one.rollups.as_ref());
+        let days = rollups.flat_map(|all| all.all().iter().filter_map(|one| one.retention_days));
+        days.max()
+    }
+
     /// Tables of which something was agreed on.
     pub(super) fn named(&self) -> impl Iterator<Item = &str> {
         self.agreed.keys().map(String::as_str)

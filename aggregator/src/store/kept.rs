@@ -46,7 +46,7 @@ pub(super) fn lacks(
         let info = info.filter(|info| info.same_time == SameTime::Keep);
         let widths = info.map_or(Vec::new(), |info| wanted(&info.name));
         let mut widths = widths.into_iter().filter_map(Resolution::new);
-        widths.any(|resolution| !has_all(segment, of, (*table, resolution), catalog))
+        widths.any(|resolution| !has_all(segment, of, (*table, resolution)))
     })
 }
 
@@ -64,12 +64,8 @@ fn has_all(
     segment: &SegmentHandle,
     rollups: &[Arc<SegmentHandle>],
     (table, resolution): (TableId, Resolution),
-    catalog: &Catalog,
 ) -> bool {
-    let blocks = |of: &SegmentHandle| {
-        let is_ours = |id| catalog.series(id).is_some_and(|one| one.table_id == table);
-        of.blocks.iter().filter(|one| is_ours(one.series)).count()
-    };
+    let blocks = |of: &SegmentHandle| of.blocks_of.get(&table).copied().unwrap_or(0);
     let fits = |one: &&Arc<SegmentHandle>| {
         one.head.is_whole && one.head.resolution == Some(resolution) && !one.is_spoilt()
     };
@@ -156,6 +152,7 @@ impl View {
                     && devices.is_none_or(|devices| devices.contains(&info.device))
             })
         };
+        let ours: Vec<SeriesId> = table.series().filter(|id| is_ours(*id)).collect();
         for rollup in alone(&self.rollups, &self.segments) {
             let times = rollup.head.partition.times();
             let is_in_time = times
@@ -166,7 +163,7 @@ impl View {
                 return Err(StoreError::damaged(&rollup.file.name, 0, what));
             }
             if is_it && is_in_time && rollup.rows.contains_key(&table.id) {
-                self.read_kept(rollup, &is_ours, (time, &fields), &mut all)?;
+                self.read_kept(rollup, &ours, (time, &fields), &mut all)?;
             }
         }
         Ok(all)
@@ -175,17 +172,25 @@ impl View {
     fn read_kept(
         &self,
         rollup: &SegmentHandle,
-        is_ours: &dyn Fn(SeriesId) -> bool,
+        ours: &[SeriesId],
         (time, fields): (&RangeInclusive<i64>, &[AskedField]),
         all: &mut BTreeMap<(SeriesId, i64), Group>,
     ) -> Result<(), StoreError> {
         let tell = |place, error: &StoreError| damage::report(rollup, place, error, &self.state);
+        let width = rollup.head.resolution.map_or(0, Resolution::width_ns);
+        let is_in_time = |at: &usize| {
+            let block = &rollup.blocks[*at];
+            block.time_min <= *time.end() && block.time_max.saturating_add(width) > *time.start()
+        };
+        let places = ours.iter().flat_map(|id| rollup.block_range(*id));
+        let mut places = places.filter(is_in_time).peekable();
+        if places.peek().is_none() {
+            return Ok(());
+        }
         let content = rollup.content();
         let content = content.inspect_err(|error| tell(Place::File, error))?;
-        for (at, block) in rollup.blocks.iter().enumerate() {
-            if !is_ours(block.series) {
-                continue;
-            }
+        for at in places {
+            let block = &rollup.blocks[at];
             let cells = rollup.read(&*content, block, &|_| true);
             let cells = cells.inspect_err(|error| tell(Place::Block(at), error))?;
             let groups = rollup::groups_shown(&cells, time, fields).map_err(|fault| {
@@ -221,6 +226,9 @@ impl Resolution {
         let is_whole = first == i128::from(*starts.start());
         let first = if is_whole { first } else { first + width };
         let last = i128::from(*starts.end()).div_euclid(width) * width + width - 1;
+        if first > i128::from(i64::MAX) {
+            return None;
+        }
         let clamped =
             |time: i128| i64::try_from(time).unwrap_or(if time < 0 { i64::MIN } else { i64::MAX });
         // The first bucket of all begins before 64 bits do.

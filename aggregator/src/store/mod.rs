@@ -243,7 +243,9 @@ impl Store {
         let sealed = seal.iter().flat_map(|seal| &seal.segments);
         let rollups = sealed.flat_map(|one| rolled::of_segment(&self.rollups, one));
         let rollups = rollups.map(Arc::clone).collect();
-        let spoilt = rolled::without_need(&self.rollups, &self.segments);
+        let mut spoilt = rolled::without_need(&self.rollups, &self.segments);
+        // Its segment may go while the merge runs; sealing again takes its place.
+        spoilt.retain(|rollup| !rollup.head.is_whole);
         MergeJob {
             index,
             expected,

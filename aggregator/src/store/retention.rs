@@ -9,12 +9,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use shared::id::TimeNs;
+
 use super::kept;
 use super::partition::Partition;
 use super::reader::SEAL_BYTES_MAX;
 use super::rolled;
 use super::segment::SegmentHandle;
+use crate::state::machine::HOUR_NS;
 use crate::state::{Catalog, Retention, SameTime, TableId};
+
+/// So long after its time what is still to be rolled up waits at most. Late rows are sealed within a day
+/// and a quarter.
+const WAIT_NS: i64 = 48 * HOUR_NS;
 
 /// A retention command that waits for merges of earlier commands, so that every replica drops the
 /// same segments, however long its merges take.
@@ -56,14 +63,15 @@ impl Drop {
         };
         let (lack, mut due): (Vec<_>, Vec<_>) = ended.into_iter().partition(lacks);
         for one in lack {
-            if Self::can_be_waited_for(&one, segments) {
+            if self.can_be_waited_for(&one, segments, catalog) {
                 stays.push(one);
             } else {
                 tracing::warn!(
                     file = one.file.name,
                     "rows go by retention, and the rollups that should outlive them were not \
-                     written: their partition is too large to be sealed; a shorter \
-                     store.partition_hours helps those to come"
+                     written: their partition is too large to be sealed, for which a shorter \
+                     store.partition_hours helps those to come, or this node could not seal it \
+                     for two days, as earlier lines of the log say"
                 );
                 due.push(one);
             }
@@ -106,12 +114,22 @@ impl Drop {
         all.map(|(width, _)| width).collect()
     }
 
-    /// Whether sealing will write what is not written yet. What cannot be read may still be repaired.
-    fn can_be_waited_for(one: &SegmentHandle, all: &[Arc<SegmentHandle>]) -> bool {
-        let of_it = all
-            .iter()
-            .filter(|other| other.head.partition == one.head.partition);
-        of_it.map(|one| one.file.len).sum::<u64>() <= SEAL_BYTES_MAX
+    /// Whether sealing may still write what is not written yet: not of what is too large for it, and not
+    /// for ever, since what hinders it may be that the disk is full.
+    fn can_be_waited_for(
+        &self,
+        one: &SegmentHandle,
+        all: &[Arc<SegmentHandle>],
+        catalog: &Catalog,
+    ) -> bool {
+        let shares = |other: &&Arc<SegmentHandle>| {
+            other.head.partition == one.head.partition
+                && other.rows.keys().any(|table| one.rows.contains_key(table))
+        };
+        let bytes: u64 = all.iter().filter(shares).map(|one| one.file.len).sum();
+        let waits_from = self.before_of(one, catalog).0.saturating_sub(WAIT_NS);
+        let is_young = one.head.partition.end().is_some_and(|end| end > waits_from);
+        is_young && bytes <= SEAL_BYTES_MAX
     }
 
     /// Rollups that say nothing any more: of segments that go or are gone, if no table of theirs is to be
@@ -125,9 +143,16 @@ impl Drop {
     ) -> Vec<Arc<SegmentHandle>> {
         let going = gone.iter().flat_map(|one| rolled::of_segment(rollups, one));
         let alone = kept::alone(rollups, segments);
-        let alone = alone.filter(|one| one.head.command < self.index);
+        let alone = alone.filter(|one| one.head.command < self.index && !self.may_keep(one));
         let all = going.chain(alone).filter(|one| !self.keeps(one, catalog));
         all.map(Arc::clone).collect()
+    }
+
+    /// Of what cannot be opened nobody knows what it says: as long as any rollup is kept.
+    fn may_keep(&self, rollup: &SegmentHandle) -> bool {
+        let end = rollup.head.partition.end();
+        let before = self.retention.before_of_any_rollup();
+        rollup.is_opaque() && end.is_some_and(|end| end > before.0)
     }
 
     fn keeps(&self, rollup: &SegmentHandle, catalog: &Catalog) -> bool {
@@ -146,17 +171,22 @@ impl Drop {
     /// Whether a segment has nothing younger, of any of its tables. A wild partition goes when the merge
     /// that made it is that long ago.
     fn has_ended(&self, segment: &SegmentHandle, catalog: &Catalog) -> bool {
+        let before = self.before_of(segment, catalog);
+        match segment.head.partition.end() {
+            Some(end) => end <= before.0,
+            None => segment.head.merged_at > 0 && segment.head.merged_at < before.0,
+        }
+    }
+
+    /// What is older goes of all tables of a segment.
+    fn before_of(&self, segment: &SegmentHandle, catalog: &Catalog) -> TimeNs {
         let infos = segment.rows.keys().map(|table| catalog.table_by_id(*table));
         let before = infos.map(|info| {
             let of = |info: &_| self.retention.before(info);
             info.map_or(self.retention.before_of_any(), |info| of(&info.name))
         });
         // Where nobody knows which tables it has, none of them may be kept.
-        let before = before.min().unwrap_or(self.retention.before_of_any());
-        match segment.head.partition.end() {
-            Some(end) => end <= before.0,
-            None => segment.head.merged_at > 0 && segment.head.merged_at < before.0,
-        }
+        before.min().unwrap_or(self.retention.before_of_any())
     }
 
     /// Tables that merge of which rows are there that have ended.

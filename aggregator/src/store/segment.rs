@@ -71,6 +71,8 @@ pub(crate) struct SegmentHandle {
     pub(super) blocks: Vec<BlockMeta>,
     /// Of a rollup: how many states.
     pub(super) rows: BTreeMap<TableId, u64>,
+    /// How many blocks.
+    pub(super) blocks_of: BTreeMap<TableId, usize>,
     claims: Arc<Claims>,
     doomed: AtomicBool,
     pub(super) faults: Faults,
@@ -352,7 +354,7 @@ impl SegmentHandle {
         claims: &Arc<Claims>,
         file: SegmentFile,
         head: SegmentHead,
-        (blocks, rows): (Vec<BlockMeta>, BTreeMap<TableId, u64>),
+        (blocks, (rows, blocks_of)): (Vec<BlockMeta>, ByTable),
         known: Known,
     ) -> Arc<Self> {
         claims.hold(&file.name);
@@ -361,6 +363,7 @@ impl SegmentHandle {
             head,
             blocks,
             rows,
+            blocks_of,
             claims: Arc::clone(claims),
             doomed: AtomicBool::new(false),
             faults: Faults::default(),
@@ -461,20 +464,24 @@ impl fmt::Debug for SegmentHandle {
 }
 
 /// How many rows of each table blocks hold.
+/// Rows and blocks.
+type ByTable = (BTreeMap<TableId, u64>, BTreeMap<TableId, usize>);
+
 fn rows_of(
     file: &SegmentFile,
     blocks: &[BlockMeta],
     catalog: &Catalog,
-) -> Result<BTreeMap<TableId, u64>, StoreError> {
-    let mut rows = BTreeMap::new();
+) -> Result<ByTable, StoreError> {
+    let (mut rows, mut count) = (BTreeMap::new(), BTreeMap::new());
     for block in blocks {
         let Some(info) = catalog.series(block.series) else {
             let what = "a series that the catalog does not know";
             return Err(StoreError::damaged(&file.name, 0, what));
         };
         *rows.entry(info.table_id).or_insert(0) += u64::from(block.rows);
+        *count.entry(info.table_id).or_insert(0) += 1;
     }
-    Ok(rows)
+    Ok((rows, count))
 }
 
 /// What the disk does not give is as good as damaged: a peer has it.
