@@ -5,7 +5,7 @@
 //! `binaries` builds, `loopback` finds addresses, `process` owns a child, `wait` polls with a
 //! deadline, `cluster` and `agent` are the system under test, `sql` reads it; `source` hands
 //! readings to an agent and keeps a `ledger`, `bulk` hands over a day of them at once, `oracle`
-//! compares the ledger with the rows, `proxy` hurts a connection, `dice` chooses what breaks next,
+//! compares the ledger with the rows, `history` judges every read of a simulation, `proxy` hurts a connection, `dice` chooses what breaks next,
 //! `long` says how much of it, `skip` why a test cannot run here.
 
 pub mod binaries;
@@ -17,6 +17,7 @@ pub mod agent;
 pub mod sql;
 pub mod ledger;
 pub mod oracle;
+pub mod history;
 pub mod source;
 pub mod bulk;
 pub mod proxy;
