@@ -42,6 +42,7 @@ struct Disk {
     boot: u64,
     operations: u64,
     bytes_read: u64,
+    forgotten: u64,
     cut_at: Option<u64>,
     off: bool,
     writes_until_failure: Option<u64>,
@@ -173,6 +174,7 @@ impl Disk {
         };
         for (nth, operation) in dirty.iter().enumerate() {
             let nth = nth as u64;
+            self.forgotten += u64::from(fate != 1);
             match (fate, operation) {
                 (0, _) => {}
                 (3, _) if nth > whole => {}
@@ -294,6 +296,12 @@ impl SimStorage {
     /// Bytes that were asked for so far.
     pub fn bytes_read(&self) -> u64 {
         self.disk().bytes_read
+    }
+
+    /// Operations so far that were forgotten or torn, or might have been: they were not synced when
+    /// the power went or a sync failed.
+    pub fn forgotten(&self) -> u64 {
+        self.disk().forgotten
     }
 
     /// The `nth` write from now (1 is the next one) fails, half done.
@@ -605,7 +613,9 @@ mod tests {
             first.sync().unwrap();
             sim.sync_directory().unwrap();
             first.write_at(0, &[2; 1024]).unwrap();
+            assert_eq!(sim.forgotten(), 0);
             sim.power_cut();
+            assert!(sim.forgotten() <= 1);
             assert!(first.len().is_err(), "a handle from before the cut is dead");
             let mut bytes = [0; 1024];
             file(&sim, "a").read_at(0, &mut bytes).unwrap();

@@ -2,10 +2,16 @@
 //! run, however often. Everything but the sockets, the threads and the clock is what production runs.
 
 mod agent;
+mod arena;
 mod far;
 mod full;
+mod gateway;
+mod inject;
 mod net;
+mod plan;
+mod report;
 mod run;
+mod session;
 mod world;
 
 use std::process::Command;
@@ -19,14 +25,20 @@ fn one_run() {
     let seed = std::env::var(SEED).map_or(1, |seed| seed.parse().expect("a seed is a number"));
     let outcome = run::run(seed);
     println!(
-        "trace {:016x} of {} events, {} batches acknowledged",
+        "trace {:016x} of {} events, {} readings acknowledged",
         outcome.digest, outcome.events, outcome.acknowledged
     );
-    assert!(
-        outcome.findings.is_empty(),
-        "seed {seed}: {:#?}",
-        outcome.findings
+    let faults = outcome.faults.iter();
+    let faults: Vec<_> = faults.map(|(kind, count)| format!("{kind}={count}")).collect();
+    println!(
+        "run simulated_ms={} acknowledged={} {}",
+        outcome.simulated.as_millis(),
+        outcome.acknowledged,
+        faults.join(" ")
     );
+    if let Some(report) = outcome.report {
+        panic!("seed {seed}\n{report}");
+    }
 }
 
 #[test]

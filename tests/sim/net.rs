@@ -26,7 +26,20 @@ struct State {
     slow: HashMap<String, Duration>,
     /// How much longer everything takes.
     far: Duration,
+    /// Nothing to or from these arrives before then.
+    held: HashMap<String, Instant>,
+    weather: Weather,
     seed: u64,
+    lost: u64,
+    late: u64,
+}
+
+/// What happens to single messages, in thousandths of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Weather {
+    pub(crate) lost: u64,
+    pub(crate) late: u64,
+    pub(crate) late_by: Duration,
 }
 
 /// From, to, and for what: messages of one purpose do not overtake each other.
@@ -73,6 +86,28 @@ impl Net {
         state.cut.insert((other.to_owned(), one.to_owned()));
     }
 
+    /// Cuts one direction.
+    pub(crate) fn cut_one_way(&self, from: &str, to: &str) {
+        let mut state = self.state();
+        state.cut.insert((from.to_owned(), to.to_owned()));
+    }
+
+    /// All that goes to or from an address waits until then.
+    pub(crate) fn hold(&self, address: &str, until: Instant) {
+        self.state().held.insert(address.to_owned(), until);
+    }
+
+    /// From now on single messages fare so.
+    pub(crate) fn weather(&self, weather: Weather) {
+        self.state().weather = weather;
+    }
+
+    /// Messages that were lost, and that came late, because of the weather.
+    pub(crate) fn weathered(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.lost, state.late)
+    }
+
     /// Entries take so much longer to this address; what is urgent does not.
     pub(crate) fn slow(&self, address: &str, longer: Duration) {
         self.state().slow.insert(address.to_owned(), longer);
@@ -87,14 +122,16 @@ impl Net {
         let mut state = self.state();
         state.cut.clear();
         state.slow.clear();
+        state.held.clear();
     }
 
     /// Waits for a message to cross; false if it does not.
     async fn cross(&self, from: &str, to: &str, purpose: Purpose) -> bool {
         let wire = (from.to_owned(), to.to_owned(), purpose);
-        let arrival = {
-            let mut state = self.state();
-            let (seed, far) = (state.seed, state.far);
+        let (arrival, is_lost) = {
+            let state = &mut *self.state();
+            let (seed, far, weather) = (state.seed, state.far, state.weather);
+            let held = [from, to].map(|end| state.held.get(end).copied());
             let longer = match purpose {
                 Purpose::Log => state.slow.get(to).copied().unwrap_or_default(),
                 Purpose::Pulse | Purpose::Snapshot => Duration::ZERO,
@@ -104,26 +141,37 @@ impl Net {
                 busy_until: Instant::now(),
             });
             traffic.messages += 1;
-            let earliest = Instant::now() + delay(seed, &wire, traffic.messages) + longer + far;
+            let luck = mix(seed ^ 0x77, &wire, traffic.messages) % 1_000;
+            let is_lost = luck < weather.lost;
+            state.lost += u64::from(is_lost);
+            let mut earliest = Instant::now() + delay(seed, &wire, traffic.messages) + longer + far;
+            if !is_lost && luck < weather.lost + weather.late {
+                state.late += 1;
+                earliest += weather.late_by;
+            }
+            let earliest = held.into_iter().flatten().fold(earliest, Instant::max);
             let arrival = earliest.max(traffic.busy_until + Duration::from_millis(1));
             traffic.busy_until = arrival;
-            arrival
+            (arrival, is_lost)
         };
         sleep_until(arrival).await;
-        !self.state().cut.contains(&(wire.0, wire.1))
+        !is_lost && !self.state().cut.contains(&(wire.0, wire.1))
     }
 }
 
 /// Between 1 and 16 ms, by the seed, the wire and the number of the message on it: not by what
 /// passes elsewhere, so that two messages of one instant do not decide about each other.
-fn delay(seed: u64, (from, to, purpose): &Wire, number: u64) -> Duration {
+fn delay(seed: u64, wire: &Wire, number: u64) -> Duration {
+    Duration::from_millis(1 + mix(seed, wire, number) % 16)
+}
+
+fn mix(seed: u64, (from, to, purpose): &Wire, number: u64) -> u64 {
     let bytes = from.bytes().chain(to.bytes()).chain([*purpose as u8]);
-    let mixed = bytes.chain(number.to_le_bytes()).fold(seed, |mixed, byte| {
+    bytes.chain(number.to_le_bytes()).fold(seed, |mixed, byte| {
         (mixed ^ u64::from(byte))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(23)
-    });
-    Duration::from_millis(1 + mixed % 16)
+    })
 }
 
 impl Link for End {

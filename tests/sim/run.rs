@@ -1,251 +1,169 @@
-//! One run: agents send while power is cut and links are cut, then everything is healed and every
-//! node is asked for everything.
+//! One run: first everything breaks and what reads show must be right, then everything is mended and
+//! all must be acknowledged, then every node is asked for everything.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tests::dice::Dice;
+use tests::history::Read;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep};
 
-use crate::agent::{Agent, READINGS, Round};
-use crate::world::World;
+use crate::arena::Arena;
+use crate::inject::Injector;
+use crate::plan::Plan;
+use crate::report;
+use crate::session::Agent;
+use crate::world::{NAMES, World, rows};
 
-const AGENTS: [&str; 2] = ["gw1", "gw2"];
-const BATCHES: usize = 150;
-/// A round without an answer by then is given up; the agent asks another node.
-const ROUND_LIMIT: Duration = Duration::from_secs(12);
-/// A crash, an isolation and the end of each, four times.
-const FAULTS: usize = 8;
-/// Virtual time in which a majority must get on with it.
-const STUCK_LIMIT: Duration = Duration::from_secs(120);
-/// Virtual time in which everything must be acknowledged once all is healed.
-const HEAL_LIMIT: Duration = Duration::from_secs(120);
+/// Virtual time in which everything must be acknowledged once all is mended.
+const MENDED_LIMIT: Duration = Duration::from_secs(300);
+/// And in which the nodes must once stand at the same entry.
+const SAME_LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Outcome {
     pub(crate) digest: u64,
     pub(crate) events: usize,
     pub(crate) acknowledged: usize,
-    pub(crate) findings: Vec<String>,
-}
-
-/// What happened, with its virtual time.
-struct Trace {
-    began: Instant,
-    events: Vec<String>,
-}
-
-impl Trace {
-    fn note(&mut self, event: impl std::fmt::Display) {
-        let event = format!("{} ms: {event}", self.began.elapsed().as_millis());
-        if std::env::var_os("TRIBUTARY_SIM_TALK").is_some() {
-            eprintln!("{event}");
-        }
-        self.events.push(event);
-    }
-
-    /// FNV-1a over all events.
-    fn digest(&self) -> u64 {
-        let bytes = self.events.iter().flat_map(|event| event.bytes());
-        bytes.fold(0xcbf2_9ce4_8422_2325, |digest, byte| {
-            (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
-    }
-}
-
-/// xorshift64*: the run's own choices.
-struct Choice(u64);
-
-impl Choice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-
-    fn node(&mut self) -> usize {
-        usize::try_from(self.below(3)).expect("one of three")
-    }
+    pub(crate) simulated: Duration,
+    /// By kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// What a person reads of a run in which a promise was broken.
+    pub(crate) report: Option<String>,
 }
 
 /// Runs a seed in this process, which must do nothing else.
 pub(crate) fn run(seed: u64) -> Outcome {
-    aggregator::cluster::seed_randomness(seed);
+    aggregator::cluster::seed_randomness(seed | 1 << 40);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime on one thread");
-    runtime.block_on(simulate(seed))
+    LocalSet::new().block_on(&runtime, simulate(seed))
 }
 
 async fn simulate(seed: u64) -> Outcome {
-    let mut choice = Choice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut trace = Trace {
-        began: Instant::now(),
-        events: Vec::new(),
-    };
-    let mut world = World::new(seed);
+    let plan = Plan::draw(seed);
+    let began = Instant::now();
+    let mut world = World::new(seed).with_sizes(plan.sizes.clone());
     world.found().await;
-    trace.note("three nodes");
-    let mut agents: Vec<Agent> = AGENTS
-        .iter()
-        .map(|name| Agent::new(name, BATCHES))
-        .collect();
-    let mut findings = Vec::new();
-    let mut down: Option<usize> = None;
-    let mut isolated = false;
-    // The faults are spread over the first two thirds of what is to be sent.
-    let (mut faults, mut last_fault) = (0, Instant::now());
-    let healed_at = loop {
-        let sent: usize = agents.iter().map(|agent| agent.acknowledged).sum();
-        if sent >= (faults + 1) * BATCHES / 6 {
-            faults += 1;
-            last_fault = Instant::now();
-            fault(
-                &mut world,
-                &mut choice,
-                &mut down,
-                &mut isolated,
-                &mut trace,
-            )
-            .await;
-        }
-        if faults >= FAULTS {
-            break Instant::now();
-        }
-        if last_fault.elapsed() > STUCK_LIMIT {
-            findings.push("no progress though two of three nodes can talk".to_owned());
-            break Instant::now();
-        }
-        step(&world, &mut agents, &mut choice, &mut trace, &mut findings).await;
-    };
-    world.net.heal();
-    if let Some(at) = down {
-        world.start(at).await;
+    let arena = Rc::new(Arena::new(plan, world));
+    arena.note(format_args!("three nodes; {:?}", arena.plan));
+    let mut wanted = Vec::new();
+    for nth in 0..arena.plan.agents {
+        let fault = Rc::new(Cell::new(None));
+        wanted.push(Rc::clone(&fault));
+        tokio::task::spawn_local(Agent::new(&arena, nth, seed, fault).run());
     }
-    trace.note("healed");
-    while !agents.iter().all(Agent::is_done) {
-        if healed_at.elapsed() > HEAL_LIMIT {
-            findings.push("not everything is acknowledged after all was healed".to_owned());
+    tokio::task::spawn_local(reader(Rc::clone(&arena), seed));
+    let mut injector = Injector::new(&arena, seed, wanted);
+    injector.run().await;
+    arena.hands_over.set(false);
+    let faults = faults(&arena);
+    let watch = tokio::task::spawn_local(async move { injector.watch().await });
+    let mended = Instant::now();
+    while !arena.all_drained() {
+        if mended.elapsed() > MENDED_LIMIT {
+            arena.finding("not everything is acknowledged after all was mended".to_owned());
             break;
-        }
-        step(&world, &mut agents, &mut choice, &mut trace, &mut findings).await;
-    }
-    judge(&world, &agents, &mut trace, &mut findings).await;
-    if !findings.is_empty() {
-        findings.extend(trace.events.iter().rev().take(60).rev().cloned());
-    }
-    Outcome {
-        digest: trace.digest(),
-        events: trace.events.len(),
-        acknowledged: agents.iter().map(|agent| agent.acknowledged).sum(),
-        findings,
-    }
-}
-
-/// A crash, a restart, a partition or its end.
-async fn fault(
-    world: &mut World,
-    choice: &mut Choice,
-    down: &mut Option<usize>,
-    isolated: &mut bool,
-    trace: &mut Trace,
-) {
-    if let Some(at) = down.take() {
-        world.start(at).await;
-        trace.note(format_args!("node {at} starts"));
-        return;
-    }
-    if *isolated {
-        world.net.heal();
-        *isolated = false;
-        trace.note("the wires are healed");
-        return;
-    }
-    // Every second time it hits the leader.
-    let at = match (choice.below(2), world.leader()) {
-        (0, Some(leader)) => leader,
-        _ => choice.node(),
-    };
-    if choice.below(2) == 0 {
-        world.cut_power(at).await;
-        *down = Some(at);
-        trace.note(format_args!("node {at} loses power"));
-    } else {
-        world.isolate(at);
-        *isolated = true;
-        trace.note(format_args!("node {at} is isolated"));
-    }
-}
-
-/// Every agent asks one node; then what is visible is looked at.
-async fn step(
-    world: &World,
-    agents: &mut [Agent],
-    choice: &mut Choice,
-    trace: &mut Trace,
-    findings: &mut Vec<String>,
-) {
-    for agent in agents.iter_mut().filter(|agent| !agent.is_done()) {
-        let at = choice.node();
-        let Some(node) = world.cluster(at) else {
-            continue;
-        };
-        let round = timeout(ROUND_LIMIT, agent.round(node)).await;
-        trace.note(format_args!("{} at node {at}: {round:?}", agent.name));
-        if let Ok(Round::Acknowledged { upto }) = round {
-            // The node that answered shows it at once: to the next query, not some later one.
-            let visible = world.visible(at, &agent.name);
-            let acknowledged = i64::try_from(upto).expect("few") * READINGS;
-            if let Some(missing) = (1..=acknowledged).find(|seq| !visible.contains(seq)) {
-                findings.push(format!(
-                    "{}: {missing} is acknowledged, not visible",
-                    agent.name
-                ));
-            }
-            continue;
         }
         sleep(Duration::from_millis(50)).await;
     }
-    for at in 0..3 {
-        for agent in agents.iter() {
-            let mut visible = world.visible(at, &agent.name);
-            visible.sort_unstable();
-            // A prefix, each once.
-            if !visible
-                .iter()
-                .copied()
-                .eq(1..=i64::try_from(visible.len()).expect("few"))
-            {
-                findings.push(format!("{} at node {at}: holes or doubles", agent.name));
-            }
+    judge(&arena).await;
+    arena.over.set(true);
+    watch.await.expect("the injector does not panic");
+    let acknowledged = arena.history.borrow().acknowledged_count();
+    Outcome {
+        digest: arena.digest(),
+        events: arena.events().len(),
+        acknowledged,
+        simulated: began.elapsed(),
+        faults,
+        report: arena.failed().then(|| report::of(seed, &arena)),
+    }
+}
+
+fn faults(arena: &Arena) -> BTreeMap<&'static str, u64> {
+    let mut faults = arena.counts.borrow().clone();
+    let world = arena.world.borrow();
+    let (lost, late) = world.net.weathered();
+    let forgotten = (0..3).map(|at| world.disk(at).forgotten()).sum();
+    for (kind, count) in [
+        ("message_lost", lost),
+        ("message_late", late),
+        ("write_forgotten_or_torn", forgotten),
+    ] {
+        *faults.entry(kind).or_default() += count;
+    }
+    faults
+}
+
+/// A client that asks one node after the other for everything.
+async fn reader(arena: Rc<Arena>, seed: u64) {
+    let mut dice = Dice::new(seed ^ 0x4ead);
+    while !arena.over.get() {
+        sleep(dice.time(arena.plan.read_every)).await;
+        let at = usize::try_from(dice.roll(3)).expect("one of three");
+        let Some(cluster) = arena.cluster(at) else {
+            continue;
+        };
+        let asked_ns = arena.now_ns();
+        if dice.roll(5) == 0 {
+            arena.judge(at, asked_ns, false, &rows(&cluster.views().latest()));
+            continue;
+        }
+        let deadline = Instant::now() + Duration::from_millis(200 + dice.roll(8_000));
+        if let Ok(view) = cluster.linearizable(deadline).await {
+            let rows = rows(&view);
+            let shown: usize = rows.iter().map(|part| part.seqs.len()).sum();
+            arena.note(format_args!("node {at} shows {shown} readings"));
+            arena.judge(at, asked_ns, true, &rows);
         }
     }
 }
 
-/// Every node shows everything that was acknowledged, once.
-async fn judge(world: &World, agents: &[Agent], trace: &mut Trace, findings: &mut Vec<String>) {
+/// Every node shows everything that was kept, once, and all hold the same.
+async fn judge(arena: &Arena) {
     for at in 0..3 {
-        for agent in agents {
-            let mut seen = match world.read(at, &agent.name).await {
-                Ok(seen) => seen,
-                Err(why) => {
-                    findings.push(format!("node {at} does not answer: {why}"));
-                    continue;
-                }
-            };
-            seen.sort_unstable();
-            let acknowledged = i64::try_from(agent.acknowledged).expect("few") * READINGS;
-            let shown = i64::try_from(seen.len()).expect("few");
-            if shown < acknowledged || !seen.iter().copied().eq(1..=shown) {
-                findings.push(format!(
-                    "{} at node {at}: {acknowledged} acknowledged, {shown} shown",
-                    agent.name
-                ));
+        let asked_ns = arena.now_ns();
+        let cluster = arena.cluster(at).expect("nobody stops it any more");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let view = match cluster.linearizable(deadline).await {
+            Ok(view) => view,
+            Err(why) => {
+                arena.finding(format!("node {at} does not answer: {why}"));
+                continue;
             }
-            trace.note(format_args!(
-                "{} at node {at}: {shown} readings",
-                agent.name
-            ));
+        };
+        let rows = rows(&view);
+        let read = Read {
+            node: NAMES[at].to_owned(),
+            asked_ns,
+            answered_ns: arena.now_ns(),
+            linearizable: true,
+        };
+        let breaches = arena.history.borrow_mut().end(&read, &rows);
+        arena.broken(breaches);
+    }
+    let began = Instant::now();
+    loop {
+        let views = (0..3).filter_map(|at| Some(arena.cluster(at)?.views().latest()));
+        let views: Vec<_> = views.collect();
+        let same = |index| views.iter().all(|view| view.index() == index);
+        if views.len() == 3 && same(views[0].index()) {
+            let states: Vec<_> = views.iter().map(|view| view.state().encode()).collect();
+            if states.iter().any(|state| *state != states[0]) {
+                arena.finding("at the same entry the nodes' states differ".to_owned());
+            }
+            return;
         }
+        if began.elapsed() > SAME_LIMIT {
+            arena.finding("the nodes never stand at the same entry".to_owned());
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
     }
 }

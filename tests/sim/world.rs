@@ -4,26 +4,27 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregator::cluster::link::Link;
-use aggregator::cluster::log::{LogOptions, LogStore, Mode};
+use aggregator::cluster::link::{Answerer, Link};
+use aggregator::cluster::log::{LogError, LogOptions, LogStore, Mode};
 use aggregator::cluster::types::Member;
 use aggregator::cluster::wire::JoinRequest;
 use aggregator::cluster::{Cluster, Parts, Seat, Wishes, ask_all, begin_log};
 use aggregator::config::Timing;
 use aggregator::state::Wish;
-use aggregator::store::Scan;
+use aggregator::store::{Chunk, Scan, StoreError, View};
 use journal::{SimStorage, Storage};
 use shared::batch::Values;
 use shared::id::TimeNs;
+use tests::history::Rows;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::net::{End, Net};
 
 const INCARNATION: u64 = 0xc1;
-const NAMES: [&str; 3] = ["a", "b", "c"];
+pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
 /// The first instant of the virtual clock.
-const BEGIN_NS: i64 = 1_767_225_600_000_000_000;
+pub(crate) const BEGIN_NS: i64 = 1_767_225_600_000_000_000;
 
 pub(crate) struct World {
     pub(crate) net: Net,
@@ -31,7 +32,17 @@ pub(crate) struct World {
     boots: u64,
     wishes: Wishes,
     log: LogOptions,
+    log_reserve_bytes: u64,
     timing: Timing,
+}
+
+/// What a run draws of its nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizes {
+    pub(crate) wishes: Wishes,
+    pub(crate) log: LogOptions,
+    pub(crate) log_reserve_bytes: u64,
+    pub(crate) timing: Timing,
 }
 
 struct SimNode {
@@ -99,11 +110,22 @@ impl World {
             boots: 0,
             wishes: wishes(8 << 10),
             log: log_options(64),
+            log_reserve_bytes: LOG_RESERVE_BYTES,
             timing: Timing {
                 heartbeat: Duration::from_millis(100),
                 election_min: Duration::from_millis(400),
                 election_max: Duration::from_millis(800),
             },
+        }
+    }
+
+    pub(crate) fn with_sizes(self, sizes: Sizes) -> World {
+        World {
+            wishes: sizes.wishes,
+            log: sizes.log,
+            log_reserve_bytes: sizes.log_reserve_bytes,
+            timing: sizes.timing,
+            ..self
         }
     }
 
@@ -172,33 +194,60 @@ impl World {
     }
 
     pub(crate) async fn start(&mut self, at: usize) {
+        let parts = self.parts(at).expect("its own log");
+        let (stop, stopped) = watch::channel(false);
+        let begun = parts.run(stopped).await;
+        let (cluster, answerer) = begun.expect("a node starts from its disk");
+        self.runs(at, cluster, stop, answerer);
+    }
+
+    /// What a node starts from.
+    ///
+    /// # Errors
+    /// Its log cannot be opened.
+    pub(crate) fn parts(&mut self, at: usize) -> Result<Parts, LogError> {
         self.boots += 1;
         let node = &self.nodes[at];
         let seat = node.seat.expect("only members are started");
-        let parts = Parts {
+        Ok(Parts {
             cluster: "sim".to_owned(),
             name: node.name.into(),
             seat,
             timing: self.timing.clone(),
             link: self.end(at, seat.incarnation),
-            log: LogStore::open(folder(&node.disk, "log"), self.log).expect("its own log"),
-            log_reserve_bytes: LOG_RESERVE_BYTES,
+            log: LogStore::open(folder(&node.disk, "log"), self.log)?,
+            log_reserve_bytes: self.log_reserve_bytes,
             store: folder(&node.disk, "store"),
             wishes: self.wishes.clone(),
             boot: self.boots,
             inline: true,
-            wall_clock: virtual_clock,
-        };
-        let (stop, stopped) = watch::channel(false);
-        let (cluster, answerer) = parts
-            .run(stopped)
-            .await
-            .expect("a node starts from its disk");
-        self.net.listen(node.name, answerer);
+            wall_clock: CLOCKS[at],
+        })
+    }
+
+    /// It is started, and others can reach it.
+    pub(crate) fn runs(
+        &mut self,
+        at: usize,
+        cluster: Cluster,
+        stop: watch::Sender<bool>,
+        answerer: Arc<dyn Answerer>,
+    ) {
+        self.net.listen(NAMES[at], answerer);
         self.nodes[at].running = Some(Running {
             cluster,
             _stop: stop,
         });
+    }
+
+    pub(crate) fn disk(&self, at: usize) -> &SimStorage {
+        &self.nodes[at].disk
+    }
+
+    /// It is no longer there for anyone; whoever takes it has to stop it.
+    pub(crate) fn take(&mut self, at: usize) -> Option<Cluster> {
+        self.net.silence(NAMES[at]);
+        self.nodes[at].running.take().map(|running| running.cluster)
     }
 
     /// The power of one node goes.
@@ -250,6 +299,33 @@ impl World {
     }
 }
 
+/// All rows of a view, by device.
+pub(crate) fn rows(view: &Arc<View>) -> Vec<Rows> {
+    let scan = Scan {
+        table: "sim".to_owned(),
+        fields: vec!["seq".to_owned(), "v".to_owned()],
+        time: i64::MIN..=i64::MAX,
+        devices: None,
+    };
+    let chunk = |chunk: Result<Chunk, StoreError>| {
+        let chunk = chunk.expect("a simulated disk without rot");
+        let mut columns = chunk.columns.into_iter().flatten();
+        match (columns.next(), columns.next()) {
+            (Some(seqs), Some(values)) => match (seqs.values, values.values) {
+                (Values::Int(seqs), Values::Int(values)) => Rows {
+                    device: chunk.series.device.clone(),
+                    seqs,
+                    values,
+                    times_ns: chunk.times,
+                },
+                other => panic!("the fields hold {other:?}"),
+            },
+            other => panic!("the fields hold {other:?}"),
+        }
+    };
+    view.scan(scan).map(chunk).collect()
+}
+
 fn visible(cluster: &Cluster, device: &str) -> Vec<i64> {
     let scan = Scan {
         table: "sim".to_owned(),
@@ -276,6 +352,21 @@ fn visible(cluster: &Cluster, device: &str) -> Vec<i64> {
 
 thread_local! {
     static CLOCKS_STOPPED: Cell<bool> = const { Cell::new(false) };
+    /// By how much the clock of each node is wrong.
+    static WRONG_NS: [Cell<i64>; 3] = const { [const { Cell::new(0) }; 3] };
+}
+
+/// Each node has a clock of its own.
+const CLOCKS: [fn() -> TimeNs; 3] = [clock_of::<0>, clock_of::<1>, clock_of::<2>];
+
+fn clock_of<const AT: usize>() -> TimeNs {
+    let TimeNs(right) = virtual_clock();
+    TimeNs(right.saturating_add(WRONG_NS.with(|wrong| wrong[AT].get())))
+}
+
+/// From now on the clock of a node is wrong by so much.
+pub(crate) fn set_clock_wrong(at: usize, wrong_ns: i64) {
+    WRONG_NS.with(|wrong| wrong[at].set(wrong_ns));
 }
 
 /// Nodes without a time do not merge.

@@ -183,14 +183,13 @@ impl History {
     }
 
     fn each(&mut self, (device, seqs): &Readings, mut act: impl FnMut(&mut Known)) {
-        let known = self.devices.get_mut(device);
+        let Some(known) = self.devices.get_mut(device) else {
+            return;
+        };
         for seq in seqs.clone() {
-            if let Some(one) = known_at(known.as_deref(), seq) {
-                let mut changed = *one;
-                act(&mut changed);
-                if let Some(all) = self.devices.get_mut(device) {
-                    all[index(seq)] = changed;
-                }
+            let at = usize::try_from(seq - 1).ok();
+            if let Some(one) = at.and_then(|at| known.get_mut(at)) {
+                act(one);
             }
         }
     }
@@ -236,6 +235,25 @@ impl History {
         }
         self.holes(&shown, &mut breaches);
         breaches.found
+    }
+
+    /// Whether all of a batch is among these rows.
+    pub fn is_shown(&self, stream: &Stream, number: u64, rows: &[Rows]) -> bool {
+        let mut read = Breaches {
+            read: &Read {
+                node: String::new(),
+                asked_ns: 0,
+                answered_ns: 0,
+                linearizable: false,
+            },
+            found: Vec::new(),
+        };
+        let shown = self.shown(rows, &mut read);
+        let batch = self.streams.get(stream).and_then(|all| all.get(&number));
+        batch.into_iter().flatten().all(|(device, seqs)| {
+            let counts = shown.get(device);
+            counts.is_some_and(|counts| seqs.clone().all(|seq| counts[index(seq)] > 0))
+        })
     }
 
     /// How often each reading is there, by device and number.
@@ -329,10 +347,6 @@ fn index(seq: i64) -> usize {
     usize::try_from(seq - 1).expect("numbers begin with 1")
 }
 
-fn known_at(known: Option<&Vec<Known>>, seq: i64) -> Option<&Known> {
-    known?.get(usize::try_from(seq - 1).ok()?)
-}
-
 /// Those of one read, one a kind and device.
 struct Breaches<'a> {
     read: &'a Read,
@@ -422,6 +436,8 @@ mod tests {
         }
         assert_eq!(history.end(&read(50), &rows(&[1, 2, 3, 4, 5, 6])), []);
         assert_eq!(history.acknowledged_count(), 2);
+        assert!(history.is_shown(&stream(), 2, &rows(&[3, 4])));
+        assert!(!history.is_shown(&stream(), 2, &rows(&[1, 2, 3])));
         assert_eq!(history.batch_of("d", 4), Some((&stream(), 2)));
     }
 
