@@ -101,7 +101,9 @@ impl Arena {
 
     /// Whether all that an agent was given is acknowledged.
     pub(crate) fn drained(&self, agent: &str, is_drained: bool) {
-        self.drained.borrow_mut().insert(agent.to_owned(), is_drained);
+        self.drained
+            .borrow_mut()
+            .insert(agent.to_owned(), is_drained);
     }
 
     pub(crate) fn all_drained(&self) -> bool {

@@ -165,8 +165,9 @@ impl Core {
         if settled.readings_lost > 0 && !self.buffer.disk_failed() {
             let lost = settled.readings_lost;
             let name = &self.name;
-            self.arena
-                .finding(format!("{name}: {lost} readings dropped from a buffer with room"));
+            self.arena.finding(format!(
+                "{name}: {lost} readings dropped from a buffer with room"
+            ));
         }
     }
 
@@ -182,7 +183,12 @@ impl Core {
         }
     }
 
-    pub(crate) fn load_at(&mut self, epoch: Epoch, lane: Lane, position: shared::verdict::Position) {
+    pub(crate) fn load_at(
+        &mut self,
+        epoch: Epoch,
+        lane: Lane,
+        position: shared::verdict::Position,
+    ) {
         if let Some(run) = self.buffer.run_around(epoch, lane, position.last) {
             self.load(run);
         }
@@ -268,7 +274,9 @@ impl Core {
             self.load_at(epoch, lane, position);
         }
         let (now, wall) = times(&self.arena);
-        let outcome = self.window.answered(now, wall, id, verdict, &mut self.buffer);
+        let outcome = self
+            .window
+            .answered(now, wall, id, verdict, &mut self.buffer);
         self.outcome(&outcome);
     }
 

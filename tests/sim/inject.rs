@@ -71,7 +71,8 @@ impl Injector {
                 let (at, lasts) = (self.node(), self.dice.time(Duration::from_millis(LASTS_MS)));
                 let detail = self.dice.roll(1 << 20);
                 if self.arena.injects(fault) {
-                    self.arena.note(format_args!("{} at node {at}", fault.name()));
+                    self.arena
+                        .note(format_args!("{} at node {at}", fault.name()));
                     self.inject(fault, at, Instant::now() + lasts, detail).await;
                 }
             }
@@ -127,7 +128,11 @@ impl Injector {
                 self.later.push((until, Later::MendWires));
             }
             Fault::OneWayCut => {
-                let (from, to) = if detail.is_multiple_of(3) { (other, at) } else { (at, other) };
+                let (from, to) = if detail.is_multiple_of(3) {
+                    (other, at)
+                } else {
+                    (at, other)
+                };
                 net.cut_one_way(NAMES[from], NAMES[to]);
                 self.later.push((until, Later::MendWires));
             }
@@ -190,7 +195,8 @@ impl Injector {
             let why = failed.unwrap_or_else(|| "its power went".to_owned());
             self.arena.note(format_args!("node {at} ended: {why}"));
             if !self.hurt[at] {
-                self.arena.finding(format!("node {at} ended by itself: {why}"));
+                self.arena
+                    .finding(format!("node {at} ended by itself: {why}"));
             }
             // The process ends; sometimes the machine does with it.
             if is_off || self.dice.roll(2) == 0 {
@@ -254,9 +260,11 @@ impl Injector {
                 world.runs(at, cluster, stop, answerer);
             }
             Err(why) => {
-                self.arena.note(format_args!("node {at} does not start: {why}"));
+                self.arena
+                    .note(format_args!("node {at} does not start: {why}"));
                 if !self.hurt[at] {
-                    self.arena.finding(format!("node {at} does not start: {why}"));
+                    self.arena
+                        .finding(format!("node {at} does not start: {why}"));
                 }
                 self.cut(at).await;
                 let soon = Instant::now() + Duration::from_millis(500);

@@ -12,6 +12,7 @@ mod plan;
 mod report;
 mod run;
 mod session;
+mod swarm;
 mod world;
 
 use std::process::Command;
@@ -29,7 +30,9 @@ fn one_run() {
         outcome.digest, outcome.events, outcome.acknowledged
     );
     let faults = outcome.faults.iter();
-    let faults: Vec<_> = faults.map(|(kind, count)| format!("{kind}={count}")).collect();
+    let faults: Vec<_> = faults
+        .map(|(kind, count)| format!("{kind}={count}"))
+        .collect();
     println!(
         "run simulated_ms={} acknowledged={} {}",
         outcome.simulated.as_millis(),

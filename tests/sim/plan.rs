@@ -73,7 +73,10 @@ pub(crate) const FAULTS: [(Fault, &str); 22] = [
 
 impl Fault {
     pub(crate) fn name(self) -> &'static str {
-        FAULTS.iter().find(|(fault, _)| *fault == self).map_or("", |(_, name)| name)
+        FAULTS
+            .iter()
+            .find(|(fault, _)| *fault == self)
+            .map_or("", |(_, name)| name)
     }
 }
 

@@ -29,7 +29,9 @@ pub(crate) fn of(seed: u64, arena: &Arena) -> String {
     }
     let touches = |event: &String| {
         let is_of_agents = event.contains(" gw") || event.contains(": gw");
-        let own = agent.as_ref().is_none_or(|agent| event.contains(agent.as_str()));
+        let own = agent
+            .as_ref()
+            .is_none_or(|agent| event.contains(agent.as_str()));
         own || !is_of_agents
     };
     let events = arena.events();

@@ -110,7 +110,11 @@ impl Agent {
             let mut left = 1 + self.dice.roll(self.arena.plan.batch_readings);
             let first = self.dice.roll(devices);
             for nth in 0..devices {
-                let count = if nth + 1 == devices { left } else { self.dice.roll(left + 1) };
+                let count = if nth + 1 == devices {
+                    left
+                } else {
+                    self.dice.roll(left + 1)
+                };
                 left -= count;
                 if count > 0 {
                     let device = format!("{}-{}", self.name, (first + nth) % devices);
@@ -167,7 +171,8 @@ impl Agent {
         };
         let why = self.converse(&mut session, &id).await;
         self.core.window.disconnected();
-        self.arena.note(format_args!("{name} leaves node {at}: {why}"));
+        self.arena
+            .note(format_args!("{name} leaves node {at}: {why}"));
     }
 
     async fn converse(&mut self, session: &mut Session, id: &AgentId) -> &'static str {
@@ -254,8 +259,10 @@ impl Agent {
                 }
             }
         } else {
-            self.arena
-                .note(format_args!("{}: {verdict:?} to {:?}", self.name, ticket.place));
+            self.arena.note(format_args!(
+                "{}: {verdict:?} to {:?}",
+                self.name, ticket.place
+            ));
         }
         self.core.answered(ticket.id, verdict);
         true

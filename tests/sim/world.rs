@@ -281,14 +281,6 @@ impl World {
         })
     }
 
-    /// The numbers of a device that a node shows, in no order.
-    pub(crate) fn visible(&self, at: usize, device: &str) -> Vec<i64> {
-        let Some(cluster) = self.cluster(at) else {
-            return Vec::new();
-        };
-        visible(cluster, device)
-    }
-
     /// The numbers of a device in a linearizable view of a node.
     pub(crate) async fn read(&self, at: usize, device: &str) -> Result<Vec<i64>, String> {
         let cluster = self.cluster(at).ok_or("it is not running")?;
