@@ -36,6 +36,8 @@ pub(crate) struct Injector {
     later: Vec<(Instant, Later)>,
     /// Its disk was told to fail since it last started: it may end.
     hurt: [bool; 3],
+    /// Its disk has little room, which no restart changes.
+    full: [bool; 3],
     agents: Vec<Rc<Cell<Option<Fault>>>>,
 }
 
@@ -50,6 +52,7 @@ impl Injector {
             dice: Dice::new(seed ^ 0x1a1e),
             later: Vec::new(),
             hurt: [false; 3],
+            full: [false; 3],
             agents,
         }
     }
@@ -120,6 +123,7 @@ impl Injector {
             }
             Fault::DiskFull => {
                 self.hurt[at] = true;
+                self.full[at] = true;
                 disk.fill_up(detail % (64 << 10));
                 self.later.push((until, Later::GiveRoom(at)));
             }
@@ -170,7 +174,7 @@ impl Injector {
         let disk = self.arena.world.borrow().disk(at).clone();
         let cluster = self.arena.world.borrow_mut().take(at);
         disk.power_cut();
-        self.hurt[at] = false;
+        self.hurt[at] = self.full[at];
         if let Some(cluster) = cluster {
             cluster.stop().await;
         }
@@ -237,6 +241,7 @@ impl Injector {
             }
             Later::GiveRoom(at) => {
                 self.arena.note(format_args!("node {at} has room"));
+                self.full[at] = false;
                 self.arena.world.borrow().disk(at).fill_up(PLENTY_BYTES);
             }
             Later::RightClock(at) => set_clock_wrong(at, 0),
@@ -280,6 +285,7 @@ impl Injector {
         self.later.clear();
         for at in 0..3 {
             set_clock_wrong(at, 0);
+            self.full[at] = false;
             let disk = self.arena.world.borrow().disk(at).clone();
             disk.fill_up(PLENTY_BYTES);
             if self.hurt[at] || disk.is_off() {

@@ -149,7 +149,7 @@ impl Plan {
             window_batches: pick(&mut dice, &[1, 4, 16, 64]),
             window_bytes: if large { 256 << 10 } else { 16 << 10 },
             read_every: ms(pick(&mut dice, &[400, 1_000, 3_000])),
-            lasts: ms(pick(&mut dice, &[15_000, 30_000, 60_000])),
+            lasts: ms(pick(&mut dice, &[8_000, 15_000, 30_000])),
             content: Content {
                 begin_ns: BEGIN_NS,
                 step_ns: pick(&mut dice, &[1_000_000, 1_000_000_000, 60_000_000_000]),

@@ -23,6 +23,8 @@ use crate::world::rows;
 const TICK: Duration = Duration::from_millis(25);
 /// A node that takes nothing for so long is left.
 const SUBMIT_LIMIT: Duration = Duration::from_secs(12);
+/// Readings of an agent: then its batches are small, because every read is of all of them.
+const READINGS_MAX: u64 = 15_000;
 /// After a session that came to nothing.
 const PAUSE_MS: u64 = 400;
 
@@ -35,6 +37,7 @@ pub(crate) struct Agent {
     epoch: u64,
     core: Core,
     hand_at: Instant,
+    handed: u64,
     /// What the injector asked of it.
     wanted: Rc<std::cell::Cell<Option<Fault>>>,
 }
@@ -65,6 +68,7 @@ impl Agent {
             dice: Dice::new(seed ^ (nth as u64 + 77)),
             epoch,
             hand_at: Instant::now(),
+            handed: 0,
             wanted,
         }
     }
@@ -107,7 +111,14 @@ impl Agent {
             self.hand_at = Instant::now() + every / 4 + self.dice.time(every);
             let devices = self.arena.plan.devices as u64;
             let mut parts = Vec::new();
-            let mut left = 1 + self.dice.roll(self.arena.plan.batch_readings);
+            let most = self.arena.plan.batch_readings;
+            let most = if self.handed < READINGS_MAX {
+                most
+            } else {
+                most.min(3)
+            };
+            let mut left = 1 + self.dice.roll(most);
+            self.handed += left;
             let first = self.dice.roll(devices);
             for nth in 0..devices {
                 let count = if nth + 1 == devices {
