@@ -308,6 +308,24 @@ fn a_node_without_the_others_says_so_and_acknowledges_nothing() {
     cluster.wait_node_ready(0).unwrap();
 }
 
+/// It was the leader, and nobody has told it that it is so no more.
+#[test]
+fn a_leader_without_followers_answers_no_query() {
+    let mut cluster = ClusterUnderTest::start(3);
+    let leader = cluster.wait_leader().unwrap();
+    for follower in (0..3).filter(|node| *node != leader) {
+        cluster.kill(follower);
+    }
+    let client = tests::sql::Client {
+        timeout_seconds: 15,
+        ..cluster.client(leader)
+    };
+    let refused = client
+        .sql("SELECT 1")
+        .expect_err("others may have chosen another leader");
+    assert!(matches!(refused.exit_code, 1 | 3 | 5), "{refused}");
+}
+
 #[test]
 fn a_second_process_on_the_same_folder_is_refused() {
     let cluster = ClusterUnderTest::start(1);

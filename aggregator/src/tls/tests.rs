@@ -106,6 +106,52 @@ async fn the_mqtt_listener_admits_agents_only() {
     }
 }
 
+/// A client that would take up its session again is made to show its certificate again.
+#[tokio::test]
+async fn no_listener_resumes_a_session() {
+    let site = site();
+    let agent = site.pki.issue(Role::Agent, "gw1", &[], 1).unwrap();
+    let user = site.pki.issue(Role::User, "ops", &[], 1).unwrap();
+    let node = site.pki.issue(Role::Node, "b", &[], 1).unwrap();
+    let listeners = [
+        (site.material.mqtt_server().unwrap(), agent),
+        (site.material.cluster_server().unwrap(), node),
+        (site.material.public_server(&[b"http/1.1"]).unwrap(), user),
+    ];
+    for (server, own) in listeners {
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let builder = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots(&site.pki.ca_path(Role::Node)).unwrap());
+            let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+            let client = builder
+                .with_client_auth_cert(certificates(&own.cert).unwrap(), key)
+                .unwrap();
+            // It remembers sessions by default, in a store that its clones share.
+            for _ in 0..2 {
+                let (near, far) = tokio::io::duplex(1 << 16);
+                let dial = async {
+                    let name = ServerName::try_from("127.0.0.1").unwrap();
+                    let connector = TlsConnector::from(Arc::new(client.clone()));
+                    let mut stream = connector.connect(name, far).await.unwrap();
+                    stream.read_u8().await.unwrap();
+                    stream.get_ref().1.handshake_kind()
+                };
+                let serve = async {
+                    let acceptor = TlsAcceptor::from(Arc::clone(&server));
+                    let mut stream = acceptor.accept(near).await.unwrap();
+                    stream.write_u8(1).await.unwrap();
+                    stream.flush().await.unwrap();
+                    stream
+                };
+                let (_open, kind) = tokio::join!(serve, dial);
+                assert_ne!(kind, Some(rustls::HandshakeKind::Resumed));
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn nodes_admit_nodes_of_their_cluster_only() {
     let site = site();
