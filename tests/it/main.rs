@@ -28,6 +28,7 @@ mod damage;
 mod agent_reload;
 mod quickstart;
 mod tidy;
+mod seeded;
 
 mod mqtt;
 mod fake_node;

@@ -5,8 +5,9 @@
 //! `binaries` builds, `loopback` finds addresses, `process` owns a child, `wait` polls with a
 //! deadline, `cluster` and `agent` are the system under test, `sql` reads it; `source` hands
 //! readings to an agent and keeps a `ledger`, `bulk` hands over a day of them at once, `oracle`
-//! compares the ledger with the rows, `history` judges every read of a simulation, `proxy` hurts a connection, `dice` chooses what breaks next,
-//! `long` says how much of it, `skip` why a test cannot run here.
+//! compares the ledger with the rows, `history` judges every read of a simulation, `proxy` hurts a
+//! connection, `dice` chooses what breaks next, `long` says how much of it, `skip` why a test cannot
+//! run here, `seeded` reads the bugs that prove all of it.
 
 pub mod binaries;
 pub mod loopback;
@@ -24,3 +25,4 @@ pub mod proxy;
 pub mod dice;
 pub mod long;
 pub mod skip;
+pub mod seeded;
