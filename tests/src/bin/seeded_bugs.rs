@@ -123,22 +123,19 @@ impl Tree {
     fn prove(&self, bugs: &[SeededBug]) -> Result<Vec<Row>, String> {
         // Whether the check itself holds, by its words.
         let mut sound: BTreeMap<String, bool> = BTreeMap::new();
-        for bug in bugs {
-            let check = format!("{:?}", bug.check);
-            if let std::collections::btree_map::Entry::Vacant(unknown) = sound.entry(check) {
-                let build = self.build(&bug.check)?;
-                let holds = build.0 == End::Passed && self.holds(&bug.check)?;
-                say(&format!(
-                    "without a bug: {} {}",
-                    words(&bug.check),
-                    passes(holds)
-                ));
-                unknown.insert(holds);
-            }
-        }
         let mut rows = Vec::new();
         for bug in bugs {
-            let holds = sound[&format!("{:?}", bug.check)];
+            let check = words(&bug.check);
+            let holds = match sound.get(&check) {
+                Some(holds) => *holds,
+                None => {
+                    let holds =
+                        self.build(&bug.check)?.0 == End::Passed && self.holds(&bug.check)?;
+                    say(&format!("without a bug: {check} {}", passes(holds)));
+                    sound.insert(check, holds);
+                    holds
+                }
+            };
             let row = self.put_back(bug, holds)?;
             say(&table(std::slice::from_ref(&row)));
             rows.push(row);
