@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use edge_agent::batcher::{BatchOptions, Batcher, WaiterId};
+use edge_agent::batcher::{BatchOptions, Batcher, Linger, WaiterId};
 use edge_agent::buffer::{
     Buffer, BufferOptions, Classes, DiskWork, Place, Recovery, RunToLoad, Settled, Source,
     payload_to_batch, sums_up,
@@ -34,7 +34,7 @@ const BUFFER_BYTES_MAX: u64 = 60 << 20;
 const BATCH: BatchOptions = BatchOptions {
     rows_max: 10_000,
     bytes_max: 1 << 20,
-    linger: Duration::ZERO,
+    linger: Linger::of_all(Duration::ZERO),
 };
 
 type Results = Arc<Mutex<VecDeque<Result<Vec<journal::Position>, JournalError>>>>;

@@ -141,9 +141,10 @@ impl Plan {
             calm: ms(pick(&mut dice, &[300, 1_000, 3_000, 8_000])),
             agents: pick(&mut dice, &[1, 2, 3, 4]),
             devices: pick(&mut dice, &[1, 2, 5]),
-            batch_readings: match large {
-                true => pick(&mut dice, &[500, 1_000, 2_000]),
-                false => pick(&mut dice, &[3, 20, 100, 250]),
+            batch_readings: if large {
+                pick(&mut dice, &[500, 1_000, 2_000])
+            } else {
+                pick(&mut dice, &[3, 20, 100, 250])
             },
             batch_every: ms(pick(&mut dice, &[60, 200, 500])),
             window_batches: pick(&mut dice, &[1, 4, 16, 64]),
@@ -172,9 +173,10 @@ fn faults(dice: &mut Dice) -> Vec<Fault> {
 
 fn sizes(dice: &mut Dice, large: bool) -> Sizes {
     let heartbeat = pick(dice, &[50, 100, 200]);
-    let (file_bytes, files_max) = match large {
-        true => (pick(dice, &[2 << 20, 4 << 20]), 16),
-        false => (pick(dice, &[128 << 10, 256 << 10]), pick(dice, &[24, 64])),
+    let (file_bytes, files_max) = if large {
+        (pick(dice, &[2 << 20, 4 << 20]), 16)
+    } else {
+        (pick(dice, &[128 << 10, 256 << 10]), pick(dice, &[24, 64]))
     };
     Sizes {
         wishes: Wishes {

@@ -1,5 +1,7 @@
 //! What a person reads of a seed that failed: the breach, its story, the command that repeats it.
 
+use std::fmt::{self, Write as _};
+
 use crate::arena::Arena;
 use crate::plan::{FAULTS, SKIP};
 
@@ -10,10 +12,10 @@ const EVENTS_MAX: usize = 60;
 pub(crate) fn of(seed: u64, arena: &Arena) -> String {
     let mut text = String::from("what is broken:\n");
     for breach in arena.breaches.borrow().iter().take(8) {
-        text += &format!("  {breach}\n");
+        line(&mut text, format_args!("  {breach}"));
     }
     for finding in arena.findings.borrow().iter().take(8) {
-        text += &format!("  {finding}\n");
+        line(&mut text, format_args!("  {finding}"));
     }
     // Only what touches the agent of the first breach, and what happened to the nodes.
     let agent = arena.breaches.borrow().first().map(|breach| {
@@ -24,7 +26,10 @@ pub(crate) fn of(seed: u64, arena: &Arena) -> String {
         let history = arena.history.borrow();
         if let Some((stream, number)) = history.batch_of(&breach.device, breach.seq) {
             let (agent, epoch, lane) = stream;
-            text += &format!("  it is in batch {number} of {agent}, {epoch:x}/{lane}\n");
+            line(
+                &mut text,
+                format_args!("  it is in batch {number} of {agent}, {epoch:x}/{lane}"),
+            );
         }
     }
     let touches = |event: &String| {
@@ -38,9 +43,13 @@ pub(crate) fn of(seed: u64, arena: &Arena) -> String {
     let story: Vec<_> = events.iter().filter(|event| touches(event)).collect();
     text += "the story, its end:\n";
     for event in story.iter().skip(story.len().saturating_sub(EVENTS_MAX)) {
-        text += &format!("  {event}\n");
+        line(&mut text, format_args!("  {event}"));
     }
     text + &command(seed, &std::env::var(SKIP).unwrap_or_default())
+}
+
+fn line(text: &mut String, what: fmt::Arguments<'_>) {
+    writeln!(text, "{what}").expect("a text takes all");
 }
 
 /// What a person types to see it again.

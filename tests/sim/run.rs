@@ -127,7 +127,7 @@ async fn reader(arena: Rc<Arena>, seed: u64) {
 
 /// Every node shows everything that was kept, once, and all hold the same.
 async fn judge(arena: &Arena) {
-    for at in 0..3 {
+    for (at, name) in NAMES.into_iter().enumerate() {
         let asked_ns = arena.now_ns();
         let cluster = arena.cluster(at).expect("nobody stops it any more");
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -140,7 +140,7 @@ async fn judge(arena: &Arena) {
         };
         let rows = rows(&view);
         let read = Read {
-            node: NAMES[at].to_owned(),
+            node: name.to_owned(),
             asked_ns,
             answered_ns: arena.now_ns(),
             linearizable: true,

@@ -1,5 +1,10 @@
 //! Many seeds, each in a process of its own, on all cores; a seed that fails is shrunk.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it measures what virtual time takes of the real one"
+)]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;

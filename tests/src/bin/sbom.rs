@@ -15,8 +15,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use ::tests::binaries::workspace;
 use serde_json::{Value, json};
-use tests::binaries::workspace;
 
 /// A package and the program that it ships.
 const SHIPPED: [(&str, &str); 3] = [
