@@ -32,6 +32,20 @@ const BYTES_EXPECTED: usize = 256;
 pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
     check_header(header, body.kind())?;
     check_body(header, body)?;
+    let mut out = written(header, body);
+    if out.len() > BATCH_BYTES_MAX {
+        return Err(EncodeError::Limit("bytes of a batch"));
+    }
+    if decoded_bytes(body) > decoded_bytes_max(out.len()) {
+        return Err(EncodeError::Limit("bytes after decoding"));
+    }
+    // Many are held for long, so none keeps room that it does not use.
+    out.shrink_to_fit();
+    Ok(out)
+}
+
+/// The bytes, of any size.
+pub(super) fn written(header: &Header, body: &Body) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes_expected(body));
     put_header(header, body.kind(), &mut out);
     match body {
@@ -43,15 +57,7 @@ pub fn encode(header: &Header, body: &Body) -> Result<Vec<u8>, EncodeError> {
     }
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
-    if out.len() > BATCH_BYTES_MAX {
-        return Err(EncodeError::Limit("bytes of a batch"));
-    }
-    if decoded_bytes(body) > decoded_bytes_max(out.len()) {
-        return Err(EncodeError::Limit("bytes after decoding"));
-    }
-    // Many are held for long, so none keeps room that it does not use.
-    out.shrink_to_fit();
-    Ok(out)
+    out
 }
 
 /// About what a batch takes, so that its bytes seldom have to move.

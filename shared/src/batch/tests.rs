@@ -506,6 +506,35 @@ fn the_value_and_byte_limits_hold() {
     assert_eq!(large, Err(EncodeError::Limit("bytes of a batch")));
 }
 
+/// What an encoder of ours never seals: a publisher of its own may send it.
+#[test]
+fn few_bytes_that_decode_to_many_are_refused() {
+    let of = |values: Values| {
+        let rows = values.len();
+        let series = SeriesColumns {
+            id: LocalSeriesId(0),
+            columns: vec![column(0, None, values)],
+        };
+        Body::Data(Data {
+            groups: vec![Group {
+                times: vec![NOON; rows],
+                series: vec![series],
+            }],
+        })
+    };
+    let bombs = [
+        of(Values::Text(vec!["x".repeat(TEXT_BYTES_MAX); 9_000])),
+        of(Values::Int(vec![0; BATCH_VALUES_MAX])),
+        of(Values::Float(vec![0.5; BATCH_VALUES_MAX])),
+    ];
+    for bomb in bombs {
+        let bytes = super::encode::written(&header(Lane::Live, 1), &bomb);
+        assert!(bytes.len() < 20_000, "{} bytes are no bomb", bytes.len());
+        let hollow = DecodeError::Limit("bytes after decoding");
+        assert_eq!(decode(&bytes), Err(hollow));
+    }
+}
+
 #[test]
 fn times_since_boot_take_few_bytes() {
     let since_boot = Header {
