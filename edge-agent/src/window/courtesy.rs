@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
+use super::link::START_BYTES;
+
 /// So long after the last live batch the way belongs to the backlog alone.
 const LIVE_RECENT: Duration = Duration::from_secs(10);
-/// What a session begins with, and less than a batch: one may always be on its way.
-const START_BYTES: usize = 16 << 10;
 const BYTES_MIN: usize = 1 << 10;
 /// How much longer than on an empty way a trip may take: a quarter, and what a busy machine needs to
 /// look.

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-/// What a session begins with.
-const START_BYTES: usize = 16 << 10;
+/// What a session begins with, and less than a batch: one may always be on its way.
+pub(super) const START_BYTES: usize = 16 << 10;
 /// It never falls below this; a larger batch goes alone.
 const BYTES_MIN: usize = 4 << 10;
 /// Answers that come sooner let more onto the way.
