@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown};
 
 pub(super) const TIME: &str = "time";
 pub(super) const DEVICE: &str = "device";
@@ -29,6 +29,18 @@ enum Bound {
 /// Whether [`Pruned`] holds all that the condition says.
 pub(super) fn is_exact(filter: &Expr) -> bool {
     bound(filter).is_some()
+}
+
+/// What a table that prunes takes off DataFusion's hands.
+pub(super) fn support(filters: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
+    let support = |filter: &&Expr| {
+        if is_exact(filter) {
+            TableProviderFilterPushDown::Exact
+        } else {
+            TableProviderFilterPushDown::Unsupported
+        }
+    };
+    filters.iter().map(support).collect()
 }
 
 impl Pruned {

@@ -30,7 +30,7 @@ const ROWS: &str = "rows";
 /// One width.
 #[derive(Debug)]
 pub(super) struct RollupSchema {
-    pub(super) view: Arc<View>,
+    view: Arc<View>,
     rollup: Rollup,
 }
 
@@ -51,11 +51,11 @@ struct Columns {
     fields: Vec<(String, FieldType)>,
 }
 
-/// The devices of a query, one after the other.
+/// The devices of a query, one after the other, each in the order of time.
 #[derive(Debug)]
 struct Devices {
     view: Arc<View>,
-    scan: RollupScan,
+    pieces: Vec<RollupScan>,
     devices: Vec<String>,
     columns: Arc<Columns>,
 }
@@ -176,18 +176,25 @@ impl Columns {
         }
     }
 
-    fn measured(&self) -> Vec<(String, Measures)> {
-        let measures = |kind: &FieldType| match kind {
-            FieldType::Text => Measures::default(),
-            FieldType::Float | FieldType::Int | FieldType::Bool => Measures {
-                sum: *kind != FieldType::Bool,
-                extremes: true,
-                ends: true,
-            },
+    /// What the columns of a query need; `None`: all of them.
+    fn measured(&self, projection: Option<&Vec<usize>>) -> Vec<(String, Measures)> {
+        let is_shown = |at: usize| projection.is_none_or(|shown| shown.contains(&at));
+        let states = self.states.iter().enumerate();
+        let shown: Vec<&State> = states
+            .filter(|(at, _)| is_shown(*at))
+            .map(|(_, state)| state)
+            .collect();
+        let needs = |wanted: &dyn Fn(&State) -> bool| shown.iter().any(|state| wanted(state));
+        let measures = |field: usize| Measures {
+            sum: needs(&|state| matches!(state, State::Sum(at) if *at == field)),
+            extremes: needs(
+                &|state| matches!(state, State::Min(at) | State::Max(at) if *at == field),
+            ),
+            ends: needs(&|state| matches!(state, State::End(at, _) if *at == field)),
         };
-        let fields = self.fields.iter();
+        let fields = self.fields.iter().enumerate();
         fields
-            .map(|(name, kind)| (name.clone(), measures(kind)))
+            .map(|(at, (name, _))| (name.clone(), measures(at)))
             .collect()
     }
 }
@@ -206,14 +213,7 @@ impl TableProvider for RollupTable {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>, DataFusionError> {
-        let support = |filter: &&Expr| {
-            if prune::is_exact(filter) {
-                TableProviderFilterPushDown::Exact
-            } else {
-                TableProviderFilterPushDown::Unsupported
-            }
-        };
-        Ok(filters.iter().map(support).collect())
+        Ok(prune::support(filters))
     }
 
     async fn scan(
@@ -228,13 +228,13 @@ impl TableProvider for RollupTable {
         let scan = RollupScan {
             table: self.name.clone(),
             width_seconds: self.width_seconds,
-            fields: self.columns.measured(),
+            fields: self.columns.measured(projection),
             starts: time,
             devices: None,
         };
         let part = Devices {
             view: Arc::clone(&self.view),
-            scan,
+            pieces: self.view.rollup_pieces(&scan),
             devices: devices.into_iter().collect(),
             columns: Arc::clone(&self.columns),
         };
@@ -260,22 +260,24 @@ impl PartitionStream for Devices {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (view, scan) = (Arc::clone(&self.view), self.scan.clone());
-        let columns = Arc::clone(&self.columns);
-        let batches = self.devices.clone().into_iter().map(move |device| {
-            let scan = RollupScan {
-                devices: Some(vec![device]),
-                ..scan.clone()
+        let (view, pieces) = (Arc::clone(&self.view), self.pieces.clone());
+        let of_device = move |device: String| {
+            let of_it = |mut piece: RollupScan| {
+                piece.devices = Some(vec![device.clone()]);
+                piece
             };
-            batch(&view, scan, &columns)
-        });
+            pieces.iter().cloned().map(of_it).collect::<Vec<_>>()
+        };
+        let scans = self.devices.clone().into_iter().flat_map(of_device);
+        let columns = Arc::clone(&self.columns);
+        let batches = scans.map(move |scan| batch(&view, scan, &columns));
         let schema = Arc::clone(&self.columns.schema);
         let stream = futures_util::stream::iter(batches);
         Box::pin(RecordBatchStreamAdapter::new(schema, stream))
     }
 }
 
-/// All buckets of a device.
+/// All buckets of a device in a piece of time.
 fn batch(
     view: &Arc<View>,
     scan: RollupScan,

@@ -8,7 +8,6 @@
 //! a scan has them.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
@@ -168,12 +167,8 @@ impl Aggregates {
         for piece in self {
             let Piece { series, groups, .. } = piece?;
             for group in groups {
-                match merged.entry((series.id, group.bucket)) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(group);
-                    }
-                    Entry::Occupied(mut entry) => entry.get_mut().merge(group),
-                }
+                let at = (series.id, group.bucket);
+                group.add_to(&mut merged, at);
             }
         }
         Ok(merged)

@@ -2,6 +2,8 @@
 //! merged in the order of a scan.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use shared::batch::Values;
@@ -72,6 +74,16 @@ impl Group {
         self.time_max = self.time_max.max(later.time_max);
         for (field, later) in self.fields.iter_mut().zip(later.fields) {
             field.merge(later);
+        }
+    }
+
+    /// Takes its place among others, or is merged into the one that stands there.
+    pub(super) fn add_to<K: Ord>(self, all: &mut BTreeMap<K, Group>, at: K) {
+        match all.entry(at) {
+            Entry::Vacant(entry) => {
+                entry.insert(self);
+            }
+            Entry::Occupied(mut entry) => entry.get_mut().merge(self),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! lost of them when the segment goes by retention; from then on it stands for itself. A segment of
 //! which these are still to be written stays until they are: late, and never early.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -17,6 +17,9 @@ use super::rolled;
 use super::rollup::{self, AskedField, Resolution};
 use super::segment::SegmentHandle;
 use crate::state::{Catalog, SameTime, SeriesId, State, TableId};
+
+/// Of one device in one piece of a scan: some megabytes by the ten fields that a table may have.
+const BUCKETS_OF_PIECE: i64 = 4_096;
 
 /// Rollups of a table that the configuration names, as a query sees them.
 #[derive(Debug, Clone)]
@@ -115,9 +118,30 @@ impl View {
         for ((series, bucket), group) in rows.merged()? {
             // Beyond 64 bits no bucket begins.
             let Some(bucket) = bucket else { continue };
-            put(&mut all, (series, bucket), group);
+            group.add_to(&mut all, (series, bucket));
         }
         Ok(all)
+    }
+
+    /// The scan in pieces, in the order of time, each of few buckets of a device: what is in partitions. What
+    /// is not merged yet is bounded by itself.
+    pub fn rollup_pieces(&self, scan: &RollupScan) -> Vec<RollupScan> {
+        let Some(resolution) = Resolution::new(scan.width_seconds) else {
+            return Vec::new();
+        };
+        let partitions: BTreeSet<_> = self
+            .files()
+            .filter_map(|file| file.head.partition.times())
+            .map(RangeInclusive::into_inner)
+            .collect();
+        let length_ns = resolution.width_ns().saturating_mul(BUCKETS_OF_PIECE);
+        pieces(&scan.starts, &partitions, length_ns)
+            .into_iter()
+            .map(|starts| RollupScan {
+                starts,
+                ..scan.clone()
+            })
+            .collect()
     }
 
     fn kept(
@@ -158,7 +182,8 @@ impl View {
             let is_in_time = times
                 .is_none_or(|times| times.start() <= time.end() && time.start() <= times.end());
             let is_it = rollup.head.resolution == Some(resolution) && rollup.head.is_whole;
-            if rollup.is_opaque() && is_in_time {
+            let may_be_it = rollup.head.resolution.is_none_or(|own| own == resolution);
+            if rollup.is_opaque() && may_be_it && is_in_time {
                 let what = "its index cannot be read: what it says is not known";
                 return Err(StoreError::damaged(&rollup.file.name, 0, what));
             }
@@ -201,7 +226,7 @@ impl View {
             })?;
             for group in groups {
                 if let Some(bucket) = group.bucket {
-                    put(all, (block.series, bucket), group);
+                    group.add_to(all, (block.series, bucket));
                 }
             }
         }
@@ -209,13 +234,33 @@ impl View {
     }
 }
 
-fn put(all: &mut BTreeMap<(SeriesId, i64), Group>, at: (SeriesId, i64), group: Group) {
-    match all.entry(at) {
-        std::collections::btree_map::Entry::Vacant(entry) => {
-            entry.insert(group);
+/// Cuts a span so that no piece holds more of what partitions cover than `length_ns`, which is above 0.
+/// `partitions`: their first and last times, in order.
+fn pieces(
+    span: &RangeInclusive<i64>,
+    partitions: &BTreeSet<(i64, i64)>,
+    length_ns: i64,
+) -> Vec<RangeInclusive<i64>> {
+    let (mut from, mut covered_ns) = (*span.start(), 0);
+    let mut pieces = Vec::new();
+    for (first, last) in partitions {
+        let mut first = (*first).max(*span.start());
+        let last = (*last).min(*span.end());
+        while first <= last {
+            let part_ns = last.saturating_sub(first).min(length_ns);
+            if covered_ns > length_ns - part_ns && first > from {
+                pieces.push(from..=first - 1);
+                (from, covered_ns) = (first, 0);
+            }
+            covered_ns = length_ns.min(covered_ns.saturating_add(part_ns));
+            let Some(next) = first.checked_add(length_ns) else {
+                break;
+            };
+            first = next;
         }
-        std::collections::btree_map::Entry::Occupied(mut entry) => entry.get_mut().merge(group),
     }
+    pieces.push(from..=*span.end());
+    pieces
 }
 
 impl Resolution {
@@ -235,5 +280,33 @@ impl Resolution {
         let is_all = *starts.start() == i64::MIN;
         let first = if is_all { i64::MIN } else { clamped(first) };
         (i128::from(first) <= last).then(|| first..=clamped(last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_all_and_hold_little_of_each_partition() {
+        let days = |days: &[i64]| days.iter().map(|day| (day * 24, day * 24 + 23)).collect();
+        let all = i64::MIN..=i64::MAX;
+        let of = |days: BTreeSet<_>, hours| pieces(&all, &days, hours);
+        assert_eq!(of(days(&[]), 24), std::slice::from_ref(&all));
+        assert_eq!(of(days(&[3, 4, 900]), 100), std::slice::from_ref(&all));
+        let two = [i64::MIN..=900 * 24 - 1, 900 * 24..=i64::MAX];
+        assert_eq!(of(days(&[3, 4, 900]), 50), two);
+        let halves = [i64::MIN..=3 * 24 + 11, 3 * 24 + 12..=i64::MAX];
+        assert_eq!(of(days(&[3]), 12), halves);
+        let asked = pieces(&(80..=85), &days(&[1, 2, 3]), 2);
+        assert_eq!(asked, [80..=81, 82..=83, 84..=85]);
+        let nothing = RangeInclusive::new(i64::MAX, i64::MIN);
+        assert!(pieces(&nothing, &days(&[1]), 2)[0].is_empty());
+        let ends: BTreeSet<_> = [(i64::MIN, i64::MIN + 9), (i64::MAX - 9, i64::MAX)].into();
+        let met = pieces(&all, &ends, 5);
+        assert_eq!(met.first().map(|piece| *piece.start()), Some(i64::MIN));
+        assert_eq!(met.last().map(|piece| *piece.end()), Some(i64::MAX));
+        let gap = |pair: &[RangeInclusive<i64>]| *pair[0].end() + 1 != *pair[1].start();
+        assert!(met.len() > 2 && !met.windows(2).any(gap));
     }
 }
