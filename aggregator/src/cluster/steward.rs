@@ -57,7 +57,7 @@ pub(super) struct Duties {
     unmerged_since: Option<Duration>,
     settings_told: Option<Duration>,
     seal_looked: Option<Duration>,
-    /// Partitions that were to be sealed lately.
+    /// Partitions that were to be sealed lately, or, at a follower, were first seen to lack something.
     sealing: Vec<(Sealing, Duration)>,
 }
 
@@ -73,6 +73,8 @@ pub(super) struct Situation<'a> {
     pub(super) state: &'a State,
     /// Partitions that are to be sealed at this time, the most urgent first.
     pub(super) unsealed: &'a dyn Fn(TimeNs) -> Vec<Sealing>,
+    /// Those of which this node lacks what is to outlive the rows.
+    pub(super) lacking: &'a dyn Fn(TimeNs) -> Vec<Sealing>,
 }
 
 /// What to propose.
@@ -107,6 +109,7 @@ impl Duties {
             log_bytes,
             state,
             unsealed,
+            lacking,
         } = *situation;
         let mut due = Vec::new();
         if elapsed(self.clock_told, now) >= CLOCK_EVERY {
@@ -123,11 +126,14 @@ impl Duties {
         } else {
             self.unmerged_since.get_or_insert(now);
         }
-        if !leads {
-            return due;
-        }
         // Without a time every row would be taken for one with a wild clock.
         let timed = state.now().0 > 0;
+        if !leads {
+            if timed && progress.merges_running == 0 {
+                due.extend(self.seal_own(now, state.now(), lacking));
+            }
+            return due;
+        }
         // Only a merge lets go of the log, so what brings no rows asks for merges, too.
         let large = log_bytes.max(progress.level0_bytes as u64) >= self.wishes.merge_bytes;
         let old = self
@@ -146,6 +152,34 @@ impl Duties {
         if timed && elapsed(self.retention_asked, now) >= RETENTION_EVERY {
             self.retention_asked = Some(now);
             due.push(Duty::Retention);
+        }
+        due
+    }
+
+    /// A seal that had no room here, or a file that was damaged: the leader knows nothing of it, and asks
+    /// for no seal of what it has. What it has not either it asks for itself, meanwhile.
+    fn seal_own(
+        &mut self,
+        now: Duration,
+        wall: TimeNs,
+        lacking: &dyn Fn(TimeNs) -> Vec<Sealing>,
+    ) -> Option<Duty> {
+        if elapsed(self.seal_looked, now) < SEAL_EVERY {
+            return None;
+        }
+        self.seal_looked = Some(now);
+        let all = lacking(wall);
+        self.sealing.retain(|(one, _)| all.contains(one));
+        let mut due = None;
+        for sealing in all {
+            match self.sealing.iter_mut().find(|(one, _)| *one == sealing) {
+                None => self.sealing.push((sealing, now)),
+                Some((_, at)) if due.is_none() && now.saturating_sub(*at) >= SEAL_AGAIN => {
+                    *at = now;
+                    due = Some(Duty::Seal(sealing));
+                }
+                Some(_) => {}
+            }
         }
         due
     }
@@ -335,6 +369,7 @@ pub(super) async fn run(node: Node, wishes: Wishes, mut stop: watch::Receiver<bo
             log_bytes: node.log.bytes_after(progress.merged),
             state: view.state(),
             unsealed: &|now| view.unsealed(now, seal_rest),
+            lacking: &|now| view.lacking(now, seal_rest),
         });
         for duty in due {
             let command = match duty {
@@ -501,6 +536,12 @@ mod tests {
                 let ended = [window(0), window(24)].into_iter().filter(ended);
                 ended.map(Sealing::from).collect()
             },
+            lacking: &|now| {
+                let (start_hour, hours) = (48, 24);
+                let window = Window { start_hour, hours };
+                let is_over = now.0 > window.end().0;
+                is_over.then(|| Sealing::from(window)).into_iter().collect()
+            },
         })
     }
 
@@ -570,6 +611,8 @@ mod tests {
         let mut asks = |at_s, leads, state: &State| sealed(due(&mut duties, at_s, leads, 0, state));
         assert_eq!(asks(0, true, &at(23)), None, "it goes on");
         assert_eq!(asks(100, false, &at(50)), None, "it does not lead");
+        assert_eq!(asks(130, false, &at(80)), None, "the leader may see to it");
+        assert_eq!(asks(160, false, &at(50)), None, "it did");
         assert_eq!(asks(200, true, &at(50)), Some(0));
         assert_eq!(asks(201, true, &at(50)), None, "it was just looked");
         assert_eq!(asks(300, true, &at(50)), Some(24));
@@ -579,6 +622,22 @@ mod tests {
             Some(0),
             "it is still there"
         );
+    }
+
+    /// Its rows went for good, with nobody but this node to know what it lacked.
+    #[test]
+    fn a_follower_asks_for_what_only_it_lacks() {
+        let mut duties = duties();
+        let state = timed();
+        let mut asks = |at_s| {
+            let due = due(&mut duties, at_s, false, 0, &state);
+            due.iter().any(|duty| matches!(duty, Duty::Seal(_)))
+        };
+        assert!(!asks(0), "the leader may see to it");
+        assert!(!asks(3_590));
+        assert!(asks(3_630));
+        assert!(!asks(3_660), "it may be under way");
+        assert!(asks(2 * 3_630), "it is still there");
     }
 
     #[test]

@@ -143,12 +143,20 @@ impl MergeJob {
         })
     }
 
+    /// Whether some of what is replaced is to outlive the rows: what was written once is not given up for
+    /// want of room.
+    fn owes_rollups(&self) -> bool {
+        self.rollups.iter().any(|one| one.head.is_whole)
+    }
+
     /// New segments, and whether they seal. That needs room for a partition twice: where it is not
     /// there, the rows of level 0 must not wait for it.
     fn write_what_fits(&self, state_bytes: usize) -> Result<Written, StoreError> {
         if let Some(seal) = &self.seal {
             let mut written = self.write_segments(state_bytes, Some(seal), true);
-            if let Err(Fault::Crowded(error)) = &written {
+            if let Err(Fault::Crowded(error)) = &written
+                && !self.owes_rollups()
+            {
                 tracing::warn!(%error, "no room to seal a partition with its rollups: it is tried without");
                 written = self.write_segments(state_bytes, Some(seal), false);
             }
@@ -190,6 +198,7 @@ impl MergeJob {
             writers: BTreeMap::new(),
             rollups: BTreeMap::new(),
             rolls_up,
+            owes_rollups: self.owes_rollups(),
             worth: self.worth,
             head: |partition| SegmentHead {
                 command: self.index,
@@ -383,6 +392,8 @@ struct Output<'a, F: Fn(Partition) -> SegmentHead> {
     rollups: BTreeMap<(Partition, u32, Rolling), RollupWriter>,
     /// There was room for rollups until now.
     rolls_up: bool,
+    /// Nothing is sealed without them.
+    owes_rollups: bool,
     worth: Worth,
     head: F,
     storage: &'a dyn Storage,
@@ -488,10 +499,10 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
         Ok(())
     }
 
-    /// Without room for rollups their segment goes on alone: nobody needs them.
+    /// Without room for rollups their segment goes on alone, where nobody needs them.
     fn do_without_room(&mut self, done: Result<(), StoreError>) -> Result<(), StoreError> {
         match done.map_err(StoreError::or_full) {
-            Err(error @ StoreError::Full { .. }) => {
+            Err(error @ StoreError::Full { .. }) if !self.owes_rollups => {
                 self.abandon_rollups(&error);
                 Ok(())
             }
@@ -549,7 +560,9 @@ impl<F: Fn(Partition) -> SegmentHead> Output<'_, F> {
     fn seek_room(&mut self, state_bytes: usize) -> Result<(), StoreError> {
         let found = room::seek(self.storage, ROOM_FILE, state_bytes);
         match found.map_err(StoreError::or_full) {
-            Err(error @ StoreError::Full { .. }) if !self.rollups.is_empty() => {
+            Err(error @ StoreError::Full { .. })
+                if !self.rollups.is_empty() && !self.owes_rollups =>
+            {
                 self.abandon_rollups(&error);
                 room::seek(self.storage, ROOM_FILE, state_bytes)
             }

@@ -42,6 +42,8 @@ const LATE_SHARE: u64 = 8;
 const LATE_PARTS_MAX: usize = 16;
 const LATE_REST_NS: i64 = 6 * HOUR_NS;
 const SEAL_AGAIN_NS: i64 = 24 * HOUR_NS;
+/// A week before its rows go, what is to outlive them comes before all else: a seal may take minutes.
+const URGENT_NS: i64 = 7 * 24 * HOUR_NS;
 
 /// Everything at one log index. Queries hold it as long as they like.
 #[derive(Debug)]
@@ -185,11 +187,27 @@ impl View {
     }
 
     /// Tables of partitions that ended a while before `now` and lie in parts that are worth sealing, newest
-    /// first. One for which something came in the last `rest` may have to wait.
+    /// first; before them, oldest first, those whose rows are soon to go and of which rollups that are to
+    /// outlive them are not written. One for which something came in the last `rest` may have to wait.
     pub fn unsealed(&self, now: TimeNs, rest: Duration) -> Vec<Sealing> {
         let mut due = self.due_for_sealing(now, rest);
         due.retain(|group| !self.is_entangled(group));
-        due.iter().filter_map(SealGroup::sealing).collect()
+        let is_urgent = |group: &SealGroup| {
+            group.ends_within(URGENT_NS, &self.state)
+                && group.lacks_rollups(&self.rollups, &self.state)
+        };
+        let (urgent, others): (Vec<_>, Vec<_>) = due.into_iter().partition(is_urgent);
+        let all = urgent.iter().rev().chain(&others);
+        all.filter_map(SealGroup::sealing).collect()
+    }
+
+    /// The same, only of partitions of which this node has not all rollups that are to outlive the rows.
+    pub fn lacking(&self, now: TimeNs, rest: Duration) -> Vec<Sealing> {
+        let mut due = self.due_for_sealing(now, rest);
+        due.retain(|group| {
+            group.lacks_rollups(&self.rollups, &self.state) && !self.is_entangled(group)
+        });
+        due.iter().rev().filter_map(SealGroup::sealing).collect()
     }
 
     /// Tables of partitions that would be sealed, did not later segments of others hold rows of the same series

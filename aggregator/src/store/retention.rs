@@ -62,8 +62,11 @@ impl Drop {
             kept::lacks(one, rollups, catalog, &|table| self.outliving(table, one))
         };
         let (lack, mut due): (Vec<_>, Vec<_>) = ended.into_iter().partition(lacks);
+        let goes = |other: &Arc<SegmentHandle>| due.iter().any(|one| Arc::ptr_eq(one, other));
+        let left = segments.iter().filter(|one| !goes(one));
+        let left: Vec<_> = left.map(Arc::clone).collect();
         for one in lack {
-            if self.can_be_waited_for(&one, segments, catalog) {
+            if self.can_be_waited_for(&one, &left, catalog) {
                 stays.push(one);
             } else {
                 tracing::warn!(
@@ -115,18 +118,18 @@ impl Drop {
     }
 
     /// Whether sealing may still write what is not written yet: not of what is too large for it, and not
-    /// for ever, since what hinders it may be that the disk is full.
+    /// for ever, since what hinders it may be that the disk is full. `left`: what does not go now.
     fn can_be_waited_for(
         &self,
         one: &SegmentHandle,
-        all: &[Arc<SegmentHandle>],
+        left: &[Arc<SegmentHandle>],
         catalog: &Catalog,
     ) -> bool {
         let shares = |other: &&Arc<SegmentHandle>| {
             other.head.partition == one.head.partition
                 && other.rows.keys().any(|table| one.rows.contains_key(table))
         };
-        let bytes: u64 = all.iter().filter(shares).map(|one| one.file.len).sum();
+        let bytes: u64 = left.iter().filter(shares).map(|one| one.file.len).sum();
         let waits_from = self.before_of(one, catalog).0.saturating_sub(WAIT_NS);
         let is_young = one.head.partition.end().is_some_and(|end| end > waits_from);
         is_young && bytes <= SEAL_BYTES_MAX
@@ -143,16 +146,19 @@ impl Drop {
     ) -> Vec<Arc<SegmentHandle>> {
         let going = gone.iter().flat_map(|one| rolled::of_segment(rollups, one));
         let alone = kept::alone(rollups, segments);
-        let alone = alone.filter(|one| one.head.command < self.index && !self.may_keep(one));
-        let all = going.chain(alone).filter(|one| !self.keeps(one, catalog));
+        let alone = alone.filter(|one| one.head.command < self.index);
+        let all = going.chain(alone);
+        let all = all.filter(|one| !self.may_keep(one) && !self.keeps(one, catalog));
         all.map(Arc::clone).collect()
     }
 
-    /// Of what cannot be opened nobody knows what it says: as long as any rollup is kept.
+    /// Of what cannot be opened nobody knows what it says: as long as any rollup is kept, unless its header
+    /// tells that it was never to be.
     fn may_keep(&self, rollup: &SegmentHandle) -> bool {
+        let may_be_whole = rollup.head.is_whole || rollup.head.resolution.is_none();
         let end = rollup.head.partition.end();
         let before = self.retention.before_of_any_rollup();
-        rollup.is_opaque() && end.is_some_and(|end| end > before.0)
+        rollup.is_opaque() && may_be_whole && end.is_some_and(|end| end > before.0)
     }
 
     fn keeps(&self, rollup: &SegmentHandle, catalog: &Catalog) -> bool {

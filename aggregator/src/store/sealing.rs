@@ -134,6 +134,16 @@ impl SealGroup {
         self.is_mixed && self.segments.iter().any(has_both)
     }
 
+    /// Whether rows of it are to go within that time, or are gone already.
+    pub(super) fn ends_within(&self, time_ns: i64, state: &State) -> bool {
+        let (Some(end), Some(retention)) = (self.partition.end(), state.retention()) else {
+            return false;
+        };
+        let ends = |table: &str| end.saturating_sub(time_ns) <= retention.before(table).0;
+        let mut segments = self.segments.iter();
+        segments.any(|segment| tables(segment, state).any(ends))
+    }
+
     /// What asks for it.
     pub(super) fn sealing(&self) -> Option<Sealing> {
         Some(Sealing {

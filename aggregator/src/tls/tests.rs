@@ -112,7 +112,10 @@ async fn no_listener_resumes_a_session() {
     let site = site();
     let agent = site.pki.issue(Role::Agent, "gw1", &[], 1).unwrap();
     let user = site.pki.issue(Role::User, "ops", &[], 1).unwrap();
-    let node = site.pki.issue(Role::Node, "b", &["127.0.0.1".to_owned()], 1).unwrap();
+    let node = site
+        .pki
+        .issue(Role::Node, "b", &["127.0.0.1".to_owned()], 1)
+        .unwrap();
     let listeners = [
         (site.material.mqtt_server().unwrap(), agent),
         (site.material.cluster_server().unwrap(), node),

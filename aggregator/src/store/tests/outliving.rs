@@ -1,6 +1,8 @@
 //! Rollups that are kept longer than the rows they are made of.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use journal::OpenMode;
 use shared::id::AgentId;
@@ -10,24 +12,30 @@ use super::features::{DAY, HOUR, copy, submission};
 use super::kept::{Bench, NOW};
 use super::rollup::bits;
 use crate::state::{Command, Payload, Rollup, Rollups, Sealing, TableWish, Wish};
-use crate::store::{Group, Measures, RollupScan};
+use crate::store::reader::{SEAL_BYTES_MAX, View};
+use crate::store::segment::{SegmentFile, SegmentHandle};
+use crate::store::{Group, Measures, RollupScan, StoreError};
 
 const MINUTE: i64 = HOUR / 60;
 
-/// Rows are kept for a day, states by the hour for nine, those by the quarter as long as the rows.
+/// Rows are kept for a day, states by the hour for nine at least, those by the quarter as long as the rows.
 fn bench() -> Bench {
     let mut bench = Bench::new();
+    keep_rows(&mut bench, 1);
+    bench
+}
+
+fn keep_rows(bench: &mut Bench, days: u32) {
     let rollup = |seconds, days| Rollup::new(seconds, days).unwrap();
     let rollups = Rollups::new(vec![rollup(3_600, Some(9)), rollup(900, None)]).unwrap();
     let wish = TableWish {
         same_time: None,
-        retention_days: Some(1),
+        retention_days: Some(days),
         rollups: Some(rollups),
     };
     let tables = [("t".to_owned(), wish)].into_iter().collect();
     let wish = Wish::default().with_tables(tables);
     bench.apply(&Command::Settings { node: 1, wish });
-    bench
 }
 
 /// Ten rows of two devices each, six minutes apart, from an hour on.
@@ -61,8 +69,18 @@ fn hours(node: &Node) -> Result<Vec<Group>, String> {
         starts: i64::MIN..=i64::MAX,
         devices: None,
     };
-    let found = node.store.view().rollup(scan);
-    let found = found.map_err(|error| error.to_string())?;
+    let view = node.store.view();
+    let tell = |error: StoreError| error.to_string();
+    let found = view.rollup(scan.clone()).map_err(tell)?;
+    let mut by_pieces = BTreeMap::new();
+    for piece in view.rollup_pieces(&scan) {
+        let found = view.rollup(piece).map_err(tell)?;
+        for (at, group) in found {
+            assert!(by_pieces.insert(at, group).is_none(), "twice: {at:?}");
+        }
+    }
+    let of = |all: &BTreeMap<_, Group>| bits(&all.values().cloned().collect::<Vec<_>>());
+    assert_eq!(of(&by_pieces), of(&found));
     Ok(found.into_values().collect())
 }
 
@@ -74,6 +92,28 @@ fn seal_all(bench: &mut Bench) -> Vec<Sealing> {
     let all = bench.unsealed();
     all.iter().for_each(|sealing| bench.seal(*sealing));
     all
+}
+
+/// Seals, waits until the rows are over, and drops them.
+fn drop_rows(bench: &mut Bench) {
+    seal_all(bench);
+    bench.advance(20);
+    bench.kept();
+}
+
+/// One bit of a file is another.
+fn flip(bench: &Bench, name: &str, at: u64) {
+    let segments = bench.node.store.segments();
+    let file = segments.open(name, OpenMode::Existing).unwrap();
+    let mut byte = [0];
+    file.read_at(at, &mut byte).unwrap();
+    file.write_at(at, &[byte[0] ^ 1]).unwrap();
+    file.sync().unwrap();
+}
+
+/// In the index, behind which so many bytes end the file.
+fn flip_index(bench: &Bench, file: &SegmentFile) {
+    flip(bench, &file.name, file.len - 38);
 }
 
 fn rows(bench: &Bench) -> u64 {
@@ -206,9 +246,7 @@ fn a_snapshot_brings_states_without_rows() {
     let mut bench = bench();
     send(&mut bench, 0, "1.");
     bench.advance(30);
-    seal_all(&mut bench);
-    bench.advance(20);
-    bench.kept();
+    drop_rows(&mut bench);
     let before = shown(&bench);
     let snapshot = bench.node.store.snapshot().unwrap();
     let other = journal::SimStorage::new(9);
@@ -229,21 +267,10 @@ fn a_damaged_one_without_rows_is_an_error_and_stays() {
     let mut bench = bench();
     send(&mut bench, 0, "1.");
     bench.advance(30);
-    seal_all(&mut bench);
-    bench.advance(20);
-    bench.kept();
+    drop_rows(&mut bench);
     let name = bench.node.store.rollups[0].file.name.clone();
-    let file = bench
-        .node
-        .store
-        .segments()
-        .open(&name, OpenMode::Existing)
-        .unwrap();
-    let mut byte = [0];
     let at = bench.node.store.rollups[0].blocks[0].offset + 9;
-    file.read_at(at, &mut byte).unwrap();
-    file.write_at(at, &[byte[0] ^ 1]).unwrap();
-    file.sync().unwrap();
+    flip(&bench, &name, at);
     let told = hours(&bench.node).unwrap_err();
     assert!(told.contains(&name), "{told}");
     bench.merge();
@@ -266,17 +293,10 @@ fn one_that_cannot_be_opened_stays_as_long_as_any() {
     let mut bench = bench();
     send(&mut bench, 0, "1.");
     bench.advance(30);
-    seal_all(&mut bench);
-    bench.advance(20);
-    bench.kept();
+    drop_rows(&mut bench);
     bench.merge();
     let file = bench.node.store.rollups[0].file.clone();
-    let segments = bench.node.store.segments();
-    let content = segments.open(&file.name, OpenMode::Existing).unwrap();
-    let (at, mut byte) = (file.len - 38, [0]);
-    content.read_at(at, &mut byte).unwrap();
-    content.write_at(at, &[byte[0] ^ 1]).unwrap();
-    content.sync().unwrap();
+    flip_index(&bench, &file);
     bench.node = Node::open(&bench.node.sim);
     assert!(bench.node.store.rollups[0].is_opaque());
     bench.advance(20);
@@ -287,6 +307,118 @@ fn one_that_cannot_be_opened_stays_as_long_as_any() {
     bench.advance(9 * 24);
     bench.kept();
     assert_eq!(hours(&bench.node), Ok(Vec::new()));
+}
+
+/// It went with its rows, and no query said that anything is missing.
+#[test]
+fn one_that_cannot_be_opened_while_its_rows_are_there_stays_when_they_go() {
+    let mut bench = bench();
+    send(&mut bench, 0, "1.");
+    bench.advance(30);
+    seal_all(&mut bench);
+    let before = shown(&bench);
+    let is_whole = |one: &&Arc<SegmentHandle>| one.head.is_whole;
+    let whole = bench.node.store.rollups.iter().find(is_whole).unwrap();
+    let file = whole.file.clone();
+    flip_index(&bench, &file);
+    bench.node = Node::open(&bench.node.sim);
+    assert_eq!(shown(&bench), before, "the rows answer");
+    bench.advance(96);
+    bench.kept();
+    assert_eq!(rows(&bench), 0);
+    let left = bench.node.store.rollups.iter().map(|one| &one.file.name);
+    assert!(left.eq([&file.name]));
+    assert!(hours(&bench.node).unwrap_err().contains(&file.name));
+    flip_index(&bench, &file);
+    bench.node = Node::open(&bench.node.sim);
+    assert_eq!(shown(&bench), before);
+}
+
+/// A few late rows on a disk that was nearly full threw away what had been kept of all others.
+#[test]
+fn what_is_kept_is_not_given_up_for_want_of_room() {
+    let (mut in_parts, mut sealed) = (0, 0);
+    for step in 0..120 {
+        let mut bench = bench();
+        send(&mut bench, 12, "1.");
+        bench.advance(28);
+        seal_all(&mut bench);
+        send(&mut bench, 12, "5.");
+        bench.advance(22);
+        let before = shown(&bench);
+        let sealing = bench.unsealed()[0];
+        bench.apply(&Command::Seal(sealing));
+        bench.node.sim.give_room_back();
+        bench.node.sim.copy_on_write();
+        bench.node.sim.fill_up((1 << 18) + step * 512);
+        let mut ran = bench.node.jobs[0].run();
+        bench.node.sim.fill_up(u64::MAX);
+        if let Err(StoreError::Full { .. }) = ran {
+            ran = bench.node.jobs[0].run();
+        }
+        bench.node.store.finish_merge(ran.unwrap()).unwrap();
+        bench.node.jobs.clear();
+        let rollups = bench.node.store.rollups.iter();
+        assert_eq!(rollups.filter(|one| one.head.is_whole).count(), 1, "{step}");
+        assert_eq!(shown(&bench), before);
+        match bench.files().len() {
+            1 => sealed += 1,
+            2 => in_parts += 1,
+            other => panic!("{other} files"),
+        }
+    }
+    assert!(in_parts > 0 && sealed > 0, "{in_parts} {sealed}");
+}
+
+/// Before the rows of another go for good, the newest can wait.
+#[test]
+fn what_is_soon_to_be_lost_is_sealed_first() {
+    let mut bench = bench();
+    for day in [0, 1, 2] {
+        send(&mut bench, day * 24, "1.");
+        bench.advance(24);
+    }
+    bench.advance(3);
+    let start_hour = |sealing: &Sealing| sealing.window.start_hour - NOW / HOUR;
+    let order: Vec<_> = bench.unsealed().iter().map(start_hour).collect();
+    assert_eq!(order, [0, 24, 48], "rows are kept for a day");
+    keep_rows(&mut bench, 30);
+    bench.advance(0);
+    let order: Vec<_> = bench.unsealed().iter().map(start_hour).collect();
+    assert_eq!(
+        order,
+        [48, 24, 0],
+        "there is time, and the newest are asked for most"
+    );
+}
+
+/// What goes now is in nobody's way, however large it is.
+#[test]
+fn late_rows_wait_for_a_seal_of_their_own() {
+    let mut bench = bench();
+    send(&mut bench, 12, "1.");
+    bench.advance(28);
+    seal_all(&mut bench);
+    send(&mut bench, 12, "5.");
+    let before = shown(&bench);
+    let store = &mut bench.node.store;
+    store.views.publish(View {
+        index: store.index,
+        state: store.state.clone(),
+        segments: Arc::default(),
+        rollups: Arc::default(),
+        level0: Vec::new(),
+    });
+    let segments = Arc::get_mut(&mut store.segments).expect("no view holds them");
+    let sealed = Arc::get_mut(&mut segments[0]).expect("no query reads it");
+    sealed.file.len = SEAL_BYTES_MAX;
+    store.publish();
+    bench.advance(22);
+    bench.kept();
+    assert_eq!(rows(&bench), 20, "what has its states is gone");
+    assert_eq!(shown(&bench), before);
+    drop_rows(&mut bench);
+    assert_eq!((rows(&bench), shown(&bench)), (0, before));
 }
 
 /// Ints that become floats once nothing but their states is left.
@@ -302,9 +434,7 @@ fn states_of_ints_are_shown_as_the_floats_that_the_field_has_by_now() {
     bench.apply(&submission(&agent, line("7i", 0)));
     bench.merge();
     bench.advance(30);
-    seal_all(&mut bench);
-    bench.advance(20);
-    bench.kept();
+    drop_rows(&mut bench);
     bench.apply(&submission(&agent, line("0.5", 50)));
     bench.merge();
     let scan = RollupScan {
