@@ -112,12 +112,15 @@ async fn reader(arena: Rc<Arena>, seed: u64) {
         };
         let asked_ns = arena.now_ns();
         if dice.roll(5) == 0 {
-            arena.judge(at, asked_ns, false, &rows(&cluster.views().latest()));
+            if let Some(rows) = rows(&cluster.views().latest()) {
+                arena.judge(at, asked_ns, false, &rows);
+            }
             continue;
         }
         let deadline = Instant::now() + Duration::from_millis(200 + dice.roll(8_000));
-        if let Ok(view) = cluster.linearizable(deadline).await {
-            let rows = rows(&view);
+        if let Ok(view) = cluster.linearizable(deadline).await
+            && let Some(rows) = rows(&view)
+        {
             let shown: usize = rows.iter().map(|part| part.seqs.len()).sum();
             arena.note(format_args!("node {at} shows {shown} readings"));
             arena.judge(at, asked_ns, true, &rows);
@@ -138,7 +141,7 @@ async fn judge(arena: &Arena) {
                 continue;
             }
         };
-        let rows = rows(&view);
+        let rows = rows(&view).expect("all power is back");
         let read = Read {
             node: name.to_owned(),
             asked_ns,

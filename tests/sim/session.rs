@@ -264,9 +264,10 @@ impl Agent {
                     stream.1, stream.2
                 ));
                 // Visible to the next query on the node that says so, not to some later one.
-                if self.dice.roll(16) == 0 {
-                    let view = session.node.views().latest();
-                    self.arena.judge_own(at, &stream, number, &rows(&view));
+                if self.dice.roll(16) == 0
+                    && let Some(rows) = rows(&session.node.views().latest())
+                {
+                    self.arena.judge_own(at, &stream, number, &rows);
                 }
             }
         } else {

@@ -291,8 +291,8 @@ impl World {
     }
 }
 
-/// All rows of a view, by device.
-pub(crate) fn rows(view: &Arc<View>) -> Vec<Rows> {
+/// All rows of a view, by device; `None`: the power of its node went while it was read.
+pub(crate) fn rows(view: &Arc<View>) -> Option<Vec<Rows>> {
     let scan = Scan {
         table: "sim".to_owned(),
         fields: vec!["seq".to_owned(), "v".to_owned()],
@@ -300,9 +300,12 @@ pub(crate) fn rows(view: &Arc<View>) -> Vec<Rows> {
         devices: None,
     };
     let chunk = |chunk: Result<Chunk, StoreError>| {
-        let chunk = chunk.expect("a simulated disk without rot");
+        let chunk = match chunk {
+            Err(StoreError::Io { .. }) => return None,
+            chunk => chunk.expect("a simulated disk without rot"),
+        };
         let mut columns = chunk.columns.into_iter().flatten();
-        match (columns.next(), columns.next()) {
+        Some(match (columns.next(), columns.next()) {
             (Some(seqs), Some(values)) => match (seqs.values, values.values) {
                 (Values::Int(seqs), Values::Int(values)) => Rows {
                     device: chunk.series.device.clone(),
@@ -313,7 +316,7 @@ pub(crate) fn rows(view: &Arc<View>) -> Vec<Rows> {
                 other => panic!("the fields hold {other:?}"),
             },
             other => panic!("the fields hold {other:?}"),
-        }
+        })
     };
     view.scan(scan).map(chunk).collect()
 }
