@@ -51,12 +51,12 @@ struct Columns {
     fields: Vec<(String, FieldType)>,
 }
 
-/// The devices of a query, one after the other, each in the order of time.
+/// The devices of a query, some at a time, in the order of time.
 #[derive(Debug)]
 struct Devices {
     view: Arc<View>,
     pieces: Vec<RollupScan>,
-    devices: Vec<String>,
+    devices: Vec<Vec<String>>,
     columns: Arc<Columns>,
 }
 
@@ -232,10 +232,12 @@ impl TableProvider for RollupTable {
             starts: time,
             devices: None,
         };
+        let (pieces, at_once) = self.view.rollup_pieces(&scan);
+        let devices: Vec<String> = devices.into_iter().collect();
         let part = Devices {
             view: Arc::clone(&self.view),
-            pieces: self.view.rollup_pieces(&scan),
-            devices: devices.into_iter().collect(),
+            pieces,
+            devices: devices.chunks(at_once).map(<[String]>::to_vec).collect(),
             columns: Arc::clone(&self.columns),
         };
         let schema = Arc::clone(&self.columns.schema);
@@ -261,14 +263,14 @@ impl PartitionStream for Devices {
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (view, pieces) = (Arc::clone(&self.view), self.pieces.clone());
-        let of_device = move |device: String| {
-            let of_it = |mut piece: RollupScan| {
-                piece.devices = Some(vec![device.clone()]);
+        let of_devices = move |devices: Vec<String>| {
+            let of_them = |mut piece: RollupScan| {
+                piece.devices = Some(devices.clone());
                 piece
             };
-            pieces.iter().cloned().map(of_it).collect::<Vec<_>>()
+            pieces.iter().cloned().map(of_them).collect::<Vec<_>>()
         };
-        let scans = self.devices.clone().into_iter().flat_map(of_device);
+        let scans = self.devices.clone().into_iter().flat_map(of_devices);
         let columns = Arc::clone(&self.columns);
         let batches = scans.map(move |scan| batch(&view, scan, &columns));
         let schema = Arc::clone(&self.columns.schema);
@@ -277,7 +279,7 @@ impl PartitionStream for Devices {
     }
 }
 
-/// All buckets of a device in a piece of time.
+/// All buckets of some devices in a piece of time.
 fn batch(
     view: &Arc<View>,
     scan: RollupScan,

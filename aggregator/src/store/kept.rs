@@ -18,8 +18,10 @@ use super::rollup::{self, AskedField, Resolution};
 use super::segment::SegmentHandle;
 use crate::state::{Catalog, SameTime, SeriesId, State, TableId};
 
-/// Of one device in one piece of a scan: some megabytes by the ten fields that a table may have.
+/// Of one device in one piece of a scan.
 const BUCKETS_OF_PIECE: i64 = 4_096;
+/// Of all devices in one piece, about: some dozens of megabytes by the ten fields that a table may have.
+const BUCKETS_AT_ONCE: i64 = 16_384;
 
 /// Rollups of a table that the configuration names, as a query sees them.
 #[derive(Debug, Clone)]
@@ -124,24 +126,26 @@ impl View {
     }
 
     /// The scan in pieces, in the order of time, each of few buckets of a device: what is in partitions. What
-    /// is not merged yet is bounded by itself.
-    pub fn rollup_pieces(&self, scan: &RollupScan) -> Vec<RollupScan> {
+    /// is not merged yet is bounded by itself. And how many devices may be asked for at once.
+    pub fn rollup_pieces(&self, scan: &RollupScan) -> (Vec<RollupScan>, usize) {
         let Some(resolution) = Resolution::new(scan.width_seconds) else {
-            return Vec::new();
+            return (Vec::new(), 1);
         };
         let partitions: BTreeSet<_> = self
             .files()
             .filter_map(|file| file.head.partition.times())
             .map(RangeInclusive::into_inner)
             .collect();
-        let length_ns = resolution.width_ns().saturating_mul(BUCKETS_OF_PIECE);
-        pieces(&scan.starts, &partitions, length_ns)
-            .into_iter()
-            .map(|starts| RollupScan {
-                starts,
-                ..scan.clone()
-            })
-            .collect()
+        let width_ns = resolution.width_ns();
+        let length_ns = width_ns.saturating_mul(BUCKETS_OF_PIECE);
+        let (pieces, covered_ns) = pieces(&scan.starts, &partitions, length_ns);
+        let piece = |starts| RollupScan {
+            starts,
+            ..scan.clone()
+        };
+        let devices = BUCKETS_AT_ONCE / (covered_ns / width_ns + 1);
+        let devices = usize::try_from(devices).unwrap_or(1).max(1);
+        (pieces.into_iter().map(piece).collect(), devices)
     }
 
     fn kept(
@@ -168,15 +172,7 @@ impl View {
             )
         };
         let fields: Vec<AskedField> = scan.fields.iter().map(field).collect();
-        let is_ours = |id: SeriesId| {
-            let info = self.catalog().series(id);
-            let devices = scan.devices.as_ref();
-            info.is_some_and(|info| {
-                info.table_id == table.id
-                    && devices.is_none_or(|devices| devices.contains(&info.device))
-            })
-        };
-        let ours: Vec<SeriesId> = table.series().filter(|id| is_ours(*id)).collect();
+        let ours = self.series_of(table, scan.devices.as_deref());
         for rollup in alone(&self.rollups, &self.segments) {
             let times = rollup.head.partition.times();
             let is_in_time = times
@@ -235,13 +231,13 @@ impl View {
 }
 
 /// Cuts a span so that no piece holds more of what partitions cover than `length_ns`, which is above 0.
-/// `partitions`: their first and last times, in order.
+/// `partitions`: their first and last times, in order. Also how much the fullest piece holds.
 fn pieces(
     span: &RangeInclusive<i64>,
     partitions: &BTreeSet<(i64, i64)>,
     length_ns: i64,
-) -> Vec<RangeInclusive<i64>> {
-    let (mut from, mut covered_ns) = (*span.start(), 0);
+) -> (Vec<RangeInclusive<i64>>, i64) {
+    let (mut from, mut covered_ns, mut most_ns) = (*span.start(), 0, 0);
     let mut pieces = Vec::new();
     for (first, last) in partitions {
         let mut first = (*first).max(*span.start());
@@ -253,6 +249,7 @@ fn pieces(
                 (from, covered_ns) = (first, 0);
             }
             covered_ns = length_ns.min(covered_ns.saturating_add(part_ns));
+            most_ns = most_ns.max(covered_ns);
             let Some(next) = first.checked_add(length_ns) else {
                 break;
             };
@@ -260,7 +257,7 @@ fn pieces(
         }
     }
     pieces.push(from..=*span.end());
-    pieces
+    (pieces, most_ns)
 }
 
 impl Resolution {
@@ -291,7 +288,7 @@ mod tests {
     fn pieces_cover_all_and_hold_little_of_each_partition() {
         let days = |days: &[i64]| days.iter().map(|day| (day * 24, day * 24 + 23)).collect();
         let all = i64::MIN..=i64::MAX;
-        let of = |days: BTreeSet<_>, hours| pieces(&all, &days, hours);
+        let of = |days: BTreeSet<_>, hours| pieces(&all, &days, hours).0;
         assert_eq!(of(days(&[]), 24), std::slice::from_ref(&all));
         assert_eq!(of(days(&[3, 4, 900]), 100), std::slice::from_ref(&all));
         let two = [i64::MIN..=900 * 24 - 1, 900 * 24..=i64::MAX];
@@ -299,11 +296,11 @@ mod tests {
         let halves = [i64::MIN..=3 * 24 + 11, 3 * 24 + 12..=i64::MAX];
         assert_eq!(of(days(&[3]), 12), halves);
         let asked = pieces(&(80..=85), &days(&[1, 2, 3]), 2);
-        assert_eq!(asked, [80..=81, 82..=83, 84..=85]);
+        assert_eq!(asked, (vec![80..=81, 82..=83, 84..=85], 2));
         let nothing = RangeInclusive::new(i64::MAX, i64::MIN);
-        assert!(pieces(&nothing, &days(&[1]), 2)[0].is_empty());
+        assert!(pieces(&nothing, &days(&[1]), 2).0[0].is_empty());
         let ends: BTreeSet<_> = [(i64::MIN, i64::MIN + 9), (i64::MAX - 9, i64::MAX)].into();
-        let met = pieces(&all, &ends, 5);
+        let (met, _) = pieces(&all, &ends, 5);
         assert_eq!(met.first().map(|piece| *piece.start()), Some(i64::MIN));
         assert_eq!(met.last().map(|piece| *piece.end()), Some(i64::MAX));
         let gap = |pair: &[RangeInclusive<i64>]| *pair[0].end() + 1 != *pair[1].start();

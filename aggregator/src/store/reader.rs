@@ -1,7 +1,7 @@
 //! Reading: a view is an immutable picture of everything at one log index; a scan goes through it
 //! lazily, pruned by table, device and time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use crate::state::machine::HOUR_NS;
 use crate::state::rows::{Rows, SeriesRows};
 use crate::state::{
     AgentRow, Catalog, GapRow, LastValue, SameTime, Sealing, SeriesId, SeriesInfo, State, TableId,
+    TableInfo,
 };
 
 /// Rows of level 0 that a scan gathers before it hands them out.
@@ -287,15 +288,6 @@ impl View {
                 time,
             };
         };
-        let devices = devices.map(|mut devices| {
-            devices.sort_unstable();
-            devices
-        });
-        let wanted = |id: &SeriesId| match (&devices, catalog.series(*id)) {
-            (None, _) => true,
-            (Some(devices), Some(info)) => devices.binary_search(&info.device).is_ok(),
-            (Some(_), None) => false,
-        };
         let field = |name: &String| {
             table
                 .slot(name)
@@ -303,10 +295,21 @@ impl View {
         };
         Plan {
             table: table.id,
-            series: table.series().filter(wanted).collect(),
+            series: self.series_of(table, devices.as_deref()),
             fields: fields.iter().map(field).collect(),
             time,
         }
+    }
+
+    /// Those of some devices; `None`: all.
+    pub(super) fn series_of(&self, table: &TableInfo, devices: Option<&[String]>) -> Vec<SeriesId> {
+        let devices = devices.map(|devices| devices.iter().collect::<BTreeSet<_>>());
+        let wanted = |id: &SeriesId| match (&devices, self.catalog().series(*id)) {
+            (None, _) => true,
+            (Some(devices), Some(info)) => devices.contains(&info.device),
+            (Some(_), None) => false,
+        };
+        table.series().filter(wanted).collect()
     }
 }
 

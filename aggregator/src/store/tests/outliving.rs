@@ -73,7 +73,7 @@ fn hours(node: &Node) -> Result<Vec<Group>, String> {
     let tell = |error: StoreError| error.to_string();
     let found = view.rollup(scan.clone()).map_err(tell)?;
     let mut by_pieces = BTreeMap::new();
-    for piece in view.rollup_pieces(&scan) {
+    for piece in view.rollup_pieces(&scan).0 {
         let found = view.rollup(piece).map_err(tell)?;
         for (at, group) in found {
             assert!(by_pieces.insert(at, group).is_none(), "twice: {at:?}");
