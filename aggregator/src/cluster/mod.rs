@@ -30,7 +30,10 @@ mod join;
 mod quotas_told;
 mod steward;
 mod tasks;
+mod overview;
 mod node;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
 pub use answer::{Answer, Applied};
 pub use apply::Progress;
@@ -38,6 +41,7 @@ pub use identity::{NodeIdentity, Standing};
 pub use join::{BeginError, JoinError, ask_all, begin_log, init};
 pub use listener::{ListenError, Listener};
 pub use node::{Calls, Cluster, ClusterError, Parts, Seat};
+pub use overview::{NodeRow, NotReadable, Overview};
 pub use propose::Ticket;
 pub use runtime::seed_randomness;
 pub use steward::Wishes;

@@ -24,6 +24,7 @@ use super::listener::Listener;
 use super::log::{LogError, LogReader, LogStore};
 use super::network::Network;
 use super::outbox::{Leadership, Sent};
+use super::overview::{NodeRow, NotReadable, Overview};
 use super::peer::{Peer, give, run_proposals, sent};
 use super::propose::{Propose, Proposer, Ticket};
 use super::rounds::Rounds;
@@ -35,8 +36,6 @@ use super::wire::{self, Kind, Proposed};
 use super::{LOG_FOLDER, STORE_FOLDER, join, log_options};
 use crate::config::{Config, Timing};
 use crate::ingest;
-use crate::query::NodeRow;
-use crate::serve::{self, NotReadable, Overview};
 use crate::state::Command;
 use crate::state::command::Payload;
 use crate::store::{Store, StoreError, View, Views};
@@ -241,6 +240,11 @@ impl Cluster {
         };
         let read = tokio::time::timeout_at(deadline, read).await;
         read.map_err(|_| why)
+    }
+
+    /// What this node has applied, however far behind.
+    pub fn latest(&self) -> Arc<View> {
+        self.node.views.latest()
     }
 
     /// What this node knows of its cluster now.
@@ -571,24 +575,6 @@ impl ingest::Upstream for Cluster {
 
     fn ready(&self) -> bool {
         self.readiness().is_ok()
-    }
-}
-
-impl serve::Upstream for Cluster {
-    fn linearizable(&self, deadline: Instant) -> BoxFuture<'_, Result<Arc<View>, NotReadable>> {
-        Box::pin(self.linearizable(deadline))
-    }
-
-    fn latest(&self) -> Arc<View> {
-        self.node.views.latest()
-    }
-
-    fn overview(&self) -> Overview {
-        self.overview()
-    }
-
-    fn ready(&self) -> Result<(), &'static str> {
-        self.readiness()
     }
 }
 

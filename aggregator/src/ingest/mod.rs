@@ -18,6 +18,8 @@ mod upstream;
 mod metrics;
 #[cfg(test)]
 mod script;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
 pub use listener::{ListenError, Listener, ListenerOptions};
 pub use metrics::IngestMetrics;

@@ -34,6 +34,7 @@ use datafusion::sql::parser::Statement;
 pub use error::{QueryError, Unknown};
 pub use running::Batches;
 
+use crate::cluster::NodeRow;
 use crate::store::View;
 use running::{Logical, Workers};
 
@@ -60,20 +61,6 @@ pub struct QueryOptions {
 pub struct Sources {
     pub view: Arc<View>,
     pub nodes: Arc<Vec<NodeRow>>,
-}
-
-/// One row of the table `nodes`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeRow {
-    pub id: u64,
-    pub name: String,
-    pub address: String,
-    /// `leader`, `follower` or `learner`.
-    pub role: &'static str,
-    /// The last log entry it applied, if known.
-    pub applied: Option<u64>,
-    /// Log entries behind the leader, if known.
-    pub lag: Option<u64>,
 }
 
 /// What `current_user` and its like answer.

@@ -10,7 +10,8 @@ use datafusion::common::DataFusionError;
 use datafusion::datasource::MemTable;
 use shared::id::{Epoch, TimeNs};
 
-use super::{NodeRow, Sources, session};
+use super::{Sources, session};
+use crate::cluster::NodeRow;
 use crate::state::{AgentRow, GapRow};
 use crate::store::{DamageRow, DamagedBlock};
 

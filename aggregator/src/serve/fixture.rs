@@ -16,10 +16,11 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Admission, NotReadable, Overview, ServeMetrics, Service, ServiceOptions, Upstream};
+use super::{Admission, ServeMetrics, Service, ServiceOptions, Upstream};
+use crate::cluster::{NodeRow, NotReadable, Overview};
 use crate::config::Config;
 use crate::pki::{Issued, Pki};
-use crate::query::{Engine, NodeRow, QueryOptions};
+use crate::query::{Engine, QueryOptions};
 use crate::state::{Command, Origin, Payload, Submission};
 use crate::store::{Store, View};
 use crate::tls::{Material, Reloader, Revocations, Role};

@@ -20,4 +20,4 @@ pub use door::ListenError;
 pub use metrics::ServeMetrics;
 pub use service::{Service, ServiceOptions};
 pub use state_metrics::StateMetrics;
-pub use upstream::{NotReadable, Overview, Upstream};
+pub use upstream::Upstream;

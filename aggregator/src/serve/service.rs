@@ -9,7 +9,8 @@ use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
 use super::metrics::ServeMetrics;
-use super::upstream::{NotReadable, Upstream};
+use super::upstream::Upstream;
+use crate::cluster::NotReadable;
 use crate::query::{Batches, Engine, Parameter, Planned, QueryError, SessionSettings, Sources};
 
 /// What all sessions share. Clones are the same service.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::query::NodeRow;
+use crate::cluster::{Cluster, NotReadable, Overview};
 use crate::store::View;
 
 /// One node, as far as answers need it.
@@ -25,32 +25,20 @@ pub trait Upstream: Send + Sync + 'static {
     fn ready(&self) -> Result<(), &'static str>;
 }
 
-/// What `GET /v1/status` and the table `nodes` show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
-    pub cluster: String,
-    /// The name and id of this node.
-    pub node: String,
-    pub id: u64,
-    /// `None`: this node knows of none.
-    pub leader: Option<u64>,
-    pub term: u64,
-    /// The last log entry in this node's views.
-    pub applied: u64,
-    /// The last log entry that this node knows to be at a quorum.
-    pub committed: u64,
-    /// Names this cluster since it was initialised or restored.
-    pub incarnation: u64,
-    pub nodes: Arc<Vec<NodeRow>>,
-}
+impl Upstream for Cluster {
+    fn linearizable(&self, deadline: Instant) -> BoxFuture<'_, Result<Arc<View>, NotReadable>> {
+        Box::pin(self.linearizable(deadline))
+    }
 
-/// Why there is no linearizable view. Who must act: the caller, who asks again or another node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotReadable {
-    #[error("this node knows no leader, or has lost the quorum")]
-    NoLeader,
-    #[error("this node did not learn in time what the cluster has committed")]
-    Deadline,
-    #[error("this node has not recovered yet, or is stopping")]
-    NotServing,
+    fn latest(&self) -> Arc<View> {
+        self.latest()
+    }
+
+    fn overview(&self) -> Overview {
+        self.overview()
+    }
+
+    fn ready(&self) -> Result<(), &'static str> {
+        self.readiness()
+    }
 }

@@ -17,6 +17,8 @@ pub mod settings;
 pub mod table_settings;
 mod retention;
 mod last;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub(crate) mod encode;
 pub(crate) mod bytes;
 pub(crate) mod cow;

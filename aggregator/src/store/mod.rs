@@ -33,6 +33,8 @@ mod snapshot;
 mod scrub;
 mod repair;
 mod metrics;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub(crate) mod inspect;
 #[cfg(test)]
 mod tests;

@@ -21,8 +21,10 @@ use crate::config::Config;
 
 pub(crate) use identity::uri;
 pub use identity::{Identity, IdentityError, Role};
+#[cfg(feature = "sql")]
+pub(crate) use revoked::Stamp;
 pub use revoked::{Reloader, RevocationMetrics, Revocations, RevokedEntry, RevokedError};
-pub(crate) use revoked::{Stamp, read_file as read_revoked, write_file as write_revoked};
+pub(crate) use revoked::{read_file as read_revoked, write_file as write_revoked};
 
 /// The certificates of this node, loaded and checked.
 pub struct Material {

@@ -90,7 +90,7 @@ impl From<log::Malformed> for WireError {
 }
 
 impl Kind {
-    const ALL: [Kind; 12] = [
+    pub(in crate::cluster) const ALL: [Kind; 12] = [
         Kind::Append,
         Kind::Vote,
         Kind::PreVote,

@@ -19,8 +19,9 @@ use futures_util::TryStreamExt;
 use journal::{SimStorage, Storage};
 use shared::id::{AgentId, TimeNs};
 
-use super::{Engine, NodeRow, Parameter, Planned, QueryError, QueryOptions};
+use super::{Engine, Parameter, Planned, QueryError, QueryOptions};
 use super::{SessionSettings, Sources};
+use crate::cluster::NodeRow;
 use crate::state::{Command, Origin, Outcome, Payload, State, Submission};
 use crate::store::Store;
 

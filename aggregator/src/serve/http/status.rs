@@ -10,7 +10,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::query::NodeRow;
+use crate::cluster::NodeRow;
 use crate::state::AgentRow;
 
 /// Streams in one answer, those that were seen last.

@@ -338,7 +338,22 @@ impl Backend for BytesMut {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
+
+    const MESSAGES: [(u8, &[u8]); 5] = [
+        (
+            b'B',
+            b"p\0s\0\0\x01\0\x01\0\x02\0\0\0\x03abc\xff\xff\xff\xff\0\0",
+        ),
+        (b'P', b"s\0SELECT 1\0\0\x01\0\0\0\x17"),
+        (b'D', b"Sx\0"),
+        (b'E', b"\0\0\0\0\0"),
+        (b'C', b"Sx\0"),
+    ];
 
     #[test]
     fn any_bytes_are_a_message_or_an_error() {
@@ -373,6 +388,28 @@ mod tests {
                 Bytes::from_static(&[0, 0, 0xff, 0xff, 0xff, 0xff, 0x7f, 0xff]),
             );
             let _ = first(Bytes::from(vec![0, 3, 0, 0, tag, 0, tag]));
+        }
+    }
+
+    proptest! {
+        /// As fuzzers would: tags and bytes of any kind, and messages of which some bytes are others.
+        #[test]
+        fn no_bytes_break_the_reader(
+            tag in any::<u8>(),
+            bytes in vec(any::<u8>(), 0..200),
+            which in 0..MESSAGES.len(),
+            changes in vec((any::<Index>(), any::<u8>()), 0..4),
+        ) {
+            let _ = first(Bytes::from(bytes.clone()));
+            let _ = frontend(tag, Bytes::from(bytes.clone()));
+            let (tag, message) = MESSAGES[which];
+            let mut message = [message, &bytes[..]].concat();
+            for (at, byte) in changes {
+                let at = at.index(message.len());
+                message[at] = byte;
+            }
+            let _ = frontend(tag, Bytes::from(message.clone()));
+            let _ = first(Bytes::from([&196_608_u32.to_be_bytes(), &message[..]].concat()));
         }
     }
 

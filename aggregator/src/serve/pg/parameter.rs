@@ -138,7 +138,21 @@ fn numeric(bytes: &[u8]) -> Result<String, PgError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_a_parameter(
+            oid in prop_oneof![0_u32..4_000, any::<u32>()],
+            bytes in prop_oneof![vec(any::<u8>(), 0..40), "[-+0-9.eEinfNa: ]{0,24}".prop_map(String::into_bytes)],
+        ) {
+            let _ = decode(oid, Format::Text, &bytes);
+            let _ = decode(oid, Format::Binary, &bytes);
+        }
+    }
 
     #[test]
     fn values_are_read_in_both_formats() {
