@@ -155,6 +155,12 @@ impl Agent {
         }
     }
 
+    /// SIGSTOP: not one instruction of it follows.
+    pub fn freeze(&self) -> Result<(), String> {
+        let process = self.process.as_ref().ok_or("the agent is not running")?;
+        process.signal(Signal::Stop).map_err(|e| e.to_string())
+    }
+
     /// SIGHUP: it reads its configuration and its certificates again.
     pub fn reload(&self) -> Result<(), String> {
         let process = self.process.as_ref().ok_or("the agent is not running")?;

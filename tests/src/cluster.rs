@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -188,18 +188,41 @@ impl Cluster {
 
     /// SIGKILL to all, as near to "at once" as signals allow.
     pub fn kill_all(&mut self) {
-        let ids: Vec<String> = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.process.as_ref())
-            .map(|process| process.id().to_string())
-            .collect();
-        // One shell command: the kernel sees three kills within microseconds.
-        let _ =
-            process::run(Command::new("sh").args(["-c", &format!("kill -KILL {}", ids.join(" "))]));
-        for at in 0..self.nodes.len() {
-            self.kill(at);
+        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.kill_many(&all);
+    }
+
+    /// SIGKILL to some, as near to "at once" as signals allow.
+    pub fn kill_many(&mut self, nodes: &[usize]) {
+        // Who is gone already is not missed.
+        let _ = self.signal_many(nodes, "KILL");
+        for at in nodes {
+            self.kill(*at);
         }
+    }
+
+    /// Freezes some at once: not one instruction of theirs follows.
+    pub fn freeze_many(&self, nodes: &[usize]) -> Result<(), String> {
+        self.signal_many(nodes, "STOP")
+    }
+
+    /// One shell command: the kernel sees the signals within microseconds.
+    fn signal_many(&self, nodes: &[usize], signal: &str) -> Result<(), String> {
+        let running = nodes.iter().filter_map(|at| self.process_id(*at));
+        let ids: Vec<String> = running.map(|id| id.to_string()).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let script = format!("kill -{signal} {}", ids.join(" "));
+        process::run(Command::new("sh").args(["-c", &script])).map(|_told| ())
+    }
+
+    /// `Some` once the process of a node has ended by itself; it may be run again then.
+    pub fn ended(&mut self, at: usize) -> Option<ExitStatus> {
+        let process = &mut self.nodes[at].process;
+        let status = process.as_mut().and_then(Process::ended)?;
+        *process = None;
+        Some(status)
     }
 
     /// SIGTERM to one node; an error if it does not end by itself.

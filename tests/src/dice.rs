@@ -19,6 +19,12 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % sides.max(1)
     }
 
+    /// A place in a list of so many.
+    pub fn below(&mut self, count: usize) -> usize {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        usize::try_from(self.roll(count)).unwrap_or(0)
+    }
+
     /// Anything up to `max`, in milliseconds.
     pub fn time(&mut self, max: Duration) -> Duration {
         let ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX - 1);

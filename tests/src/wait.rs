@@ -35,6 +35,12 @@ pub fn never<T>(time: Duration, mut fact: impl FnMut() -> Option<T>) -> Result<(
     Ok(())
 }
 
+/// Lets time go by: for a fault that lasts, or a moment that chance has chosen. Never for something
+/// to have happened by then.
+pub fn pass(time: Duration) {
+    thread::sleep(time);
+}
+
 /// A steady clock.
 #[expect(
     clippy::disallowed_methods,

@@ -1,6 +1,10 @@
 //! Exactly once under fire: whatever is killed, everything that a source was told is kept is
 //! stored once, unaltered, in order. Each test hurts, heals, drains, then compares row by row.
 
+mod proof;
+mod stage;
+mod storm;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -192,13 +196,14 @@ fn look(cluster: &Cluster, node: usize, marks: &mut Watermarks) {
     oracle::assert_clean("streams go forward", &marks.look(streams));
 }
 
-/// Stops the sources, lets the agents drain, reads every row from every node and compares.
+/// Stops the sources, lets the agents drain, reads every row from every node and compares. Returns
+/// how many readings were kept.
 pub(crate) fn finish(
     what: &str,
     cluster: &mut ClusterUnderTest,
     agents: &[AgentUnderTest],
     sources: Vec<Source>,
-) {
+) -> usize {
     let ledgers: Vec<Ledger> = sources.into_iter().map(Source::stop).collect();
     cluster.wait_ready().unwrap();
     for agent in agents {
@@ -219,6 +224,7 @@ pub(crate) fn finish(
         let findings = oracle::check(&ledgers, &rows, listed);
         oracle::assert_clean(&format!("{what}, read at node {node}"), &findings);
     }
+    kept
 }
 
 /// How many readings the gap records list. One of an unclean end cannot know: then any number.
