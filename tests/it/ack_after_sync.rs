@@ -1,14 +1,12 @@
 //! A PUBACK is never seen before a quorum has synced: with the sync of two of three nodes held
 //! back nothing is acknowledged, and once one of them goes on, it is.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use tests::cluster::ClusterUnderTest;
-use tests::process::{self, Process};
+use tests::process;
 use tests::skip::skip;
+use tests::trace::{self, Trace};
 use tests::wait;
 
 use crate::mqtt::{Client, Identity};
@@ -21,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn no_puback_before_two_of_three_nodes_have_synced() {
-    if let Some(reason) = cannot_trace() {
+    if let Some(reason) = trace::cannot() {
         skip(&reason);
         return;
     }
@@ -56,13 +54,13 @@ fn no_puback_before_two_of_three_nodes_have_synced() {
 
         // One of the two goes on: two of three have synced.
         let mut holds = holds.into_iter();
-        release(&cluster, holds.next().unwrap());
+        holds.next().unwrap().release().unwrap();
         let answer = answer_or_ask_again(&mut client, &cluster, free, topic, &line);
         assert_eq!(
             answer, 0,
             "round {round}: not acknowledged after the release"
         );
-        holds.for_each(|hold| release(&cluster, hold));
+        holds.for_each(|hold| hold.release().unwrap());
     }
 
     let rows = cluster
@@ -122,82 +120,10 @@ fn answer_or_ask_again(
     })
 }
 
-struct Hold {
-    node: usize,
-    strace: Process,
-}
-
-/// From when this returns, every `fdatasync` and `fsync` of the node waits before it begins.
-fn hold(cluster: &ClusterUnderTest, node: usize) -> Hold {
+/// From when this returns, every sync of the node waits before it begins.
+fn hold(cluster: &ClusterUnderTest, node: usize) -> Trace {
     let id = cluster.process_id(node).unwrap();
-    let calls = "fdatasync,fsync,sync_file_range";
     let log = cluster.folder().join(format!("strace-{node}.log"));
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-p", &id.to_string(), "-e", &format!("trace={calls}")])
-        .args([
-            "-e",
-            &format!("inject={calls}:delay_enter={HOLD_MICROSECONDS}"),
-        ]);
-    let strace = Process::spawn(&format!("strace of node {node}"), &mut command, &log).unwrap();
-    wait::until("strace holds every thread", LIMIT, || {
-        all_traced(id).then_some(())
-    })
-    .unwrap_or_else(|late| panic!("{late}\n{}", strace.tail()));
-    Hold { node, strace }
-}
-
-fn release(cluster: &ClusterUnderTest, mut hold: Hold) {
-    let id = cluster.process_id(hold.node).unwrap();
-    // SIGTERM makes strace let go of its threads; a held call goes on at once.
-    hold.strace.stop(LIMIT).unwrap();
-    wait::until("the node runs free", LIMIT, || {
-        none_traced(id).then_some(())
-    })
-    .unwrap();
-}
-
-fn all_traced(id: u32) -> bool {
-    tracers(id).iter().all(|tracer| *tracer != 0)
-}
-
-fn none_traced(id: u32) -> bool {
-    tracers(id).iter().all(|tracer| *tracer == 0)
-}
-
-/// Who traces each thread of a process; 0 is nobody.
-fn tracers(id: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{id}/task")).expect("the node runs");
-    tasks
-        .filter_map(|task| tracer(&task.ok()?.path().join("status")))
-        .collect()
-}
-
-fn tracer(status: &Path) -> Option<u32> {
-    let text = fs::read_to_string(status).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("TracerPid:"))?
-        .trim()
-        .parse()
-        .ok()
-}
-
-/// Why processes cannot be traced on this machine, if so.
-fn cannot_trace() -> Option<String> {
-    let mut probe = Command::new("strace");
-    probe.args([
-        "-f",
-        "-e",
-        "trace=none",
-        "-e",
-        "inject=fsync:delay_enter=1",
-        "-o",
-        "/dev/null",
-    ]);
-    match process::run(probe.arg("true")) {
-        Ok(_) => None,
-        Err(why) => Some(format!(
-            "strace cannot hold a sync here ({why}): apt-get install strace"
-        )),
-    }
+    let how = format!("delay_enter={HOLD_MICROSECONDS}");
+    Trace::inject(id, trace::SYNCS, &how, &log).unwrap()
 }

@@ -1,13 +1,13 @@
 //! T5: gateways whose clock is wrong. They connect whatever they think the time is, and the times of
 //! their readings are right within a second, or are so once the time is known.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tests::agent::{AgentUnderTest, Options};
+use tests::clock::{self, Clock};
 use tests::cluster::ClusterUnderTest;
 use tests::skip::skip;
 use tests::source::wall_clock_ns;
@@ -23,14 +23,14 @@ const LINES: i64 = 10;
 
 #[test]
 fn gateways_with_a_wrong_clock_connect_and_their_readings_have_the_right_time() {
-    let Some(library) = faketime() else {
-        skip("libfaketime cannot be found: apt-get install faketime");
-        return;
+    let library = match clock::library() {
+        Ok(library) => library,
+        Err(reason) => return skip(&reason),
     };
     let cluster = ClusterUnderTest::start(1);
     let to_1970 = 10 - wall_clock_ns() / NS_PER_SECOND;
     for (name, offset) in [("boots-in-1970", to_1970), ("ahead", TEN_YEARS_SECONDS)] {
-        let clock = Clock::set(&cluster, name, offset);
+        let clock = clock(&cluster, name, offset);
         let agent = start(&cluster, name, &library, &clock);
         // Before the time can be known, and after.
         let before_ns = read(&agent, 1);
@@ -43,12 +43,12 @@ fn gateways_with_a_wrong_clock_connect_and_their_readings_have_the_right_time() 
 
 #[test]
 fn a_clock_that_steps_neither_loses_nor_moves_readings() {
-    let Some(library) = faketime() else {
-        skip("libfaketime cannot be found: apt-get install faketime");
-        return;
+    let library = match clock::library() {
+        Ok(library) => library,
+        Err(reason) => return skip(&reason),
     };
     let cluster = ClusterUnderTest::start(1);
-    let clock = Clock::set(&cluster, "steps", 0);
+    let clock = clock(&cluster, "steps", 0);
     let agent = start(&cluster, "steps", &library, &clock);
     await_connected(&agent);
     let mut slowest_ns = 0;
@@ -60,39 +60,14 @@ fn a_clock_that_steps_neither_loses_nor_moves_readings() {
     check(&cluster, "steps", 5 * LINES, slowest_ns);
 }
 
-/// The wall clock of one agent: a file with how many seconds it is ahead.
-struct Clock {
-    file: PathBuf,
-}
-
-impl Clock {
-    fn set(cluster: &ClusterUnderTest, name: &str, offset_seconds: i64) -> Clock {
-        let clock = Clock {
-            file: cluster.folder().join(format!("clock-{name}")),
-        };
-        clock.step(offset_seconds);
-        clock
-    }
-
-    fn step(&self, offset_seconds: i64) {
-        // Moved into place: the agent reads it whenever it asks for the time.
-        let new = self.file.with_extension("new");
-        fs::write(&new, format!("{offset_seconds:+}\n")).unwrap();
-        fs::rename(&new, &self.file).unwrap();
-    }
+fn clock(cluster: &ClusterUnderTest, name: &str, ahead_seconds: i64) -> Clock {
+    let file = cluster.folder().join(format!("clock-{name}"));
+    Clock::set(file, ahead_seconds)
 }
 
 fn start(cluster: &ClusterUnderTest, name: &str, library: &Path, clock: &Clock) -> AgentUnderTest {
-    let variables = [
-        ("LD_PRELOAD", library.display().to_string()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.file.display().to_string()),
-        ("FAKETIME_NO_CACHE", "1".to_owned()),
-        // Only the wall clock lies; the name of the switch has changed once.
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ("DONT_FAKE_MONOTONIC", "1".to_owned()),
-    ];
     let options = Options {
-        environment: variables.map(|(key, value)| (key.to_owned(), value)).into(),
+        environment: clock.environment(library),
         ..Options::for_cluster(name, cluster)
     };
     AgentUnderTest::start_with(cluster, &options)
@@ -132,13 +107,4 @@ fn check(cluster: &ClusterUnderTest, device: &str, readings: i64, slowest_ns: i6
         error_ns <= ERROR_NS_MAX + slowest_ns,
         "{device}: {error_ns} ns"
     );
-}
-
-/// Where Debian's package puts the library that lies about the time.
-fn faketime() -> Option<PathBuf> {
-    let mut files = fs::read_dir("/usr/lib")
-        .ok()?
-        .flatten()
-        .map(|folder| folder.path().join("faketime/libfaketime.so.1"));
-    files.find(|file| file.is_file())
 }

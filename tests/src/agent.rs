@@ -161,6 +161,12 @@ impl Agent {
         process.signal(Signal::Stop).map_err(|e| e.to_string())
     }
 
+    /// SIGCONT.
+    pub fn go_on(&self) -> Result<(), String> {
+        let process = self.process.as_ref().ok_or("the agent is not running")?;
+        process.signal(Signal::Continue).map_err(|e| e.to_string())
+    }
+
     /// SIGHUP: it reads its configuration and its certificates again.
     pub fn reload(&self) -> Result<(), String> {
         let process = self.process.as_ref().ok_or("the agent is not running")?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::binaries::Binaries;
 use crate::loopback;
+use crate::net;
 use crate::process::{self, Process, Signal};
 use crate::sql::Client;
 use crate::wait;
@@ -22,6 +23,9 @@ pub const CLUSTER: &str = "demo";
 pub const USER: &str = "ops";
 /// A loaded two-core machine in a debug build takes its time; a hang takes longer.
 pub const READY_LIMIT: Duration = Duration::from_secs(60);
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Below the first port that a node has on a host of its own.
+const FIRST_PORT: u16 = 7_000;
 /// One question to one node, retries not counted.
 const ASK_SECONDS: u64 = 30;
 
@@ -41,6 +45,16 @@ pub struct Options {
     pub log_keep_bytes: u64,
     /// What the nodes log: `RUST_LOG`.
     pub log: String,
+    /// Where each node lives; empty: all on one loopback address.
+    pub hosts: Vec<Host>,
+}
+
+/// A host of its own for a node.
+#[derive(Debug, Clone)]
+pub struct Host {
+    pub address: IpAddr,
+    /// The network namespace that has the address.
+    pub namespace: String,
 }
 
 impl Default for Options {
@@ -52,6 +66,7 @@ impl Default for Options {
             seal_rest_seconds: 60,
             log_keep_bytes: 1 << 20,
             log: "info".to_owned(),
+            hosts: Vec::new(),
         }
     }
 }
@@ -89,6 +104,8 @@ pub struct Node {
     pub postgres: SocketAddr,
     pub http: SocketAddr,
     pub config: PathBuf,
+    namespace: Option<String>,
+    environment: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -113,11 +130,13 @@ impl Cluster {
         };
         cluster.pki(&["init", "--cluster", CLUSTER])?;
         cluster.pki(&["user", USER])?;
-        for name in ["a", "b", "c"].iter().take(cluster.options.nodes) {
-            let host = address.to_string();
-            cluster.pki(&["node", name, "--host", &host, "--host", "localhost"])?;
+        for (at, name) in NAMES.iter().take(cluster.options.nodes).enumerate() {
+            let host = cluster.options.hosts.get(at).cloned();
+            let told = host.as_ref().map_or(address, |host| host.address);
+            let told = told.to_string();
+            cluster.pki(&["node", name, "--host", &told, "--host", "localhost"])?;
             let node = cluster
-                .place(name)
+                .place(name, host)
                 .map_err(|e| format!("no free port: {e}"))?;
             cluster.nodes.push(node);
         }
@@ -165,11 +184,16 @@ impl Cluster {
 
     /// Starts the process of one node; it must not be running.
     pub fn run(&mut self, at: usize) -> Result<(), String> {
-        let mut command = self.aggregator(&["run"]);
+        let mut command = match &self.nodes[at].namespace {
+            Some(namespace) => net::inside(namespace, &self.binaries.aggregator),
+            None => Command::new(&self.binaries.aggregator),
+        };
+        let environment = self.nodes[at].environment.iter();
         command
-            .arg("--config")
+            .args(["run", "--config"])
             .arg(&self.nodes[at].config)
-            .env("RUST_LOG", &self.options.log);
+            .env("RUST_LOG", &self.options.log)
+            .envs(environment.map(|(key, value)| (key, value)));
         let log = self.log(at);
         let node = &mut self.nodes[at];
         assert!(node.process.is_none(), "node {} runs already", node.name);
@@ -206,6 +230,11 @@ impl Cluster {
         self.signal_many(nodes, "STOP")
     }
 
+    /// Those that were frozen go on.
+    pub fn unfreeze_many(&self, nodes: &[usize]) -> Result<(), String> {
+        self.signal_many(nodes, "CONT")
+    }
+
     /// One shell command: the kernel sees the signals within microseconds.
     fn signal_many(&self, nodes: &[usize], signal: &str) -> Result<(), String> {
         let running = nodes.iter().filter_map(|at| self.process_id(*at));
@@ -239,6 +268,11 @@ impl Cluster {
             .as_ref()
             .ok_or("the node is not running")?;
         process.signal(signal).map_err(|e| e.to_string())
+    }
+
+    /// What the processes of the nodes go by, from their next start.
+    pub fn set_environment(&mut self, at: usize, environment: Vec<(String, String)>) {
+        self.nodes[at].environment = environment;
     }
 
     /// Waits until every running node answers a linearizable question.
@@ -392,8 +426,16 @@ impl Cluster {
         command
     }
 
-    fn place(&self, name: &str) -> io::Result<Node> {
-        let port = || loopback::free_port(self.address);
+    fn place(&self, name: &str, host: Option<Host>) -> io::Result<Node> {
+        // On a host of its own every port is free.
+        let mut next = FIRST_PORT;
+        let mut port = || match &host {
+            Some(host) => {
+                next += 1;
+                Ok(SocketAddr::new(host.address, next))
+            }
+            None => loopback::free_port(self.address),
+        };
         Ok(Node {
             name: name.to_owned(),
             mqtt: port()?,
@@ -401,6 +443,8 @@ impl Cluster {
             postgres: port()?,
             http: port()?,
             config: self.folder.join(format!("node-{name}.toml")),
+            namespace: host.map(|host| host.namespace),
+            environment: Vec::new(),
             process: None,
         })
     }

@@ -58,6 +58,20 @@ impl Disk {
         &self.place
     }
 
+    /// Bytes that can still be written.
+    pub fn free_bytes(&self) -> Result<u64, String> {
+        let mut command = Command::new("df");
+        command
+            .args(["--output=avail", "--block-size=1"])
+            .arg(&self.place);
+        let told = process::run(&mut command)?;
+        let bytes = told
+            .lines()
+            .last()
+            .and_then(|line| line.trim().parse().ok());
+        bytes.ok_or_else(|| format!("df says {told:?}"))
+    }
+
     /// Cuts its power. Nothing can be read or written until it is mounted again.
     pub fn cut(&self) -> Result<(), String> {
         let mut command = Command::new("/usr/sbin/xfs_io");

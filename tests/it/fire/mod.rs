@@ -1,6 +1,7 @@
 //! Exactly once under fire: whatever is killed, everything that a source was told is kept is
 //! stored once, unaltered, in order. Each test hurts, heals, drains, then compares row by row.
 
+mod faults;
 mod proof;
 mod stage;
 mod storm;

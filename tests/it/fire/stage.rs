@@ -7,9 +7,11 @@ use std::process::Command;
 use std::{env, fs};
 
 use tests::agent::{self, AgentUnderTest};
+use tests::clock::{self, Clock};
 use tests::cluster::{self, ClusterUnderTest};
 use tests::dice::Dice;
 use tests::disk::Disk;
+use tests::net::{self, Net};
 use tests::oracle::Watermarks;
 use tests::process;
 use tests::source::Source;
@@ -49,50 +51,91 @@ impl Tally {
 pub(crate) struct Stage {
     pub cluster: ClusterUnderTest,
     pub tally: Tally,
-    agents: Vec<AgentUnderTest>,
+    pub agents: Vec<AgentUnderTest>,
+    pub node_disks: Vec<Disk>,
+    /// The nodes' clocks, if they are to lie.
+    pub clocks: Vec<Clock>,
+    net: Option<Net>,
     sources: Vec<Source>,
-    node_disks: Vec<Disk>,
     agent_disks: Vec<Disk>,
     marks: Watermarks,
     seed: u64,
 }
 
 impl Stage {
+    /// With real disks on this machine's own network and clock.
     pub(crate) fn set(seed: u64) -> Stage {
+        let mut stage = Stage::build(seed, None);
+        stage.start();
+        stage
+    }
+
+    /// With networks and clocks of its own as well, as far as this machine has them.
+    pub(crate) fn set_whole(seed: u64) -> Stage {
+        let net = match net::cannot() {
+            None => Some(Net::make(NODES).unwrap_or_else(|why| panic!("{why}"))),
+            Some(_) => None,
+        };
+        let mut stage = Stage::build(seed, net);
+        if let Ok(library) = clock::library() {
+            for at in 0..NODES {
+                let file = stage.cluster.folder().join(format!("clock-{at}"));
+                let clock = Clock::set(file, 0);
+                let environment = clock.environment(&library);
+                stage.cluster.set_environment(at, environment);
+                stage.clocks.push(clock);
+            }
+        }
+        stage.start();
+        stage
+    }
+
+    fn build(seed: u64, net: Option<Net>) -> Stage {
+        let hosts = net.iter().flat_map(|net| {
+            let host = |at| cluster::Host {
+                address: net.address(at),
+                namespace: net.namespace(at),
+            };
+            (0..net.hosts()).map(host)
+        });
         let options = cluster::Options {
             nodes: NODES,
             // Often, so that rare paths run all the time.
             merge_seconds: 2,
+            hosts: hosts.collect(),
             ..cluster::Options::default()
         };
-        let cluster = ClusterUnderTest::prepare(options);
-        let mut stage = Stage {
-            cluster,
+        Stage {
+            cluster: ClusterUnderTest::prepare(options),
             tally: Tally::default(),
             agents: Vec::new(),
-            sources: Vec::new(),
             node_disks: Vec::new(),
+            clocks: Vec::new(),
+            net,
+            sources: Vec::new(),
             agent_disks: Vec::new(),
             marks: Watermarks::default(),
             seed,
-        };
-        for at in 0..NODES {
-            let folder = format!("data-{}", stage.cluster.nodes()[at].name);
-            let disk = make_disk(stage.cluster.folder(), &folder);
-            stage.node_disks.push(disk);
         }
-        let started = stage.cluster.start(&mut |_step| {});
+    }
+
+    fn start(&mut self) {
+        for at in 0..NODES {
+            let folder = format!("data-{}", self.cluster.nodes()[at].name);
+            let disk = make_disk(self.cluster.folder(), &folder);
+            self.node_disks.push(disk);
+        }
+        let started = self.cluster.start(&mut |_step| {});
         started.unwrap_or_else(|why| panic!("{why}"));
         for name in AGENTS {
-            let disk = make_disk(stage.cluster.folder(), &format!("data-agent-{name}"));
-            stage.agent_disks.push(disk);
-            let options = agent::Options::for_cluster(name, &stage.cluster);
-            let agent = AgentUnderTest::start_with(&stage.cluster, &options);
+            let disk = make_disk(self.cluster.folder(), &format!("data-agent-{name}"));
+            self.agent_disks.push(disk);
+            let options = agent::Options::for_cluster(name, &self.cluster);
+            let agent = AgentUnderTest::start_with(&self.cluster, &options);
             let source = Source::start(agent.line, name, LINES_PER_SECOND);
-            stage.sources.push(source);
-            stage.agents.push(agent);
+            self.sources.push(source);
+            self.agents.push(agent);
         }
-        stage
     }
 
     /// SIGKILL to some nodes at once.
@@ -122,6 +165,17 @@ impl Stage {
                 self.cluster.run(*at).unwrap();
             }
         }
+    }
+
+    /// Those that were frozen and still run go on.
+    pub(crate) fn go_on(&mut self, nodes: &[usize]) {
+        self.cluster.unfreeze_many(nodes).unwrap();
+    }
+
+    /// The nodes' own network.
+    pub(crate) fn net(&self) -> &Net {
+        let net = self.net.as_ref();
+        net.expect("a fault of the network is drawn only where there is one")
     }
 
     pub(crate) fn kill_agent(&mut self, at: usize) {

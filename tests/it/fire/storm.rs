@@ -10,6 +10,7 @@ use tests::skip::skip;
 use tests::source::wall_clock_ns;
 use tests::{disk, wait};
 
+use super::faults::{Fault, Wound};
 use super::proof;
 use super::stage::{NODES, Stage, Tally};
 
@@ -19,10 +20,10 @@ const ROUNDS: &str = "TRIBUTARY_FIRE_ROUNDS";
 const SEED: &str = "TRIBUTARY_FIRE_SEED";
 /// Rounds on one cluster, with one seed.
 const CHAPTER_ROUNDS: u64 = 20;
-/// Rounds of a run that everyone waits for.
-const USUAL_ROUNDS: u64 = 6;
 /// How long all is well before something breaks, at most.
 const CALM: Duration = Duration::from_millis(400);
+/// How long a fault lasts, at most.
+const LASTS: Duration = Duration::from_secs(3);
 /// A node that starts is struck again within so long.
 const RECOVERY: Duration = Duration::from_millis(1_000);
 
@@ -33,18 +34,95 @@ fn kills_and_power_cuts() {
         skip(&why);
         return;
     }
-    storm("kills_and_power_cuts", &power_round);
+    storm("kills_and_power_cuts", 6, &Stage::set, &mut power_round);
+}
+
+/// Every kind of fault alone, at whichever node it hits.
+#[test]
+fn every_fault_alone() {
+    let faults = faults();
+    let mut next = 0;
+    let usual = faults.len() as u64;
+    storm(
+        "every_fault_alone",
+        usual,
+        &Stage::set_whole,
+        &mut |stage, dice| {
+            let fault = faults[next % faults.len()];
+            next += 1;
+            round_of(&[fault], stage, dice);
+        },
+    );
+}
+
+/// Two kinds at once, drawn at random.
+#[test]
+fn faults_in_pairs() {
+    let faults = faults();
+    storm(
+        "faults_in_pairs",
+        4,
+        &Stage::set_whole,
+        &mut |stage, dice| {
+            let pair = [0, 1].map(|_| faults[dice.below(faults.len())]);
+            round_of(&pair, stage, dice);
+        },
+    );
+}
+
+/// Those that this machine can do; says what it cannot.
+fn faults() -> Vec<Fault> {
+    let (can, cannot): (Vec<_>, Vec<_>) = Fault::ALL
+        .into_iter()
+        .partition(|fault| fault.cannot().is_none());
+    for fault in cannot {
+        skip(&format!(
+            "{}: {}",
+            fault.name(),
+            fault.cannot().unwrap_or_default()
+        ));
+    }
+    can
+}
+
+/// Hurts, lets it last, heals.
+fn round_of(faults: &[Fault], stage: &mut Stage, dice: &mut Dice) {
+    let names: Vec<_> = faults.iter().map(|fault| fault.name()).collect();
+    eprintln!("  {}", names.join(" and "));
+    let hurt = |fault: &Fault| fault.hurt(stage, dice);
+    let wounds: Vec<Wound> = faults.iter().map(hurt).collect();
+    wait::pass(dice.time(LASTS));
+    if let [wound] = wounds.as_slice() {
+        wound.await_stop(stage);
+    }
+    for node in 0..NODES {
+        if let Some(status) = stage.cluster.ended(node) {
+            let excused = wounds.iter().any(|wound| wound.excuses(node));
+            assert!(
+                excused,
+                "node {node} ended by itself with {status}\n{}",
+                stage.cluster.tails()
+            );
+            stage.tally.note("stopped_by_itself", 1);
+        }
+    }
+    wounds.into_iter().for_each(|wound| wound.heal(stage));
 }
 
 /// One storm: chapters, each on a cluster of its own, each with the next seed.
-fn storm(name: &str, round: &dyn Fn(&mut Stage, &mut Dice)) {
+fn storm(
+    name: &str,
+    usual: u64,
+    set: &dyn Fn(u64) -> Stage,
+    round: &mut dyn FnMut(&mut Stage, &mut Dice),
+) {
     let number = |text: String| text.parse::<u64>().expect("a number");
     let asked = env::var(ROUNDS).ok().map(number);
     let seed = env::var(SEED).ok().map(number);
     let usual = if seed.is_some() {
         CHAPTER_ROUNDS
     } else {
-        USUAL_ROUNDS
+        usual
     };
     let (rounds, seed) = (asked.unwrap_or(usual), seed.unwrap_or_else(fresh));
     let began = wait::now();
@@ -56,7 +134,7 @@ fn storm(name: &str, round: &dyn Fn(&mut Stage, &mut Dice)) {
         eprintln!(
             "{rounds} rounds, again: {SEED}={seed} cargo test --workspace --test it -- {name} --nocapture"
         );
-        let chapter = AssertUnwindSafe(|| chapter(name, seed, rounds, round));
+        let chapter = AssertUnwindSafe(|| chapter(name, (seed, rounds), set, round));
         // One that fails does not keep the others from being run.
         match panic::catch_unwind(chapter) {
             Ok(tally) => {
@@ -74,9 +152,14 @@ fn storm(name: &str, round: &dyn Fn(&mut Stage, &mut Dice)) {
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 
-fn chapter(name: &str, seed: u64, rounds: u64, round: &dyn Fn(&mut Stage, &mut Dice)) -> Tally {
+fn chapter(
+    name: &str,
+    (seed, rounds): (u64, u64),
+    set: &dyn Fn(u64) -> Stage,
+    round: &mut dyn FnMut(&mut Stage, &mut Dice),
+) -> Tally {
     let mut dice = Dice::new(seed);
-    let mut stage = Stage::set(seed);
+    let mut stage = set(seed);
     for _ in 0..rounds {
         wait::pass(dice.time(CALM));
         round(&mut stage, &mut dice);

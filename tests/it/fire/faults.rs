@@ -1,0 +1,306 @@
+//! What can break, each kind with how it hurts, how it heals, and whether this machine can do it.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use tests::dice::Dice;
+use tests::process;
+use tests::trace::{self, Trace};
+use tests::{clock, disk, net, wait};
+
+use super::stage::{NODES, Stage};
+
+const MINUTE_SECONDS: i64 = 60;
+/// Longer than a lease and a heartbeat, shorter than a round is to take.
+const SYNC_DELAY_MICROSECONDS: u32 = 1_000_000;
+/// How long a node may take until it stops by itself once it cannot sync.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// What a flapping link is up or down at a time, at most.
+const FLAP: Duration = Duration::from_secs(1);
+const FLAPS: u64 = 4;
+const LOSS: f64 = 0.2;
+const NARROW_KBITS: u32 = 256;
+const NARROW_WAIT_MS: u32 = 400;
+/// A file on a disk that takes all room there is.
+const FILLER: &str = "filler";
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// What was not synced is gone.
+    PowerCut,
+    /// SIGSTOP, and later it goes on.
+    Pause,
+    /// One node and the others do not hear each other; half of the time nobody hears it at all.
+    Isolation,
+    /// Two do not hear each other, both hear the third.
+    CutBetween,
+    /// One does not hear another, who hears it.
+    OneWayCut,
+    /// Alone, together, alone, together.
+    Flapping,
+    /// A fifth of all packets.
+    Loss,
+    /// A modem.
+    NarrowLink,
+    /// Each sync fails, and what it was for is gone.
+    SyncFails,
+    /// Each sync takes a second longer.
+    SlowSync,
+    DiskFull,
+    /// The wall clock steps to and fro.
+    ClockJump,
+    AgentKill,
+    AgentPowerCut,
+    AgentPause,
+}
+
+/// A fault under way.
+pub(crate) struct Wound {
+    fault: Fault,
+    nodes: Vec<usize>,
+    traces: Vec<Trace>,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Fault; 16] = [
+        Fault::Kill,
+        Fault::PowerCut,
+        Fault::Pause,
+        Fault::Isolation,
+        Fault::CutBetween,
+        Fault::OneWayCut,
+        Fault::Flapping,
+        Fault::Loss,
+        Fault::NarrowLink,
+        Fault::SyncFails,
+        Fault::SlowSync,
+        Fault::DiskFull,
+        Fault::ClockJump,
+        Fault::AgentKill,
+        Fault::AgentPowerCut,
+        Fault::AgentPause,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill",
+            Fault::PowerCut => "power_cut",
+            Fault::Pause => "pause",
+            Fault::Isolation => "isolation",
+            Fault::CutBetween => "cut_between",
+            Fault::OneWayCut => "one_way_cut",
+            Fault::Flapping => "flapping",
+            Fault::Loss => "loss",
+            Fault::NarrowLink => "narrow_link",
+            Fault::SyncFails => "sync_fails",
+            Fault::SlowSync => "slow_sync",
+            Fault::DiskFull => "disk_full",
+            Fault::ClockJump => "clock_jump",
+            Fault::AgentKill => "agent_kill",
+            Fault::AgentPowerCut => "agent_power_cut",
+            Fault::AgentPause => "agent_pause",
+        }
+    }
+
+    /// Why this machine cannot do it, if so.
+    pub(crate) fn cannot(self) -> Option<String> {
+        match self {
+            Fault::Isolation
+            | Fault::CutBetween
+            | Fault::OneWayCut
+            | Fault::Flapping
+            | Fault::Loss
+            | Fault::NarrowLink => net::cannot(),
+            Fault::SyncFails | Fault::SlowSync => trace::cannot(),
+            Fault::ClockJump => clock::library().err(),
+            Fault::PowerCut | Fault::DiskFull | Fault::AgentPowerCut => disk::cannot(),
+            Fault::Kill | Fault::Pause | Fault::AgentKill | Fault::AgentPause => None,
+        }
+    }
+
+    /// Breaks it. Whatever lasts goes on until the wound is healed.
+    pub(crate) fn hurt(self, stage: &mut Stage, dice: &mut Dice) -> Wound {
+        let (one, two) = two_of(stage, dice);
+        let few = if dice.roll(3) == 0 {
+            vec![one, two]
+        } else {
+            vec![one]
+        };
+        let mut wound = Wound {
+            fault: self,
+            nodes: Vec::new(),
+            traces: Vec::new(),
+        };
+        match self {
+            // These count themselves, each time.
+            Fault::Kill => stage.kill(&few),
+            Fault::PowerCut => stage.cut_power(&few),
+            Fault::AgentKill => stage.kill_agent(dice.below(2)),
+            Fault::AgentPowerCut => stage.cut_agent_power(dice.below(2)),
+            lasting => {
+                stage.tally.note(lasting.name(), 1);
+                wound.traces = lasting.begin(stage, dice, (one, two), &few);
+            }
+        }
+        wound.nodes = few;
+        wound
+    }
+
+    fn begin(
+        self,
+        stage: &mut Stage,
+        dice: &mut Dice,
+        (one, two): (usize, usize),
+        few: &[usize],
+    ) -> Vec<Trace> {
+        match self {
+            Fault::Pause => stage.cluster.freeze_many(few).unwrap(),
+            Fault::Isolation => isolate(stage, one, dice.roll(2) == 0),
+            Fault::CutBetween => cut_between(stage, one, two),
+            Fault::OneWayCut => stage.net().cut(one, two).unwrap(),
+            Fault::Flapping => flap(stage, dice, one),
+            Fault::Loss => (0..NODES).for_each(|node| stage.net().lose(node, LOSS).unwrap()),
+            Fault::NarrowLink => {
+                let narrow = stage.net().narrow(one, NARROW_KBITS, NARROW_WAIT_MS);
+                narrow.unwrap();
+            }
+            Fault::SyncFails => return inject(stage, few, "error=EIO"),
+            Fault::SlowSync => {
+                let how = format!("delay_enter={SYNC_DELAY_MICROSECONDS}");
+                return inject(stage, few, &how);
+            }
+            Fault::DiskFull => few.iter().for_each(|node| fill(stage, *node)),
+            Fault::ClockJump => {
+                let ahead = [
+                    -MINUTE_SECONDS * 60,
+                    MINUTE_SECONDS,
+                    30 * 24 * 60 * MINUTE_SECONDS,
+                ];
+                for node in few {
+                    stage.clocks[*node].step(ahead[dice.below(ahead.len())]);
+                }
+            }
+            Fault::AgentPause => stage.agents[one % 2].freeze().unwrap(),
+            Fault::Kill | Fault::PowerCut | Fault::AgentKill | Fault::AgentPowerCut => {}
+        }
+        Vec::new()
+    }
+}
+
+impl Wound {
+    /// Whether a node may stop by itself of it: a sync that failed, also for want of room, is final.
+    pub(crate) fn excuses(&self, node: usize) -> bool {
+        matches!(self.fault, Fault::SyncFails | Fault::DiskFull) && self.nodes.contains(&node)
+    }
+
+    /// Waits until each node has stopped that has to: one that cannot sync says so and goes.
+    pub(crate) fn await_stop(&self, stage: &mut Stage) {
+        if self.fault != Fault::SyncFails {
+            return;
+        }
+        for node in &self.nodes {
+            let gone = || {
+                let has_ended = stage.cluster.ended(*node).is_some();
+                (has_ended || stage.cluster.process_id(*node).is_none()).then_some(())
+            };
+            let what = format!("node {node}, whose syncs fail, stops");
+            if let Err(late) = wait::until(&what, STOP_LIMIT, gone) {
+                panic!("{late}\n{}", stage.cluster.tails());
+            }
+        }
+    }
+
+    /// Mends it, and starts what it has ended.
+    pub(crate) fn heal(self, stage: &mut Stage) {
+        match self.fault {
+            Fault::Pause => stage.go_on(&self.nodes),
+            Fault::Isolation
+            | Fault::CutBetween
+            | Fault::OneWayCut
+            | Fault::Flapping
+            | Fault::Loss
+            | Fault::NarrowLink => stage.net().heal().unwrap(),
+            // What was not synced is gone indeed.
+            Fault::SyncFails => stage.cut_power(&self.nodes),
+            Fault::DiskFull => self.nodes.iter().for_each(|node| make_room(stage, *node)),
+            Fault::ClockJump => self
+                .nodes
+                .iter()
+                .for_each(|node| stage.clocks[*node].step(0)),
+            Fault::AgentPause => stage.agents.iter().for_each(|agent| agent.go_on().unwrap()),
+            Fault::Kill
+            | Fault::PowerCut
+            | Fault::SlowSync
+            | Fault::AgentKill
+            | Fault::AgentPowerCut => {}
+        }
+        for trace in self.traces {
+            trace.release().unwrap();
+        }
+        stage.run(&self.nodes);
+    }
+}
+
+/// Two nodes; the first is the leader half of the time.
+fn two_of(stage: &Stage, dice: &mut Dice) -> (usize, usize) {
+    let chosen = dice.below(NODES);
+    let one = match dice.roll(2) {
+        0 => stage.cluster.leader().unwrap_or(chosen),
+        _ => chosen,
+    };
+    (one, (one + 1 + dice.below(NODES - 1)) % NODES)
+}
+
+fn cut_between(stage: &Stage, one: usize, two: usize) {
+    stage.net().cut(one, two).unwrap();
+    stage.net().cut(two, one).unwrap();
+}
+
+fn isolate(stage: &Stage, one: usize, is_whole: bool) {
+    if is_whole {
+        stage.net().silence(one).unwrap();
+        return;
+    }
+    let others = (0..NODES).filter(|node| *node != one);
+    others.for_each(|other| cut_between(stage, one, other));
+}
+
+fn flap(stage: &Stage, dice: &mut Dice, one: usize) {
+    for _ in 0..FLAPS {
+        isolate(stage, one, true);
+        wait::pass(dice.time(FLAP));
+        stage.net().heal().unwrap();
+        wait::pass(dice.time(FLAP));
+    }
+    isolate(stage, one, true);
+}
+
+fn inject(stage: &Stage, nodes: &[usize], how: &str) -> Vec<Trace> {
+    let trace = |node: usize| {
+        let log = stage.cluster.folder().join(format!("strace-{node}.log"));
+        // Two may not trace one process: the first stays.
+        let id = stage.cluster.process_id(node)?;
+        Trace::inject(id, trace::SYNCS, how, &log).ok()
+    };
+    nodes.iter().filter_map(|node| trace(*node)).collect()
+}
+
+fn fill(stage: &Stage, node: usize) {
+    let place = stage.node_disks[node].place();
+    let bytes = stage.node_disks[node].free_bytes().unwrap();
+    let mut command = Command::new("fallocate");
+    command
+        .args(["--length", &bytes.to_string()])
+        .arg(place.join(FILLER));
+    // The node takes room meanwhile: then less than all is asked for, or all is gone already.
+    let _ = process::run(&mut command);
+}
+
+fn make_room(stage: &Stage, node: usize) {
+    // A power cut may have taken it: it was not synced.
+    let _ = fs::remove_file(stage.node_disks[node].place().join(FILLER));
+}
