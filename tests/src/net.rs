@@ -210,6 +210,14 @@ mod tests {
         assert!(!reaches(0, 1) && !reaches(1, 0), "an answer is lost too");
         net.heal().unwrap();
         assert!(reaches(0, 1));
+        net.silence(0).unwrap();
+        assert!(!reaches(0, 1) && !reaches(1, 0));
+        net.heal().unwrap();
+        net.lose(1, 1.0).unwrap();
+        assert!(!reaches(0, 1));
+        net.heal().unwrap();
+        net.narrow(1, 256, 400).unwrap();
+        assert!(reaches(0, 1));
 
         let space = net.namespace(0);
         drop(net);
