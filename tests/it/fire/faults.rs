@@ -16,6 +16,8 @@ const MINUTE_SECONDS: i64 = 60;
 const SYNC_DELAY_MICROSECONDS: u32 = 1_000_000;
 /// How long a node may take until it stops by itself once it cannot sync.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// One of so many next syncs is the last.
+const SYNCS_MAX: u64 = 20;
 /// What a flapping link is up or down at a time, at most.
 const FLAP: Duration = Duration::from_secs(1);
 const FLAPS: u64 = 4;
@@ -50,12 +52,16 @@ pub(crate) enum Fault {
     SyncFails,
     /// Each sync takes a second longer.
     SlowSync,
+    /// SIGKILL in one of the next syncs.
+    KillAtSync,
     DiskFull,
     /// The wall clock steps to and fro.
     ClockJump,
     AgentKill,
     AgentPowerCut,
     AgentPause,
+    /// As of a node: what it was for is gone.
+    AgentSyncFails,
 }
 
 /// A fault under way.
@@ -66,7 +72,7 @@ pub(crate) struct Wound {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 16] = [
+    pub(crate) const ALL: [Fault; 18] = [
         Fault::Kill,
         Fault::PowerCut,
         Fault::Pause,
@@ -78,11 +84,13 @@ impl Fault {
         Fault::NarrowLink,
         Fault::SyncFails,
         Fault::SlowSync,
+        Fault::KillAtSync,
         Fault::DiskFull,
         Fault::ClockJump,
         Fault::AgentKill,
         Fault::AgentPowerCut,
         Fault::AgentPause,
+        Fault::AgentSyncFails,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -98,11 +106,13 @@ impl Fault {
             Fault::NarrowLink => "narrow_link",
             Fault::SyncFails => "sync_fails",
             Fault::SlowSync => "slow_sync",
+            Fault::KillAtSync => "kill_at_sync",
             Fault::DiskFull => "disk_full",
             Fault::ClockJump => "clock_jump",
             Fault::AgentKill => "agent_kill",
             Fault::AgentPowerCut => "agent_power_cut",
             Fault::AgentPause => "agent_pause",
+            Fault::AgentSyncFails => "agent_sync_fails",
         }
     }
 
@@ -115,7 +125,8 @@ impl Fault {
             | Fault::Flapping
             | Fault::Loss
             | Fault::NarrowLink => net::cannot(),
-            Fault::SyncFails | Fault::SlowSync => trace::cannot(),
+            Fault::SlowSync | Fault::KillAtSync => trace::cannot(),
+            Fault::SyncFails | Fault::AgentSyncFails => trace::cannot().or_else(disk::cannot),
             Fault::ClockJump => clock::library().err(),
             Fault::PowerCut | Fault::DiskFull | Fault::AgentPowerCut => disk::cannot(),
             Fault::Kill | Fault::Pause | Fault::AgentKill | Fault::AgentPause => None,
@@ -173,6 +184,11 @@ impl Fault {
                 let how = format!("delay_enter={SYNC_DELAY_MICROSECONDS}");
                 return inject(stage, few, &how);
             }
+            Fault::KillAtSync => {
+                let nth = 1 + dice.roll(SYNCS_MAX);
+                return inject(stage, few, &format!("signal=SIGKILL:when={nth}"));
+            }
+            Fault::AgentSyncFails => return vec![inject_agent(stage, one % 2)],
             Fault::DiskFull => few.iter().for_each(|node| fill(stage, *node)),
             Fault::ClockJump => {
                 let ahead = [
@@ -192,9 +208,11 @@ impl Fault {
 }
 
 impl Wound {
-    /// Whether a node may stop by itself of it: a sync that failed, also for want of room, is final.
+    /// Whether a node may end of it while it lasts: a sync that failed, also for want of room, is
+    /// final.
     pub(crate) fn excuses(&self, node: usize) -> bool {
-        matches!(self.fault, Fault::SyncFails | Fault::DiskFull) && self.nodes.contains(&node)
+        let stops = [Fault::SyncFails, Fault::DiskFull, Fault::KillAtSync];
+        stops.contains(&self.fault) && self.nodes.contains(&node)
     }
 
     /// Waits until each node has stopped that has to: one that cannot sync says so and goes.
@@ -232,9 +250,11 @@ impl Wound {
                 .iter()
                 .for_each(|node| stage.clocks[*node].step(0)),
             Fault::AgentPause => stage.agents.iter().for_each(|agent| agent.go_on().unwrap()),
+            Fault::AgentSyncFails => (0..2).for_each(|agent| stage.cut_agent_power(agent)),
             Fault::Kill
             | Fault::PowerCut
             | Fault::SlowSync
+            | Fault::KillAtSync
             | Fault::AgentKill
             | Fault::AgentPowerCut => {}
         }
@@ -287,6 +307,15 @@ fn inject(stage: &Stage, nodes: &[usize], how: &str) -> Vec<Trace> {
         Trace::inject(id, trace::SYNCS, how, &log).ok()
     };
     nodes.iter().filter_map(|node| trace(*node)).collect()
+}
+
+fn inject_agent(stage: &Stage, agent: usize) -> Trace {
+    let log = stage
+        .cluster
+        .folder()
+        .join(format!("strace-agent-{agent}.log"));
+    let id = stage.agents[agent].process_id().unwrap();
+    Trace::inject(id, trace::SYNCS, "error=EIO", &log).unwrap()
 }
 
 fn fill(stage: &Stage, node: usize) {

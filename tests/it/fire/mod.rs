@@ -17,6 +17,7 @@ use tests::oracle::{self, Watermarks};
 use tests::process::Signal;
 use tests::proxy::Proxy;
 use tests::source::Source;
+use tests::sql::{Client, Refused};
 use tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -182,19 +183,20 @@ fn await_sent(proxy: &Proxy, more: u64) {
 
 /// Takes one look at every stream's `last`, which may never go back.
 fn look(cluster: &Cluster, node: usize, marks: &mut Watermarks) {
-    let table = cluster
-        .client(node)
-        .sql("SELECT agent, epoch, lane, last FROM agents")
+    let streams = streams(&cluster.client(node))
         .unwrap_or_else(|refused| panic!("{refused}\n{}", cluster.tails()));
-    let streams: HashMap<String, u64> = table
-        .records()
-        .iter()
-        .map(|row| {
-            let stream = format!("{}/{}/{}", row["agent"], row["epoch"], row["lane"]);
-            (stream, row["last"].parse().unwrap())
-        })
-        .collect();
     oracle::assert_clean("streams go forward", &marks.look(streams));
+}
+
+/// The `last` of every stream, as a node answers it now.
+fn streams(client: &Client) -> Result<HashMap<String, u64>, Refused> {
+    let table = client.sql("SELECT agent, epoch, lane, last FROM agents")?;
+    let rows = table.records();
+    let streams = rows.iter().map(|row| {
+        let stream = format!("{}/{}/{}", row["agent"], row["epoch"], row["lane"]);
+        (stream, row["last"].parse().unwrap())
+    });
+    Ok(streams.collect())
 }
 
 /// Stops the sources, lets the agents drain, reads every row from every node and compares. Returns

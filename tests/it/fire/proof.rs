@@ -19,9 +19,14 @@ pub(crate) fn counts(tally: &Tally) -> String {
     let counts: Vec<_> = counts
         .map(|(what, count)| format!("{what} {count}"))
         .collect();
-    let (rounds, kept) = (tally.rounds, tally.kept);
+    let Tally {
+        rounds,
+        kept,
+        answers,
+        ..
+    } = tally;
     format!(
-        "{rounds} rounds, {kept} readings kept; {}",
+        "{rounds} rounds, {kept} readings kept, {answers} answers under faults; {}",
         counts.join(", ")
     )
 }
@@ -36,15 +41,14 @@ pub(crate) fn block(name: &str, seed: u64, sum: &Tally, failed: &[u64], took_s: 
     };
     let commit = output("git", &["rev-parse", "--short", "HEAD"]);
     let date = output("date", &["-u", "+%F"]);
+    let breaches = failed.len();
     let mut text = format!("### {name}: {} rounds from seed {seed}\n\n", sum.rounds);
     let _ = writeln!(
         text,
-        "{date}, commit {commit}, {binaries}, {cores} cores: {took_s} s. {} readings kept; \
-         {} seeds failed {failed:?}.\n",
-        sum.kept,
-        failed.len()
+        "{date}, commit {commit}, {binaries}, {cores} cores: {took_s} s; {breaches} seeds failed \
+         {failed:?}.\n\n{}.",
+        counts(sum)
     );
-    let _ = writeln!(text, "{}.", counts(sum));
     text
 }
 

@@ -92,6 +92,7 @@ fn round_of(faults: &[Fault], stage: &mut Stage, dice: &mut Dice) {
     let hurt = |fault: &Fault| fault.hurt(stage, dice);
     let wounds: Vec<Wound> = faults.iter().map(hurt).collect();
     wait::pass(dice.time(LASTS));
+    stage.glance();
     if let [wound] = wounds.as_slice() {
         wound.await_stop(stage);
     }
@@ -103,10 +104,12 @@ fn round_of(faults: &[Fault], stage: &mut Stage, dice: &mut Dice) {
                 "node {node} ended by itself with {status}\n{}",
                 stage.cluster.tails()
             );
-            stage.tally.note("stopped_by_itself", 1);
+            stage.tally.note("node_ended", 1);
         }
     }
     wounds.into_iter().for_each(|wound| wound.heal(stage));
+    // One that was away may still think that it leads.
+    stage.glance();
 }
 
 /// One storm: chapters, each on a cluster of its own, each with the next seed.
