@@ -41,16 +41,14 @@ fn kills_and_power_cuts() {
 #[test]
 fn every_fault_alone() {
     let faults = faults();
-    let mut next = 0;
     let usual = faults.len() as u64;
     storm(
         "every_fault_alone",
         usual,
         &Stage::set_whole,
         &mut |stage, dice| {
-            let fault = faults[next % faults.len()];
-            next += 1;
-            round_of(&[fault], stage, dice);
+            let nth = usize::try_from(stage.tally.rounds).unwrap();
+            round_of(&[faults[nth % faults.len()]], stage, dice);
         },
     );
 }
