@@ -1,6 +1,6 @@
 //! What can break, each kind with how it hurts, how it heals, and whether this machine can do it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 use std::time::Duration;
 
@@ -330,6 +330,11 @@ fn fill(stage: &Stage, node: usize) {
 }
 
 fn make_room(stage: &Stage, node: usize) {
-    // A power cut may have taken it: it was not synced.
-    let _ = fs::remove_file(stage.node_disks[node].place().join(FILLER));
+    let place = stage.node_disks[node].place();
+    // A power cut may have taken it already.
+    let _ = fs::remove_file(place.join(FILLER));
+    // And may not bring it back.
+    File::open(place)
+        .and_then(|folder| folder.sync_all())
+        .unwrap();
 }
