@@ -136,10 +136,10 @@ impl Fault {
     /// Breaks it. Whatever lasts goes on until the wound is healed.
     pub(crate) fn hurt(self, stage: &mut Stage, dice: &mut Dice) -> Wound {
         let (one, two) = two_of(stage, dice);
-        let few = if dice.roll(3) == 0 {
-            vec![one, two]
-        } else {
-            vec![one]
+        let hit = match dice.roll(4) {
+            0 => (0..NODES).collect(),
+            1 => vec![one, two],
+            _ => vec![one],
         };
         let mut wound = Wound {
             fault: self,
@@ -148,16 +148,16 @@ impl Fault {
         };
         match self {
             // These count themselves, each time.
-            Fault::Kill => stage.kill(&few),
-            Fault::PowerCut => stage.cut_power(&few),
+            Fault::Kill => stage.kill(&hit),
+            Fault::PowerCut => stage.cut_power(&hit),
             Fault::AgentKill => stage.kill_agent(dice.below(2)),
             Fault::AgentPowerCut => stage.cut_agent_power(dice.below(2)),
             lasting => {
                 stage.tally.note(lasting.name(), 1);
-                wound.traces = lasting.begin(stage, dice, (one, two), &few);
+                wound.traces = lasting.begin(stage, dice, (one, two), &hit);
             }
         }
-        wound.nodes = few;
+        wound.nodes = hit;
         wound
     }
 
@@ -166,10 +166,10 @@ impl Fault {
         stage: &mut Stage,
         dice: &mut Dice,
         (one, two): (usize, usize),
-        few: &[usize],
+        hit: &[usize],
     ) -> Vec<Trace> {
         match self {
-            Fault::Pause => stage.cluster.freeze_many(few).unwrap(),
+            Fault::Pause => stage.cluster.freeze_many(hit).unwrap(),
             Fault::Isolation => isolate(stage, one, dice.roll(2) == 0),
             Fault::CutBetween => cut_between(stage, one, two),
             Fault::OneWayCut => stage.net().cut(one, two).unwrap(),
@@ -179,24 +179,24 @@ impl Fault {
                 let narrow = stage.net().narrow(one, NARROW_KBITS, NARROW_WAIT_MS);
                 narrow.unwrap();
             }
-            Fault::SyncFails => return inject(stage, few, "error=EIO"),
+            Fault::SyncFails => return inject(stage, hit, "error=EIO"),
             Fault::SlowSync => {
                 let how = format!("delay_enter={SYNC_DELAY_MICROSECONDS}");
-                return inject(stage, few, &how);
+                return inject(stage, hit, &how);
             }
             Fault::KillAtSync => {
                 let nth = 1 + dice.roll(SYNCS_MAX);
-                return inject(stage, few, &format!("signal=SIGKILL:when={nth}"));
+                return inject(stage, hit, &format!("signal=SIGKILL:when={nth}"));
             }
             Fault::AgentSyncFails => return vec![inject_agent(stage, one % 2)],
-            Fault::DiskFull => few.iter().for_each(|node| fill(stage, *node)),
+            Fault::DiskFull => hit.iter().for_each(|node| fill(stage, *node)),
             Fault::ClockJump => {
                 let ahead = [
                     -MINUTE_SECONDS * 60,
                     MINUTE_SECONDS,
                     30 * 24 * 60 * MINUTE_SECONDS,
                 ];
-                for node in few {
+                for node in hit {
                     stage.clocks[*node].step(ahead[dice.below(ahead.len())]);
                 }
             }
@@ -215,20 +215,22 @@ impl Wound {
         stops.contains(&self.fault) && self.nodes.contains(&node)
     }
 
-    /// Waits until each node has stopped that has to: one that cannot sync says so and goes.
+    /// Waits until each node has stopped that has to: one that cannot sync says so and goes. The last
+    /// one of all may have nothing to sync any more.
     pub(crate) fn await_stop(&self, stage: &mut Stage) {
         if self.fault != Fault::SyncFails {
             return;
         }
-        for node in &self.nodes {
-            let gone = || {
+        let may_stay = usize::from(self.nodes.len() == NODES);
+        let gone = || {
+            for node in &self.nodes {
                 let has_ended = stage.cluster.ended(*node).is_some();
-                (has_ended || stage.cluster.process_id(*node).is_none()).then_some(())
-            };
-            let what = format!("node {node}, whose syncs fail, stops");
-            if let Err(late) = wait::until(&what, STOP_LIMIT, gone) {
-                panic!("{late}\n{}", stage.cluster.tails());
+                stage.tally.note("node_ended", usize::from(has_ended));
             }
+            (stage.running(&self.nodes).len() <= may_stay).then_some(())
+        };
+        if let Err(late) = wait::until("who cannot sync stops", STOP_LIMIT, gone) {
+            panic!("{late}: {:?}\n{}", self.nodes, stage.cluster.tails());
         }
     }
 
@@ -299,14 +301,18 @@ fn flap(stage: &Stage, dice: &mut Dice, one: usize) {
     isolate(stage, one, true);
 }
 
-fn inject(stage: &Stage, nodes: &[usize], how: &str) -> Vec<Trace> {
+/// All at once: they are frozen until each has its own.
+fn inject(stage: &mut Stage, nodes: &[usize], how: &str) -> Vec<Trace> {
+    stage.cluster.freeze_many(nodes).unwrap();
     let trace = |node: usize| {
         let log = stage.cluster.folder().join(format!("strace-{node}.log"));
         // Two may not trace one process: the first stays.
         let id = stage.cluster.process_id(node)?;
         Trace::inject(id, trace::SYNCS, how, &log).ok()
     };
-    nodes.iter().filter_map(|node| trace(*node)).collect()
+    let traces = nodes.iter().filter_map(|node| trace(*node)).collect();
+    stage.go_on(nodes);
+    traces
 }
 
 fn inject_agent(stage: &Stage, agent: usize) -> Trace {
