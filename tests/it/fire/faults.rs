@@ -1,7 +1,9 @@
 //! What can break, each kind with how it hurts, how it heals, and whether this machine can do it.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
 use tests::dice::Dice;
@@ -301,18 +303,21 @@ fn flap(stage: &Stage, dice: &mut Dice, one: usize) {
     isolate(stage, one, true);
 }
 
-/// All at once: they are frozen until each has its own.
-fn inject(stage: &mut Stage, nodes: &[usize], how: &str) -> Vec<Trace> {
-    stage.cluster.freeze_many(nodes).unwrap();
-    let trace = |node: usize| {
+/// All about at once.
+fn inject(stage: &Stage, nodes: &[usize], how: &str) -> Vec<Trace> {
+    let traced = nodes.iter().filter_map(|node| {
         let log = stage.cluster.folder().join(format!("strace-{node}.log"));
-        // Two may not trace one process: the first stays.
-        let id = stage.cluster.process_id(node)?;
-        Trace::inject(id, trace::SYNCS, how, &log).ok()
-    };
-    let traces = nodes.iter().filter_map(|node| trace(*node)).collect();
-    stage.go_on(nodes);
-    traces
+        Some((stage.cluster.process_id(*node)?, log))
+    });
+    thread::scope(|scope| {
+        let begin = |(id, log): (u32, PathBuf)| {
+            // Two may not trace one process: the first stays.
+            scope.spawn(move || Trace::inject(id, trace::SYNCS, how, &log).ok())
+        };
+        let begun: Vec<_> = traced.map(begin).collect();
+        let traces = begun.into_iter().map(|thread| thread.join().unwrap());
+        traces.flatten().collect()
+    })
 }
 
 fn inject_agent(stage: &Stage, agent: usize) -> Trace {
