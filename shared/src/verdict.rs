@@ -20,14 +20,14 @@ pub const STREAM_PROPERTY: &str = "stream";
 pub const TIME_PROPERTY: &str = "time_ns";
 
 /// Where a stream stands in the replicated state: the last number that took effect and its digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Position {
     pub last: BatchNumber,
     pub digest: Digest,
 }
 
 /// The answer to one batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Took effect: on disk at a quorum, stored, visible to the next query.
     Ok,

@@ -18,7 +18,7 @@ const THIN_PERCENT: u64 = 85;
 const WHOLE_PARTS: u64 = 8;
 
 /// What happens to the readings of a class when there is no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Overflow {
     /// The oldest go.
     DropOldest,
@@ -30,14 +30,14 @@ pub enum Overflow {
 }
 
 /// One class of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClassRule {
     pub name: String,
     pub overflow: Overflow,
 }
 
 /// The classes of the configuration, the one most worth keeping first: 1 to [`CLASSES_MAX`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Classes(Vec<ClassRule>);
 
 /// What a class holds and gave since the start.
@@ -55,7 +55,7 @@ pub struct ClassAccount {
 }
 
 /// What a class gave since the start, in readings.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ClassCounts {
     pub(super) dropped: u64,
     pub(super) thinned: u64,
@@ -63,14 +63,14 @@ pub(super) struct ClassCounts {
 }
 
 /// Batches, and what they count against the bound.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Sum {
     pub(super) batches: u64,
     pub(super) bytes: u64,
 }
 
 /// What is held of a class and may go.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ClassHeld {
     all: Sum,
     /// Of what is not on disk.

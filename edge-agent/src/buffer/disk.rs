@@ -37,7 +37,7 @@ const SUMMARY_BYTES_MAX: usize = 512 << 10;
 /// More than what the record of an epoch takes.
 const EPOCH_BYTES_MOST: u64 = 256;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct DiskState {
     /// What the submission on its way holds.
     queued: Option<Vec<Queued>>,
@@ -98,7 +98,7 @@ impl DiskState {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 enum Queued {
     Entry(Place),
     /// What `to_tell` was.
@@ -118,7 +118,7 @@ struct HeldOnDisk {
     is_run: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Retired {
     record: EpochRecord,
     /// No record of it is in a later file.

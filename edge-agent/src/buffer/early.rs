@@ -16,7 +16,7 @@ use super::{Buffer, EpochShelf, Place, Spot};
 use crate::clock::BootId;
 
 /// What an epoch holds of the time before the time was known.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Early {
     /// The greatest time since boot of a reading; `None` if there is none.
     pub(super) newest_ns: Option<i64>,

@@ -19,7 +19,7 @@ use crate::batcher::WaiterId;
 use crate::handed::{CLASSES_MAX, Class};
 
 /// How much of what was collected a batch still tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Form {
     /// All of it, and it may be thinned.
     Whole,
@@ -44,7 +44,7 @@ impl Form {
 }
 
 /// Whether a batch is on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum OnDisk {
     No,
     /// Submitted to the journal, not known to be synced.
@@ -53,7 +53,7 @@ pub(super) enum OnDisk {
 }
 
 /// Of what is held: a class, and whether it may still be thinned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Share {
     pub(super) class: Class,
     pub(super) thin: bool,
@@ -61,7 +61,7 @@ pub(super) struct Share {
 }
 
 /// One batch, one gap record over several numbers, or a run of batches.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Entry {
     pub(super) from: BatchNumber,
     pub(super) to: BatchNumber,
@@ -140,7 +140,7 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 pub(super) struct LaneShelf {
     /// Where the cluster is known to stand.
     pub(super) acked: Position,

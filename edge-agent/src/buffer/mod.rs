@@ -57,7 +57,7 @@ pub use thinning::{Rest, ThinPlan};
 pub use work::{DiskWork, Unreadable, payload_to_batch};
 
 /// Where the buffer is, and its bounds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BufferOptions {
     pub dir: PathBuf,
     /// Bytes on disk, all files together.
@@ -115,7 +115,7 @@ pub struct Settled {
 }
 
 /// What is held of one epoch.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct EpochShelf {
     epoch: Epoch,
     /// How many epochs began before it, as far as the journal knows.
@@ -148,7 +148,7 @@ impl Spot {
 }
 
 /// Sums over all that is held.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 struct Held {
     bytes: u64,
     /// Of what is not on disk.
@@ -159,7 +159,7 @@ struct Held {
     classes: [ClassHeld; CLASSES_MAX],
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Buffer {
     options: BufferOptions,
     /// Oldest first; the last one is the current.

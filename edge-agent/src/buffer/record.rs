@@ -46,7 +46,7 @@ pub(super) struct BatchRecord {
 }
 
 /// Where an epoch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct EpochRecord {
     pub(super) epoch: Epoch,
     /// Epochs of this buffer are ordered by it.

@@ -27,7 +27,7 @@ pub(super) const RUN_BATCHES_MAX: usize = 512;
 pub(super) const RUN_BYTES_MAX: u32 = 512 << 10;
 
 /// What is held of a run besides what an entry has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Run {
     /// Where in its file the last batch ends; the first stands where the entry does.
     pub(super) end: u32,
@@ -37,7 +37,7 @@ pub(super) struct Run {
 }
 
 /// A run that has to be read back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RunToLoad {
     place: Place,
     first: DiskPosition,

@@ -20,7 +20,7 @@ use crate::handed::Class;
 const BEFORE_PARTS: usize = 4;
 
 /// Of one lane.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Hash)]
 pub(super) struct Sent {
     /// The highest number that this process sent.
     here: BatchNumber,

@@ -49,7 +49,7 @@ pub struct Rest {
 }
 
 /// A thinning whose result is not safe yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Thinning {
     class: Class,
     sealed: Vec<Place>,

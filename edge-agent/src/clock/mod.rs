@@ -25,7 +25,7 @@ const SYNCED: &str = "/run/systemd/timesync/synchronized";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Which boot of a machine; zero if the machine does not tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct BootId(pub [u8; 16]);
 
 /// What everybody hears of the time of day: offsets to the time since boot, in nanoseconds.

@@ -18,7 +18,7 @@ const SLACK: Duration = Duration::from_micros(500);
 /// A trip counts for so much of what is known of trips.
 const GAIN: u32 = 8;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Courtesy {
     live_at: Option<Duration>,
     /// What a trip usually takes when nothing else is on its way.

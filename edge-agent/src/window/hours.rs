@@ -7,7 +7,7 @@ const WORDS: usize = DAY_MINUTES.div_ceil(64);
 const MINUTE_NS: i64 = 60_000_000_000;
 
 /// A set of minutes of the day, in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hours {
     minutes: [u64; WORDS],
 }

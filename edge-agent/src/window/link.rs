@@ -24,7 +24,7 @@ const ANSWER_LIMIT_MAX: Duration = Duration::from_secs(600);
 /// How many times as long as expected an answer may take on top of that.
 const MARGIN: u32 = 3;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Link {
     /// Of what is on its way, as configured.
     bytes_max: usize,

@@ -14,7 +14,7 @@ mod hours;
 mod link;
 mod pace;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shared::batch::GapReason;
@@ -34,7 +34,7 @@ const HELPLESS: Duration = Duration::from_secs(5);
 /// A server may ask for this much rest, not for more.
 const REST_MAX: Duration = Duration::from_secs(600);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WindowOptions {
     /// Batches in flight; also live batches that may be unacked before batches go to the backlog.
     pub batches_max: usize,
@@ -81,12 +81,12 @@ pub enum Alarm {
     Refused { epoch: Epoch, lane: Lane },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub struct Window {
     options: WindowOptions,
     connected: bool,
-    streams: HashMap<(Epoch, Lane), Stream>,
-    flights: HashMap<u64, Flight>,
+    streams: BTreeMap<(Epoch, Lane), Stream>,
+    flights: BTreeMap<u64, Flight>,
     flight_bytes: usize,
     next_id: u64,
     /// What the backlog is owed, in hundredths of a batch.
@@ -100,7 +100,7 @@ pub struct Window {
 }
 
 /// What the server is known to take no packet for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Hash, Default)]
 struct Ceiling {
     /// Of a batch, in this session.
     bytes_max: Option<usize>,
@@ -116,7 +116,7 @@ impl Ceiling {
 }
 
 /// One stream in this session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Stream {
     next: BatchNumber,
     /// Grows whenever the stream goes back; refusals of an earlier round are old news.
@@ -124,7 +124,7 @@ struct Stream {
     not_before: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Flight {
     place: Place,
     digest: Digest,
@@ -142,8 +142,8 @@ impl Window {
         Window {
             options,
             connected: false,
-            streams: HashMap::new(),
-            flights: HashMap::new(),
+            streams: BTreeMap::new(),
+            flights: BTreeMap::new(),
             flight_bytes: 0,
             next_id: 0,
             owed: 0,

@@ -8,7 +8,7 @@ const BURST: Duration = Duration::from_secs(1);
 
 /// A token bucket in the form of the time at which all that was sent is paid for. A batch of any
 /// size may go once there is no debt, so that no cap is too small for a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Pace {
     /// 0: none.
     bytes_per_second_max: u64,

@@ -171,7 +171,7 @@ pub struct Gap {
     pub digest_to: Digest,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum GapReason {
     /// The buffer was full and the oldest went.
