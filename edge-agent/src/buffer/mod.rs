@@ -122,6 +122,8 @@ struct EpochShelf {
     order: u64,
     /// The boot of the machine in which it began.
     boot: BootId,
+    /// It began in this process: all that was ever sealed in it is known.
+    began_here: bool,
     /// By `Lane as usize`.
     lanes: [LaneShelf; 3],
     early: Early,
@@ -267,6 +269,7 @@ impl Buffer {
             epoch,
             order,
             boot: self.boot,
+            began_here: true,
             lanes: Default::default(),
             early: Early::default(),
         });
@@ -603,6 +606,19 @@ impl Buffer {
         if let Some(shelf) = self.lane_mut(epoch, lane) {
             shelf.forked = true;
         }
+    }
+
+    /// Whether that was said of a stream.
+    pub fn is_stopped(&self, epoch: Epoch, lane: Lane) -> bool {
+        self.lane(epoch, lane).is_some_and(|held| held.forked)
+    }
+
+    /// Whether nothing can have been sealed in an epoch that is not known here. Of an epoch of an
+    /// earlier process the newest batches may have been in RAM only when it ended.
+    pub fn knows_all_of(&self, epoch: Epoch) -> bool {
+        let mut shelves = self.epochs.iter().rev();
+        let shelf = shelves.find(|shelf| shelf.epoch == epoch);
+        shelf.is_some_and(|shelf| shelf.began_here)
     }
 
     /// Lets go of an older epoch with nothing left to send.

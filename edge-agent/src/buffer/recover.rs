@@ -383,6 +383,7 @@ impl Recovery {
                 epoch,
                 order: one.order,
                 boot: one.boot,
+                began_here: false,
                 lanes: [next(), next(), next()],
                 early: one.early,
             };

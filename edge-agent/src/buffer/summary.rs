@@ -354,6 +354,7 @@ mod tests {
             epoch: Epoch(7),
             order: 2,
             boot: BootId([9; 16]),
+            began_here: false,
             lanes: [names, live, LaneShelf::default()],
             early: Early {
                 newest_ns: Some(-1),

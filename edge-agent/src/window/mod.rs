@@ -567,7 +567,8 @@ fn flight_needs_nothing(buffer: &Buffer, epoch: Epoch, position: Position) -> bo
     position.last >= buffer.sealed(epoch, Lane::Names).last
 }
 
-/// Takes what the cluster says it has if it fits the own chain; else it is a fork.
+/// Takes what the cluster says it has if it fits the own chain; else it is a fork, and stays one
+/// whatever the other writer adds.
 fn believe(
     buffer: &mut Buffer,
     epoch: Epoch,
@@ -575,12 +576,14 @@ fn believe(
     position: Position,
     outcome: &mut Outcome,
 ) -> bool {
+    if buffer.is_stopped(epoch, lane) {
+        return false;
+    }
     let known = buffer.digest_at(epoch, lane, position.last);
     let beyond = position.last > buffer.sealed(epoch, lane).last;
     let fits = match known {
         Some(own) => own == position.digest,
-        // Of an older epoch the newest batches may have been in RAM only when it ended.
-        None => !(beyond && epoch == buffer.epoch()),
+        None => !(beyond && buffer.knows_all_of(epoch)),
     };
     if fits {
         if known.is_some() || beyond {

@@ -139,6 +139,35 @@ fn a_fork_stops_the_stream_and_keeps_its_data() {
     assert_eq!(cluster.rows, [0, 2]);
 }
 
+/// The next session once took what the other had written since for its own, and let its data go.
+#[test]
+fn a_fork_stays_one_when_the_other_writes_on() {
+    let disk = SimStorage::new(30);
+    let mut cluster = Cluster::default();
+    let mut agent = Agent::start(&disk, 1);
+    agent.connect(&cluster);
+    agent.seal(0..1, false);
+    agent.talk(&mut cluster);
+    agent.window.disconnected();
+    agent.seal(1..2, false);
+    for other in [3, 4] {
+        let position = Position {
+            last: BatchNumber(other),
+            digest: Digest([9; 8]),
+        };
+        cluster.streams.insert((Epoch(1), Lane::Live), position);
+        agent.connect(&cluster);
+        assert_eq!(agent.alarms.len(), 1, "{other}");
+        assert_eq!(agent.buffer.readings_pending(), 1, "its data stay");
+        if agent.buffer.is_forked() {
+            agent.batcher.new_epoch();
+            agent
+                .buffer
+                .begin_epoch(Epoch(2), None, agent.now, agent.wall());
+        }
+    }
+}
+
 #[test]
 fn what_is_refused_for_ever_becomes_a_gap_record() {
     let disk = SimStorage::new(11);
