@@ -3,6 +3,7 @@
 
 mod agent;
 mod arena;
+mod exhaustive;
 mod far;
 mod full;
 mod gateway;
