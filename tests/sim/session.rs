@@ -1,7 +1,7 @@
 //! What an agent does all day: hands over, writes to its disk, talks to one node after the other,
 //! loses power. In place of MQTT stands the seam behind it: hand-overs in order, answers in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use journal::SimStorage;
 use shared::id::{AgentId, TimeNs};
 use shared::verdict::Verdict;
 use tests::dice::Dice;
+use tests::history::Stream;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::arena::Arena;
@@ -38,6 +39,8 @@ pub(crate) struct Agent {
     core: Core,
     hand_at: Instant,
     handed: u64,
+    /// Up to where sessions that began told that streams are stored.
+    told: BTreeMap<Stream, u64>,
     /// What the injector asked of it.
     wanted: Rc<std::cell::Cell<Option<Fault>>>,
 }
@@ -69,6 +72,7 @@ impl Agent {
             epoch,
             hand_at: Instant::now(),
             handed: 0,
+            told: BTreeMap::new(),
             wanted,
         }
     }
@@ -163,9 +167,11 @@ impl Agent {
             self.core.load_at(*epoch, *lane, *position);
             let stream = self.core.stream(*epoch, *lane);
             let mut history = self.arena.history.borrow_mut();
-            for number in 1..=position.last.0 {
+            let told = self.told.entry(stream.clone()).or_default();
+            for number in *told + 1..=position.last.0 {
                 history.acknowledged(&stream, number, acknowledged_ns);
             }
+            *told = position.last.0.max(*told);
         }
         let now = self.core.now();
         let outcome = self

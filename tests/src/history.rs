@@ -285,38 +285,32 @@ impl History {
 
     /// Of each stream a prefix is there, each batch whole.
     fn holes(&self, shown: &BTreeMap<String, Vec<u8>>, breaches: &mut Breaches) {
-        let is_shown = |device: &str, seq: i64| {
-            let counts = shown.get(device);
-            counts.is_some_and(|counts| counts[index(seq)] > 0)
+        // A look-up for each part of a batch, not for each of its readings: those are most of a run.
+        let counts_of = |(device, seqs): &Readings| {
+            let counts = shown.get(device)?;
+            counts.get(index(*seqs.start())..=index(*seqs.end()))
         };
         for batches in self.streams.values() {
             let mut missing: Option<(&String, i64)> = None;
-            for (device, seqs) in batches.values().flatten() {
-                for seq in seqs.clone() {
-                    match (is_shown(device, seq), missing) {
-                        (true, Some((device, seq))) => {
-                            breaches.push(Kind::Gap, device, seq);
-                            missing = None;
+            for batch in batches.values() {
+                let (mut there, mut absent) = (0, None);
+                for readings in batch {
+                    let (device, seqs) = readings;
+                    let counts = counts_of(readings);
+                    for (nth, seq) in seqs.clone().enumerate() {
+                        if counts.is_some_and(|counts| counts[nth] > 0) {
+                            there += 1;
+                            if let Some((device, seq)) = missing.take() {
+                                breaches.push(Kind::Gap, device, seq);
+                            }
+                        } else {
+                            absent = absent.or(Some((device, seq)));
+                            missing = missing.or(Some((device, seq)));
                         }
-                        (false, None) => missing = Some((device, seq)),
-                        _ => {}
                     }
                 }
-            }
-            // A part of a batch is as bad as a hole, even if it is the last one.
-            for batch in batches.values() {
-                let all = batch
-                    .iter()
-                    .flat_map(|(device, seqs)| seqs.clone().map(move |seq| (device, seq)));
-                let there = all.clone().filter(|(device, seq)| is_shown(device, *seq));
-                let (there, count) = (there.count(), all.clone().count());
-                let absent = all
-                    .into_iter()
-                    .find(|(device, seq)| !is_shown(device, *seq));
-                if there > 0
-                    && there < count
-                    && let Some((device, seq)) = absent
-                {
+                // A part of a batch is as bad as a hole, even if it is the last one.
+                if let (true, Some((device, seq))) = (there > 0, absent) {
                     breaches.push(Kind::Gap, device, seq);
                 }
             }
