@@ -306,7 +306,7 @@ pub struct Parts {
     pub wishes: Wishes,
     /// Random: names this run of the node.
     pub boot: u64,
-    /// Merges run where they begin.
+    /// Merges, and what a snapshot brings to the disk, run where they begin.
     pub inline: bool,
     pub wall_clock: fn() -> TimeNs,
 }
@@ -364,6 +364,7 @@ impl Parts {
             admission,
             gate,
             incoming,
+            self.inline,
         );
         tasks.spawn(run_proposals(raft.clone(), proposals, stop.clone()));
         tasks.spawn(peer.release_snapshots(stop.clone()));

@@ -42,10 +42,11 @@ pub(super) struct Peer {
     admission: Arc<Admission>,
     gate: Arc<Gate>,
     incoming: Arc<Incoming>,
+    inline: bool,
 }
 
 impl Peer {
-    /// The proposals that it takes are given to openraft by [`run_proposals`].
+    /// `inline`: disk work runs where it is called, not on a thread. The proposals that it takes are given to openraft by [`run_proposals`].
     pub(super) fn new(
         incarnation: u64,
         raft: Raft,
@@ -53,6 +54,7 @@ impl Peer {
         admission: Arc<Admission>,
         gate: Arc<Gate>,
         incoming: Arc<Incoming>,
+        inline: bool,
     ) -> (Peer, mpsc::Receiver<Given>) {
         let (proposals, taken) = mpsc::channel(PROPOSALS_MAX);
         let peer = Peer {
@@ -63,6 +65,7 @@ impl Peer {
             admission,
             gate,
             incoming,
+            inline,
         };
         (peer, taken)
     }
@@ -72,7 +75,7 @@ impl Peer {
         &self,
         mut stop: watch::Receiver<bool>,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let receiver = Arc::clone(&self.receiver);
+        let (receiver, inline) = (Arc::clone(&self.receiver), self.inline);
         async move {
             loop {
                 tokio::select! {
@@ -81,7 +84,14 @@ impl Peer {
                     () = tokio::time::sleep(LOOK_EVERY) => {}
                 }
                 let left = receiver.abandoned(Instant::now().into_std());
-                if !left.is_empty() && tokio::task::spawn_blocking(|| drop(left)).await.is_err() {
+                if left.is_empty() {
+                    continue;
+                }
+                let let_go = move || {
+                    drop(left);
+                    Ok(())
+                };
+                if on_disk(inline, let_go).await.is_err() {
                     tracing::error!("letting go of a snapshot failed: please report this");
                 }
             }
@@ -212,6 +222,7 @@ impl Answerer for Peer {
             return Box::pin(async move { Err(why) });
         }
         let (raft, receiver) = (self.raft.clone(), Arc::clone(&self.receiver));
+        let inline = self.inline;
         let from = from.to_owned();
         let now = Instant::now().into_std();
         match kind {
@@ -255,11 +266,11 @@ impl Answerer for Peer {
                     Ok(admission.join(&from, request).await?.encode())
                 })
             }
-            Kind::SnapshotOffer => on_disk(move || receiver.offer(&from, &payload, now)),
-            Kind::SnapshotChunk => on_disk(move || receiver.chunk(&from, &payload, now)),
+            Kind::SnapshotOffer => on_disk(inline, move || receiver.offer(&from, &payload, now)),
+            Kind::SnapshotChunk => on_disk(inline, move || receiver.chunk(&from, &payload, now)),
             Kind::SnapshotInstall => Box::pin(async move {
                 let vote = wire::decode_install(&payload).map_err(text)?;
-                let files = on_disk(move || receiver.finish(&from)).await?;
+                let files = on_disk(inline, move || receiver.finish(&from)).await?;
                 let snapshot = super::apply::snapshot_of(files).map_err(text)?;
                 let answer = raft
                     .install_full_snapshot(vote, snapshot)
@@ -278,11 +289,15 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Disk work leaves the event loop.
+/// Disk work leaves the event loop, unless it is to run `inline`.
 fn on_disk<T: Send + 'static>(
+    inline: bool,
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> BoxFuture<'static, Result<T, String>> {
     Box::pin(async move {
+        if inline {
+            return work();
+        }
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
             Err(_) => Err("the work failed; please report this".to_owned()),
