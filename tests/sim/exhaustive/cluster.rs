@@ -89,7 +89,11 @@ impl Cluster {
         let command = Command::Submissions(vec![submission]);
         let effects = self.state.apply(self.state.index() + 1, &command);
         let (_, outcome) = effects.outcomes[0];
-        let rows: u64 = effects.rows.iter().map(|rows| rows.row_count()).sum();
+        let rows: u64 = effects
+            .rows
+            .iter()
+            .map(aggregator::state::Rows::row_count)
+            .sum();
         let is_reading = outcome == Outcome::Stored && reading_of(&batch).is_some();
         if rows != u64::from(is_reading) {
             return Err(Breach::of(

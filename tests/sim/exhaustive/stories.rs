@@ -108,7 +108,7 @@ fn sized(limits: Limits) -> Limits {
 
 fn holds(name: &str, limits: Limits, answers: &[&str]) {
     let found = explore(sized(limits), Flaw::None);
-    println!(
+    eprintln!(
         "{name}: {} states, {} transitions, {} ends, {} deep, answers {:?}",
         found.states, found.transitions, found.mended, found.depth, found.answers
     );
@@ -172,7 +172,7 @@ fn every_flaw_is_found() {
         let broken = found.broken;
         let (breach, story) = broken.unwrap_or_else(|| panic!("{flaw:?} is not found"));
         let what = &breach.what;
-        println!("{flaw:?}: {:?}: {what}, after {story:?}", breach.promise);
+        eprintln!("{flaw:?}: {:?}: {what}, after {story:?}", breach.promise);
         assert_eq!(breach.promise, promise, "{flaw:?}: {what}");
     }
 }
